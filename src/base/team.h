@@ -1,0 +1,36 @@
+/* team - a fixed set of compute threads that work on one thing at a time.
+ *
+ * The caller of team_run is thread 0; the others wait for work.  A wait spins at most
+ * TEAM_SPIN_US (protocol.md 6), then sleeps on a futex; with more threads than cores nobody
+ * spins.  Owned by one thread (the step thread); team_run does not nest.
+ *
+ * Within a run, every thread calls team_barrier the same number of times. */
+#ifndef GRAMME_BASE_TEAM_H
+#define GRAMME_BASE_TEAM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+#define TEAM_THREADS_MAX 256
+#define TEAM_SPIN_US 20 /* specified: protocol.md 6 */
+
+typedef void (*team_fn)(void *ctx, uint32_t thread, uint32_t thread_count);
+
+struct team;
+
+/* may_spin false: every wait sleeps at once (more threads than cores). */
+MUST_USE enum err team_create(uint32_t thread_count, bool may_spin, struct team **out);
+void team_destroy(struct team *team);
+uint32_t team_thread_count(const struct team *team);
+/* Runs fn on every thread and returns when all have returned. */
+void team_run(struct team *team, team_fn fn, void *ctx);
+/* Inside a run: returns when all threads of the team have arrived. */
+void team_barrier(struct team *team);
+/* Inside a run: a shared counter for dealing work out in pieces.  team_deal_reset by one thread
+ * before a barrier; then each team_deal gives the next index. */
+void team_deal_reset(struct team *team);
+uint32_t team_deal(struct team *team);
+
+#endif

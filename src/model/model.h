@@ -1,0 +1,111 @@
+/* model - a model on disk: its spec, its tensors, its tokenizer and template.
+ *
+ * Opened from a Hugging Face directory, a GGUF file, or a known name with dummy weights; the
+ * three look the same from here.  Files are mapped; nothing is read before it is asked for.
+ * Immutable after model_open; any thread may read.  Owned by whoever opened it. */
+#ifndef GRAMME_MODEL_MODEL_H
+#define GRAMME_MODEL_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "model/model_spec.h"
+#include "token/tokenizer.h"
+
+struct model;
+
+/* What a tensor is for; with the layer it names exactly one tensor. */
+enum tensor_role {
+    ROLE_EMBEDDING,  /* (vocab, hidden) */
+    ROLE_FINAL_NORM, /* (hidden) */
+    ROLE_HEAD,       /* (vocab, hidden); a tied model answers with the embedding */
+    ROLE_ATTN_NORM,  /* (hidden) */
+    ROLE_Q,          /* (heads x head_dim, hidden) */
+    ROLE_K,          /* (kv_heads x head_dim, hidden) */
+    ROLE_V,
+    ROLE_O,          /* (hidden, heads x head_dim) */
+    ROLE_Q_BIAS,
+    ROLE_K_BIAS,
+    ROLE_V_BIAS,
+    ROLE_O_BIAS,
+    ROLE_Q_NORM, /* (head_dim) */
+    ROLE_K_NORM,
+    ROLE_FFN_NORM, /* (hidden) */
+    ROLE_GATE,     /* (ffn, hidden) */
+    ROLE_UP,
+    ROLE_DOWN, /* (hidden, ffn) */
+    ROLE_GATE_BIAS,
+    ROLE_UP_BIAS,
+    ROLE_DOWN_BIAS,
+    ROLE_COUNT,
+};
+
+struct model_tensor {
+    enum tensor_type type;
+    uint32_t rows;    /* N; 1 for a vector */
+    uint32_t columns; /* K */
+    uint64_t row_bytes;
+};
+
+struct model_open_options {
+    bool is_dummy;                 /* --load-format dummy: shapes only, weights from dummy_seed */
+    uint64_t dummy_seed;
+    enum tensor_type dummy_type;   /* the matrices' storage; norms and biases are F32 */
+    const char *shape;             /* dummy: a catalogue name or a config.json; NULL: from path */
+};
+
+/* Resolves `path_or_name` as behaviour.md 2 says and opens it.  Every error is one line with
+ * file, tensor or key, expected and found. */
+MUST_USE enum err model_open(const char *path_or_name, const struct model_open_options *options,
+                             struct err_text *text, struct model **out);
+void model_close(struct model *model);
+
+const struct model_spec *model_get_spec(const struct model *model);
+/* XXH3-64 over the tensor index (names, types, shapes) and the spec: HELLO's numeric digest is
+ * made from it. */
+uint64_t model_digest(const struct model *model);
+/* Bytes of all tensors as stored. */
+uint64_t model_weight_bytes(const struct model *model);
+
+/* false when the model has no such tensor. `layer` is ignored for roles without layers. */
+MUST_USE bool model_tensor_get(const struct model *model, enum tensor_role role, uint32_t layer,
+                               struct model_tensor *out);
+/* One row's stored bytes.  Rows are in canonical order: q and k rows of a GGUF that stores rope
+ * interleaved are given back in half-split (Hugging Face) order, so the same model gives the same
+ * rows whatever its file.  Points into the mapping, or into scratch (row_bytes, 64-aligned) where
+ * the row has to be made (dummy).  Any thread. */
+const void *model_tensor_row(const struct model *model, enum tensor_role role, uint32_t layer,
+                             uint32_t row, void *scratch);
+/* Tells the kernel that the pages of this tensor's rows are not needed any more. */
+void model_tensor_drop(const struct model *model, enum tensor_role role, uint32_t layer);
+
+/* --- what stands beside the weights ------------------------------------------------------ */
+
+/* The tokenizer, or ERR_NOT_FOUND naming the files looked for.  The caller owns it. */
+MUST_USE enum err model_open_tokenizer(const struct model *model, struct err_text *text,
+                                       struct tokenizer **out);
+/* Tokenizer and template only: reads no weights and no config.json, so it works where only the
+ * tokenizer's files are.  template_out (may be NULL) is a NUL-terminated string the caller frees
+ * with alloc_free, or NULL when the model has no template. */
+MUST_USE enum err model_open_tokenizer_only(const char *path_or_name, struct err_text *text,
+                                            struct tokenizer **out, char **template_out);
+/* The chat template's source, NULL when there is none; lives as long as the model. */
+const char *model_chat_template(const struct model *model);
+/* The text of a special token as templates want it ("bos_token", "eos_token", "unk_token",
+ * "pad_token"); NULL when absent. */
+const char *model_special_token(const struct model *model, const char *name);
+
+/* generation_config.json (or absent): has_* tell what the file sets. */
+struct model_generation {
+    bool has_temperature, has_top_p, has_top_k, has_min_p, has_repetition_penalty,
+        has_max_new_tokens;
+    float temperature, top_p, min_p, repetition_penalty;
+    int32_t top_k;
+    uint32_t max_new_tokens;
+    bool do_sample; /* false with has_temperature unset means greedy was never asked for */
+};
+const struct model_generation *model_generation_defaults(const struct model *model);
+
+#endif

@@ -1,0 +1,63 @@
+/* worker - an engine on the bus: requests in, tokens out, reports.
+ *
+ * Owns the step thread, on which engine, backend and bus port live; worker_boot loads on that
+ * thread too, so that the caller's loop goes on and can tell the progress.
+ *
+ *   created -> loading -> serving -> draining -> stopped
+ *                 \-> failed
+ *
+ * Keeps protocol.md 1 to 3 whatever the bus body: attempts, acknowledgements, SYNC, GONE, CANCEL,
+ * LOAD each 100 ms; finished attempts are kept until a SYNC omits them. */
+#ifndef GRAMME_WORKER_WORKER_H
+#define GRAMME_WORKER_WORKER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "backend/backend.h"
+#include "base/err.h"
+#include "bus/bus.h"
+#include "engine/engine.h"
+#include "plan/plan.h"
+
+struct worker;
+
+struct worker_options {
+    struct backend_options backend;
+    struct engine_options engine;   /* block_count, vocab_size, eos are filled at boot */
+    struct plan_budget budget;
+    const struct backend_ops *ops;
+    uint64_t tokenizer_digest;
+    uint32_t sync_timeout_ms;       /* 3,000 */
+    uint32_t step_timeout_ms;       /* 5,000 */
+    bool prefault;
+};
+
+enum worker_state { WORKER_LOADING, WORKER_SERVING, WORKER_DRAINING, WORKER_STOPPED, WORKER_FAILED };
+
+/* A snapshot, safe from any thread. */
+struct worker_status {
+    enum worker_state state;
+    char stage[64];        /* while loading: what */
+    uint64_t done_bytes, total_bytes;
+    bool is_stuck;         /* a step is older than step_timeout */
+    uint64_t stuck_ms;     /* age of the step under way, 0: none */
+    struct err_text error; /* WORKER_FAILED */
+    struct engine_load load;
+};
+
+/* `model` and `bus` are borrowed until worker_destroy.  Starts the thread and returns at once. */
+MUST_USE enum err worker_create(const struct worker_options *options, const struct model *model,
+                                struct bus *bus, uint64_t instance, struct err_text *text,
+                                struct worker **out);
+/* Called from the step thread when the state or the loading stage changes; must only wake. */
+void worker_on_change(struct worker *worker, bus_wake_fn wake, void *ctx);
+void worker_get_status(const struct worker *worker, struct worker_status *out);
+/* The plan that boot made; NULL before it is there. */
+const struct plan *worker_get_plan(const struct worker *worker);
+/* No new work; running streams finish; then it stops by itself. */
+void worker_drain(struct worker *worker);
+/* Stops at the next step boundary, joins the thread, frees everything. */
+void worker_destroy(struct worker *worker);
+
+#endif
