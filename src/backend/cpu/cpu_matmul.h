@@ -1,0 +1,83 @@
+/* cpu_matmul - packed weight matrices and the products with them: the hot half of the CPU body.
+ *
+ * y (rows, N) = x (rows, K) times w (N, K) transposed.  One packed layout serves decode and
+ * prefill: lanes along N in groups of CPU_GROUP outputs, one f32 accumulator per output and
+ * segment, ascending k (numerics.md 2).  A row's result depends on neither the number of rows nor
+ * the range of groups asked for, nor on the body (scalar, AVX2, AVX-512) within a class.
+ *
+ * Nothing here starts threads: cpu_forward deals ranges of groups to the team. */
+#ifndef GRAMME_BACKEND_CPU_CPU_MATMUL_H
+#define GRAMME_BACKEND_CPU_CPU_MATMUL_H
+
+#include <stdint.h>
+
+#include "backend/numerics.h"
+#include "base/err.h"
+#include "model/model.h"
+
+#define CPU_GROUP 16        /* outputs (lanes along N) of a group */
+#define CPU_SEGMENTS_MAX 64 /* numerics.md 3 gives at most 8, or the KV heads */
+
+enum cpu_body { CPU_BODY_SCALAR, CPU_BODY_AVX2, CPU_BODY_AVX512 };
+
+/* The best body this processor runs, or the one named (NULL: best).  ERR_UNSUPPORTED names what
+ * the processor lacks; ERR_USAGE for an unknown word. */
+MUST_USE enum err cpu_body_choose(const char *name, struct err_text *text, enum cpu_body *out);
+const char *cpu_body_name(enum cpu_body body);
+
+/* A packed matrix.  Its memory is the caller's (planned) and lives as long as the backend. */
+struct cpu_matrix {
+    enum numerics numerics;
+    enum tensor_type type;
+    uint32_t rows;        /* N */
+    uint32_t columns;     /* K */
+    uint32_t group_count; /* ceil(N / CPU_GROUP); lanes past N hold zero weights */
+    uint32_t segment_count;
+    uint32_t segment_ends[CPU_SEGMENTS_MAX]; /* in k, ascending; the last is K */
+    uint64_t group_bytes;
+    const uint8_t *data;  /* group g at data + g x group_bytes, 64-aligned */
+};
+
+/* Fills all but data.  segment_ends NULL: one segment.  ERR_UNSUPPORTED names class and type;
+ * ERR_FORMAT when K or a segment does not divide the type's block. */
+MUST_USE enum err cpu_matrix_init(struct cpu_matrix *matrix, enum numerics numerics,
+                                  enum tensor_type type, uint32_t rows, uint32_t columns,
+                                  const uint32_t *segment_ends, uint32_t segment_count,
+                                  struct err_text *text);
+uint64_t cpu_matrix_bytes(const struct cpu_matrix *matrix); /* group_count x group_bytes */
+
+/* Packs groups [first, end) from the model's rows into `data` (= where matrix->data will point).
+ * Any thread; distinct ranges in parallel.  scratch: CPU_GROUP x row_bytes, 64-aligned (dummy
+ * rows are made there).  row_first: matrix row 0 is this row of the tensor. */
+void cpu_matrix_pack(const struct cpu_matrix *matrix, const struct model *model,
+                     enum tensor_role role, uint32_t layer, uint32_t row_first, uint32_t first,
+                     uint32_t end, uint8_t *scratch, uint8_t *data);
+/* Row n of the packed matrix, exactly as tensor_type_row_to_f32 of the stored row (embedding
+ * lookup of a tied model). */
+void cpu_matrix_row_to_f32(const struct cpu_matrix *matrix, uint32_t n, float *out);
+
+/* Rows of x in the form the class wants: f32, or int8 with scales and sums per 32. */
+struct cpu_activations {
+    enum numerics numerics;
+    uint32_t rows;
+    uint32_t columns; /* K */
+    uint8_t *data;    /* cpu_activations_bytes(numerics, rows, columns), 64-aligned, planned */
+};
+uint64_t cpu_activations_bytes(enum numerics numerics, uint32_t rows, uint32_t columns);
+/* Prepares rows [first, end) from x (rows, K), ld floats a row.  Any thread; distinct ranges in
+ * parallel. */
+void cpu_activations_set(enum cpu_body body, struct cpu_activations *activations, uint32_t first,
+                         uint32_t end, const float *x, uint64_t ld);
+
+/* out[r x ld + n] for all rows r and the outputs n of groups [first, end): the fixed tree over
+ * the segments' sums (numerics.md 3).  Distinct ranges in parallel. */
+void cpu_matmul(enum cpu_body body, const struct cpu_matrix *matrix,
+                const struct cpu_activations *activations, uint32_t first, uint32_t end,
+                float *out, uint64_t ld);
+/* As cpu_matmul, but for each segment s apart: out[s x plane + r x ld + n] (tensor parallelism:
+ * the partial sums cross ranks in f32). */
+void cpu_matmul_segments(enum cpu_body body, const struct cpu_matrix *matrix,
+                         const struct cpu_activations *activations, uint32_t first, uint32_t end,
+                         float *out, uint64_t plane, uint64_t ld);
+
+#endif
