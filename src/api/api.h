@@ -44,24 +44,24 @@ struct api_options {
     const uint32_t *eos_ids;
     uint32_t eos_count;
     struct api_sampling_defaults defaults;
-    uint32_t queue_requests_max;   /* --max-queue 4,096 */
+    uint32_t queue_requests_max;     /* --max-queue 4,096 */
     uint64_t queue_prompt_bytes_max; /* 256 MiB */
-    uint32_t queue_timeout_ms;     /* 300,000, then 503 */
-    uint32_t sse_keep_alive_ms;    /* 15,000 */
-    uint32_t sync_timeout_ms;      /* 3,000 */
+    uint32_t queue_timeout_ms;       /* 300,000, then 503 */
+    uint32_t sse_keep_alive_ms;      /* 15,000 */
+    uint32_t sync_timeout_ms;        /* 3,000 */
     const char *api_keys[API_KEYS_MAX];
     uint32_t api_key_count;
-    bool guards_metrics;           /* --api-key guards /metrics too */
-    const char *allowed_origins;   /* comma list or "*"; NULL: localhost */
-    const char *version;           /* "0.1.0" */
+    bool guards_metrics;         /* --api-key guards /metrics too */
+    const char *allowed_origins; /* comma list or "*"; NULL: localhost */
+    const char *version;         /* "0.1.0" */
 };
 
 /* What /health and /live say. */
 struct api_health {
     bool is_live;
     bool is_ready;
-    const char *stage;   /* loading: "layers"; draining; stuck */
-    double percent;      /* of loading; < 0: unknown */
+    const char *stage; /* loading: "layers"; draining; stuck */
+    double percent;    /* of loading; < 0: unknown */
 };
 typedef void (*api_health_fn)(void *ctx, struct api_health *out);
 

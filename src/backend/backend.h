@@ -26,38 +26,38 @@
 #include "model/model_spec.h"
 
 struct backend_options {
-    uint32_t rank_count;           /* tensor-parallel-size */
-    uint32_t block_size;           /* 8, 16, 32, 64, 128 */
-    uint32_t seat_count;           /* max-num-seqs */
-    uint32_t batched_tokens_max;   /* max-num-batched-tokens: token rows of one step */
-    uint32_t model_len_max;        /* max-model-len */
-    uint32_t row_tile;             /* rows of the MLP computed at once; 4,096 */
+    uint32_t rank_count;         /* tensor-parallel-size */
+    uint32_t block_size;         /* 8, 16, 32, 64, 128 */
+    uint32_t seat_count;         /* max-num-seqs */
+    uint32_t batched_tokens_max; /* max-num-batched-tokens: token rows of one step */
+    uint32_t model_len_max;      /* max-model-len */
+    uint32_t row_tile;           /* rows of the MLP computed at once; 4,096 */
     enum numerics numerics;
     enum kv_dtype kv_dtype;
-    uint32_t thread_count;         /* cpu: compute threads, the caller's included */
-    bool may_spin;                 /* cpu: a core for each thread */
-    const char *cpu_body;          /* NULL: best; "scalar", "avx2", "avx512" (GRAMME_CPU) */
-    double sim_step_us;            /* sim: time of a step, */
-    double sim_token_us;           /*      and of each token row in it; 0: no waiting */
+    uint32_t thread_count; /* cpu: compute threads, the caller's included */
+    bool may_spin;         /* cpu: a core for each thread */
+    const char *cpu_body;  /* NULL: best; "scalar", "avx2", "avx512" (GRAMME_CPU) */
+    double sim_step_us;    /* sim: time of a step, */
+    double sim_token_us;   /*      and of each token row in it; 0: no waiting */
 };
 
 #define BACKEND_NO_TOKEN UINT32_MAX
 
 /* One sequence's part of a step. */
 struct batch_row {
-    uint32_t seat;                /* < seat_count */
-    uint32_t token_count;         /* >= 1 */
-    const uint32_t *tokens;       /* token_count ids; NULL (token_count 1): the one you sampled
+    uint32_t seat;           /* < seat_count */
+    uint32_t token_count;    /* >= 1 */
+    const uint32_t *tokens;  /* token_count ids; NULL (token_count 1): the one you sampled
                                      last on this seat */
-    uint32_t first_position;      /* of tokens[0] in the sequence */
-    const uint32_t *blocks;       /* the sequence's block table: position p lives in block
+    uint32_t first_position; /* of tokens[0] in the sequence */
+    const uint32_t *blocks;  /* the sequence's block table: position p lives in block
                                      blocks[p / block_size], slot p % block_size; covers
                                      first_position + token_count */
     uint32_t block_count;
-    bool wants_sample;            /* draw a token after the last one; also takes it into the
+    bool wants_sample;          /* draw a token after the last one; also takes it into the
                                      seat's counts */
-    uint32_t output_index;        /* of the token to be drawn: counts from 0 */
-    bool wants_prompt_logprobs;   /* for each token t of the row: the logprob of the token that
+    uint32_t output_index;      /* of the token to be drawn: counts from 0 */
+    bool wants_prompt_logprobs; /* for each token t of the row: the logprob of the token that
                                      follows it, next_tokens[t] (BACKEND_NO_TOKEN: none wanted) */
     const uint32_t *next_tokens;
     const uint64_t *allowed_mask; /* vocab bits, 1 = may be drawn; NULL: all */
@@ -65,8 +65,8 @@ struct batch_row {
 
 struct batch {
     const struct batch_row *rows;
-    uint32_t row_count;           /* <= seat_count */
-    uint32_t token_count;         /* of all rows, <= batched_tokens_max */
+    uint32_t row_count;   /* <= seat_count */
+    uint32_t token_count; /* of all rows, <= batched_tokens_max */
 };
 
 /* Natural logarithms of the raw distribution (numerics.md 5). */
@@ -80,8 +80,8 @@ struct token_logprob {
 };
 
 struct result_row {
-    enum err error;         /* this row's own trouble (logits not finite: ERR_FORMAT) */
-    uint32_t token_id;      /* drawn; BACKEND_NO_TOKEN when none was wanted */
+    enum err error;               /* this row's own trouble (logits not finite: ERR_FORMAT) */
+    uint32_t token_id;            /* drawn; BACKEND_NO_TOKEN when none was wanted */
     struct token_logprob logprob; /* of the drawn token when the seat's sampling asked (logprobs
                                      >= 0); top_count as asked */
     /* token_count entries when wants_prompt_logprobs; lives until the next submit. */
@@ -110,7 +110,7 @@ struct kv_layout {
     uint8_t *base;
     uint32_t block_count; /* block 0, "none", included */
     uint32_t layer_count;
-    uint32_t head_count;  /* KV heads of this rank */
+    uint32_t head_count; /* KV heads of this rank */
     uint64_t block_stride, layer_stride, value_stride, head_stride;
     uint64_t head_bytes;
     uint64_t block_bytes;

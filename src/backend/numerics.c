@@ -20,7 +20,7 @@ bool numerics_parse(const char *word, enum numerics *out) {
 
 enum numerics numerics_resolve(enum numerics wanted, enum tensor_type weight_type) {
     if (wanted != NUMERICS_AUTO) return wanted;
-    bool is_float = weight_type == TENSOR_F32 || weight_type == TENSOR_F16 ||
-                    weight_type == TENSOR_BF16;
+    bool is_float =
+        weight_type == TENSOR_F32 || weight_type == TENSOR_F16 || weight_type == TENSOR_BF16;
     return is_float ? NUMERICS_F32A : NUMERICS_Q8A32;
 }

@@ -64,11 +64,10 @@ enum err mem_create(const struct mem_plan *plan, uint64_t budget_bytes, struct e
     for (uint32_t i = 0; i < plan->line_count; i++) {
         const struct mem_line *line = &plan->lines[i];
         if (line->bytes > budget_bytes - total)
-            return err_set(text, ERR_NO_ROOM,
-                           "%s needs %.3f GiB, %.3f GiB of the budget of %.3f GiB are left",
-                           line->reason, (double) line->bytes / (1u << 30),
-                           (double) (budget_bytes - total) / (1u << 30),
-                           (double) budget_bytes / (1u << 30));
+            return err_set(
+                text, ERR_NO_ROOM, "%s needs %.3f GiB, %.3f GiB of the budget of %.3f GiB are left",
+                line->reason, (double) line->bytes / (1u << 30),
+                (double) (budget_bytes - total) / (1u << 30), (double) budget_bytes / (1u << 30));
         total += line->bytes;
     }
     struct mem *mem = alloc_zero(1, sizeof *mem);

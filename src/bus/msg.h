@@ -57,9 +57,7 @@ struct msg_load {
     uint64_t prompt_tokens, generation_tokens;
     bool is_draining;
     uint32_t sender_count; /* highest attempt received, by sender */
-    const struct msg_load_sender {
-        uint64_t instance, attempt;
-    } *senders;
+    const struct msg_load_sender { uint64_t instance, attempt; } * senders;
 };
 
 struct msg_choice {
@@ -92,11 +90,11 @@ struct msg_logprob {
 };
 
 enum msg_finish { /* on the wire as u8 */
-    MSG_FINISH_NONE = 0,
-    MSG_FINISH_STOP = 1,
-    MSG_FINISH_LENGTH = 2,
-    MSG_FINISH_CANCELLED = 3,
-    MSG_FINISH_ERROR = 4,
+                  MSG_FINISH_NONE = 0,
+                  MSG_FINISH_STOP = 1,
+                  MSG_FINISH_LENGTH = 2,
+                  MSG_FINISH_CANCELLED = 3,
+                  MSG_FINISH_ERROR = 4,
 };
 
 /* One choice's news.  token_count 0 and is_ack: admitted or queued. */
@@ -109,11 +107,11 @@ struct msg_tokens_entry {
     const struct msg_logprob *logprobs; /* id_count, or NULL */
     uint8_t finish;                     /* enum msg_finish */
     uint32_t stop_id;                   /* MSG_FINISH_STOP: which */
-    bool is_ack;      /* the attempt is known here */
-    bool is_admitted; /* it runs: headers may go out */
+    bool is_ack;                        /* the attempt is known here */
+    bool is_admitted;                   /* it runs: headers may go out */
     uint32_t cached_tokens;
     uint64_t queue_us;
-    uint32_t prompt_first;              /* prompt logprobs from this prompt position on */
+    uint32_t prompt_first; /* prompt logprobs from this prompt position on */
     const struct msg_logprob *prompt_logprobs;
     uint32_t prompt_logprob_count;
     const char *error; /* MSG_FINISH_ERROR: why; else "" */
@@ -144,11 +142,11 @@ struct msg_attempt { /* CANCEL, GONE */
     uint64_t attempt;
 };
 
-enum msg_refusal { /* on the wire as u8 */
-    MSG_REFUSE_BUSY = 1,    /* queue full: retry after */
-    MSG_REFUSE_NO_ROOM = 2, /* would never fit here */
-    MSG_REFUSE_BAD = 3,     /* the request itself is wrong */
-    MSG_REFUSE_DRAINING = 4,
+enum msg_refusal {                         /* on the wire as u8 */
+                   MSG_REFUSE_BUSY = 1,    /* queue full: retry after */
+                   MSG_REFUSE_NO_ROOM = 2, /* would never fit here */
+                   MSG_REFUSE_BAD = 3,     /* the request itself is wrong */
+                   MSG_REFUSE_DRAINING = 4,
 };
 struct msg_refuse {
     uint64_t attempt;

@@ -31,10 +31,10 @@ struct chat_prompt {
 };
 
 struct chat_limits {
-    uint64_t steps_max;       /* statements and expressions evaluated; 0: 10 million */
-    uint32_t depth_max;       /* nesting of expressions, blocks, calls; 0: 128 */
-    size_t output_bytes_max;  /* 0: 64 MiB */
-    size_t memory_bytes_max;  /* values alive and dead of one rendering; 0: 256 MiB */
+    uint64_t steps_max;      /* statements and expressions evaluated; 0: 10 million */
+    uint32_t depth_max;      /* nesting of expressions, blocks, calls; 0: 128 */
+    size_t output_bytes_max; /* 0: 64 MiB */
+    size_t memory_bytes_max; /* values alive and dead of one rendering; 0: 256 MiB */
 };
 
 /* Parses.  ERR_FORMAT / ERR_UNSUPPORTED: "template line N: reason". */

@@ -13,9 +13,9 @@
 
 #define SAMPLING_TOP_LOGPROBS_MAX 20 /* behaviour.md 5 */
 #define SAMPLING_CHOICES_MAX 128
-#define SAMPLING_STOP_IDS_MAX 256    /* of one request, the model's own included */
+#define SAMPLING_STOP_IDS_MAX 256 /* of one request, the model's own included */
 #define SAMPLING_LOGIT_BIAS_MAX 1024
-#define SAMPLING_BAD_WORDS_MAX 256   /* and at most 4,096 ids in all of them */
+#define SAMPLING_BAD_WORDS_MAX 256 /* and at most 4,096 ids in all of them */
 #define SAMPLING_BAD_WORD_IDS_MAX 4096
 
 struct sampling_bias {
@@ -45,8 +45,8 @@ struct sampling {
     uint32_t logit_bias_count;
     const uint32_t *allowed_ids; /* when allowed_id_count > 0 only these can be drawn */
     uint32_t allowed_id_count;
-    const uint32_t *bad_word_ids;      /* the ids of all bad words, end to end */
-    const uint32_t *bad_word_lengths;  /* in ids, one a bad word */
+    const uint32_t *bad_word_ids;     /* the ids of all bad words, end to end */
+    const uint32_t *bad_word_lengths; /* in ids, one a bad word */
     uint32_t bad_word_count;
 };
 

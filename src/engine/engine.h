@@ -32,19 +32,19 @@ struct engine_options {
     uint32_t vocab_size;
     uint32_t queue_requests_max; /* waiting requests; beyond it ERR_BUSY */
     uint64_t queue_prompt_bytes_max;
-    bool is_chunked_prefill;     /* off: a prompt is computed in one step */
-    uint32_t prefill_chunk_max;  /* tokens of one sequence a step; 0: batched_tokens_max */
+    bool is_chunked_prefill;    /* off: a prompt is computed in one step */
+    uint32_t prefill_chunk_max; /* tokens of one sequence a step; 0: batched_tokens_max */
     bool has_prefix_cache;
-    const uint32_t *eos_ids;     /* copied */
+    const uint32_t *eos_ids; /* copied */
     uint32_t eos_count;
 };
 
 enum finish_reason {
     FINISH_NONE,
-    FINISH_STOP,      /* a stop id was drawn (it is the last of the ids) */
-    FINISH_LENGTH,    /* max_tokens or model_len_max */
+    FINISH_STOP,   /* a stop id was drawn (it is the last of the ids) */
+    FINISH_LENGTH, /* max_tokens or model_len_max */
     FINISH_CANCELLED,
-    FINISH_ERROR,     /* engine_output.error tells */
+    FINISH_ERROR, /* engine_output.error tells */
 };
 
 struct engine_choice {
@@ -58,10 +58,10 @@ struct engine_request {
     const uint32_t *prompt_ids; /* copied */
     uint32_t prompt_count;      /* >= 1 */
     const struct engine_choice *choices;
-    uint32_t choice_count;      /* 1..128 */
+    uint32_t choice_count;           /* 1..128 */
     const struct sampling *sampling; /* copied, arrays too */
-    bool goes_first;            /* re-dispatched: ahead of new ones, not refused by the limit */
-    uint64_t deadline_us;       /* clock_now_us time after which a waiting one is given up; 0:
+    bool goes_first;      /* re-dispatched: ahead of new ones, not refused by the limit */
+    uint64_t deadline_us; /* clock_now_us time after which a waiting one is given up; 0:
                                    none */
 };
 
@@ -69,20 +69,20 @@ struct engine_request {
 struct engine_output {
     uint64_t request_id;
     uint32_t choice_index;
-    uint32_t output_index;        /* of token_id */
-    uint32_t token_id;            /* BACKEND_NO_TOKEN: no token, only news */
+    uint32_t output_index; /* of token_id */
+    uint32_t token_id;     /* BACKEND_NO_TOKEN: no token, only news */
     bool has_logprob;
     struct token_logprob logprob;
     enum finish_reason finish;
-    uint32_t stop_id;             /* FINISH_STOP: which */
+    uint32_t stop_id; /* FINISH_STOP: which */
     enum err error;
-    uint32_t cached_tokens;       /* of the prompt, found in the prefix cache (first output) */
-    bool is_first_of_request;     /* admitted: headers may go out */
+    uint32_t cached_tokens;   /* of the prompt, found in the prefix cache (first output) */
+    bool is_first_of_request; /* admitted: headers may go out */
     /* Prompt logprobs, entry t for prompt token prompt_first + t; NULL: none.  Lives until the
      * next engine_step. */
     const struct token_logprob *prompt_logprobs;
     uint32_t prompt_first, prompt_logprob_count;
-    uint64_t queue_us;            /* waited until admitted (first output) */
+    uint64_t queue_us; /* waited until admitted (first output) */
 };
 
 struct engine_load {
@@ -90,11 +90,11 @@ struct engine_load {
     uint32_t running_requests, waiting_requests;
     uint64_t running_tokens, waiting_tokens; /* waiting: prompt tokens still to be computed */
     uint64_t step_count;
-    uint64_t step_us;                        /* of the last step */
+    uint64_t step_us; /* of the last step */
     uint64_t preemption_count;
     uint64_t prefix_query_tokens, prefix_hit_tokens;
     uint64_t prompt_tokens, generation_tokens; /* computed, sampled */
-    uint64_t last_step_tokens;               /* rows of the last step */
+    uint64_t last_step_tokens;                 /* rows of the last step */
 };
 
 MUST_USE enum err engine_create(const struct engine_options *options, struct backend *backend,

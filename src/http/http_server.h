@@ -22,14 +22,14 @@
 #include "base/err.h"
 
 struct http_limits {
-    uint32_t connections_max;      /* 4,096; beyond it 503 and close */
-    size_t header_bytes_max;       /* 64 KiB: request line and headers; 431 */
-    size_t body_bytes_max;         /* 64 MiB; 413 */
-    uint32_t header_timeout_ms;    /* 10,000: from the first byte to the blank line; 408 */
-    uint32_t body_timeout_ms;      /* 30,000 without a byte; 408 */
-    uint32_t keep_alive_ms;        /* 75,000 idle */
-    uint32_t write_timeout_ms;     /* 60,000 without a byte taken by the reader: cut off */
-    size_t pending_bytes_high;     /* 64 KiB: http_answer_is_full above it */
+    uint32_t connections_max;   /* 4,096; beyond it 503 and close */
+    size_t header_bytes_max;    /* 64 KiB: request line and headers; 431 */
+    size_t body_bytes_max;      /* 64 MiB; 413 */
+    uint32_t header_timeout_ms; /* 10,000: from the first byte to the blank line; 408 */
+    uint32_t body_timeout_ms;   /* 30,000 without a byte; 408 */
+    uint32_t keep_alive_ms;     /* 75,000 idle */
+    uint32_t write_timeout_ms;  /* 60,000 without a byte taken by the reader: cut off */
+    size_t pending_bytes_high;  /* 64 KiB: http_answer_is_full above it */
 };
 void http_limits_default(struct http_limits *limits);
 
@@ -73,7 +73,7 @@ const char *http_request_query(const struct http_exchange *exchange);  /* raw, "
 /* The value of a header (name in lowercase); NULL when absent.  Repeats are joined by ", ". */
 const char *http_request_header(const struct http_exchange *exchange, const char *name);
 const uint8_t *http_request_body(const struct http_exchange *exchange, size_t *bytes);
-const char *http_request_peer(const struct http_exchange *exchange);   /* "127.0.0.1:40000" */
+const char *http_request_peer(const struct http_exchange *exchange);     /* "127.0.0.1:40000" */
 uint64_t http_request_received_us(const struct http_exchange *exchange); /* clock_now_us */
 /* Memory that goes with the exchange. */
 struct arena *http_exchange_arena(struct http_exchange *exchange);

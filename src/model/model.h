@@ -25,7 +25,7 @@ enum tensor_role {
     ROLE_Q,          /* (heads x head_dim, hidden) */
     ROLE_K,          /* (kv_heads x head_dim, hidden) */
     ROLE_V,
-    ROLE_O,          /* (hidden, heads x head_dim) */
+    ROLE_O, /* (hidden, heads x head_dim) */
     ROLE_Q_BIAS,
     ROLE_K_BIAS,
     ROLE_V_BIAS,
@@ -50,10 +50,10 @@ struct model_tensor {
 };
 
 struct model_open_options {
-    bool is_dummy;                 /* --load-format dummy: shapes only, weights from dummy_seed */
+    bool is_dummy; /* --load-format dummy: shapes only, weights from dummy_seed */
     uint64_t dummy_seed;
-    enum tensor_type dummy_type;   /* the matrices' storage; norms and biases are F32 */
-    const char *shape;             /* dummy: a catalogue name or a config.json; NULL: from path */
+    enum tensor_type dummy_type; /* the matrices' storage; norms and biases are F32 */
+    const char *shape;           /* dummy: a catalogue name or a config.json; NULL: from path */
 };
 
 /* Resolves `path_or_name` as behaviour.md 2 says and opens it.  Every error is one line with

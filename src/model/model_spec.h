@@ -28,15 +28,15 @@ struct model_spec {
     uint32_t head_count;
     uint32_t kv_head_count;
     uint32_t head_dim;
-    uint32_t vocab_size;       /* rows of the embedding */
-    uint32_t context_tokens;   /* what the model was made for, rope scaling included */
-    uint32_t sliding_window;   /* tokens; 0: none */
+    uint32_t vocab_size;     /* rows of the embedding */
+    uint32_t context_tokens; /* what the model was made for, rope scaling included */
+    uint32_t sliding_window; /* tokens; 0: none */
     float norm_epsilon;
-    bool is_tied;              /* the head is the embedding */
+    bool is_tied; /* the head is the embedding */
     bool has_qkv_bias;
     bool has_o_bias;
     bool has_mlp_bias;
-    bool has_qk_norm;          /* RMSNorm per head on q and k, before rope */
+    bool has_qk_norm; /* RMSNorm per head on q and k, before rope */
     struct {
         enum rope_type type;
         float theta;
@@ -45,7 +45,7 @@ struct model_spec {
         float beta_fast, beta_slow, attention_factor; /* yarn */
         uint32_t original_context_tokens;
     } rope;
-    enum tensor_type weight_type; /* of most matrices: decides the default numerics class */
+    enum tensor_type weight_type;    /* of most matrices: decides the default numerics class */
     uint32_t eos_ids[MODEL_EOS_MAX]; /* union of all the files name */
     uint32_t eos_count;
     uint32_t segment_count; /* S of numerics.md 3 */

@@ -28,24 +28,23 @@ struct plan_budget {
 struct plan {
     struct mem_plan ranks[PLAN_RANKS_MAX]; /* line "kv" last */
     uint32_t rank_count;
-    uint32_t block_count;   /* usable blocks, block 0 not counted; the same on every rank */
-    uint64_t block_bytes;   /* of the widest rank */
-    uint64_t kv_tokens;     /* block_count x block_size */
-    uint64_t budget_bytes;  /* a rank */
+    uint32_t block_count;  /* usable blocks, block 0 not counted; the same on every rank */
+    uint64_t block_bytes;  /* of the widest rank */
+    uint64_t kv_tokens;    /* block_count x block_size */
+    uint64_t budget_bytes; /* a rank */
     uint64_t total_bytes;
     uint64_t headroom_bytes;
     uint32_t model_len_max; /* as written, or as shrunk */
     bool is_len_shrunk;
-    double concurrency;     /* requests of model_len_max that fit at once */
+    double concurrency; /* requests of model_len_max that fit at once */
     bool fits;
     struct err_text verdict; /* when it does not fit: what needs how much of what, what to set */
 };
 
 /* ERR_OK also when it does not fit (plan->fits tells). `backend` is open. */
 MUST_USE enum err plan_make(const struct model_spec *spec, const struct backend *backend,
-                            const struct backend_options *options,
-                            const struct plan_budget *budget, struct err_text *text,
-                            struct plan *out);
+                            const struct backend_options *options, const struct plan_budget *budget,
+                            struct err_text *text, struct plan *out);
 
 struct buf;
 /* The table a person reads: one row a reason, GiB; is_explained lists every buffer with bytes. */

@@ -107,10 +107,10 @@ MUST_USE enum err tokenizer_encode(const struct tokenizer *tokenizer, struct tok
  * back; bytes that can never become one come out as U+FFFD, as the reference prints them). */
 struct token_decoder {
     const struct tokenizer *tokenizer;
-    uint8_t held[8];    /* an unfinished character */
+    uint8_t held[8]; /* an unfinished character */
     uint8_t held_count;
-    bool is_started;    /* something was emitted (leading-space rules) */
-    bool skip_special;  /* control tokens give no text */
+    bool is_started;   /* something was emitted (leading-space rules) */
+    bool skip_special; /* control tokens give no text */
 };
 void token_decoder_init(struct token_decoder *decoder, const struct tokenizer *tokenizer,
                         bool skip_special);

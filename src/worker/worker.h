@@ -24,21 +24,27 @@ struct worker;
 
 struct worker_options {
     struct backend_options backend;
-    struct engine_options engine;   /* block_count, vocab_size, eos are filled at boot */
+    struct engine_options engine; /* block_count, vocab_size, eos are filled at boot */
     struct plan_budget budget;
     const struct backend_ops *ops;
     uint64_t tokenizer_digest;
-    uint32_t sync_timeout_ms;       /* 3,000 */
-    uint32_t step_timeout_ms;       /* 5,000 */
+    uint32_t sync_timeout_ms; /* 3,000 */
+    uint32_t step_timeout_ms; /* 5,000 */
     bool prefault;
 };
 
-enum worker_state { WORKER_LOADING, WORKER_SERVING, WORKER_DRAINING, WORKER_STOPPED, WORKER_FAILED };
+enum worker_state {
+    WORKER_LOADING,
+    WORKER_SERVING,
+    WORKER_DRAINING,
+    WORKER_STOPPED,
+    WORKER_FAILED
+};
 
 /* A snapshot, safe from any thread. */
 struct worker_status {
     enum worker_state state;
-    char stage[64];        /* while loading: what */
+    char stage[64]; /* while loading: what */
     uint64_t done_bytes, total_bytes;
     bool is_stuck;         /* a step is older than step_timeout */
     uint64_t stuck_ms;     /* age of the step under way, 0: none */

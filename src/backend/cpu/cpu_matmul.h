@@ -35,7 +35,7 @@ struct cpu_matrix {
     uint32_t segment_count;
     uint32_t segment_ends[CPU_SEGMENTS_MAX]; /* in k, ascending; the last is K */
     uint64_t group_bytes;
-    const uint8_t *data;  /* group g at data + g x group_bytes, 64-aligned */
+    const uint8_t *data; /* group g at data + g x group_bytes, 64-aligned */
 };
 
 /* Fills all but data.  segment_ends NULL: one segment.  ERR_UNSUPPORTED names class and type;
@@ -72,8 +72,8 @@ void cpu_activations_set(enum cpu_body body, struct cpu_activations *activations
 /* out[r x ld + n] for all rows r and the outputs n of groups [first, end): the fixed tree over
  * the segments' sums (numerics.md 3).  Distinct ranges in parallel. */
 void cpu_matmul(enum cpu_body body, const struct cpu_matrix *matrix,
-                const struct cpu_activations *activations, uint32_t first, uint32_t end,
-                float *out, uint64_t ld);
+                const struct cpu_activations *activations, uint32_t first, uint32_t end, float *out,
+                uint64_t ld);
 /* As cpu_matmul, but for each segment s apart: out[s x plane + r x ld + n] (tensor parallelism:
  * the partial sums cross ranks in f32). */
 void cpu_matmul_segments(enum cpu_body body, const struct cpu_matrix *matrix,
