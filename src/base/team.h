@@ -4,7 +4,8 @@
  * TEAM_SPIN_US (protocol.md 6), then sleeps on a futex; with more threads than cores nobody
  * spins.  Owned by one thread (the step thread); team_run does not nest.
  *
- * Within a run, every thread calls team_barrier the same number of times. */
+ * Within a run, every thread calls team_barrier the same number of times.  Whatever was written
+ * before a barrier, or before team_run, is seen by all threads after it. */
 #ifndef GRAMME_BASE_TEAM_H
 #define GRAMME_BASE_TEAM_H
 
@@ -15,16 +16,20 @@
 
 #define TEAM_THREADS_MAX 256
 #define TEAM_SPIN_US 20 /* specified: protocol.md 6 */
+/* The stack of each thread but the caller's, explicit so that the plan can count it: room for a
+ * kernel's tile of sums (64 KiB) many times over, and for sanitizers. */
+#define TEAM_STACK_BYTES (1u << 20)
 
 typedef void (*team_fn)(void *ctx, uint32_t thread, uint32_t thread_count);
 
 struct team;
 
-/* may_spin false: every wait sleeps at once (more threads than cores). */
+/* may_spin false: every wait sleeps at once (more threads than cores).  ERR_USAGE for 0 threads
+ * or more than TEAM_THREADS_MAX, ERR_MEMORY when a thread cannot be made; then none is left. */
 MUST_USE enum err team_create(uint32_t thread_count, bool may_spin, struct team **out);
 void team_destroy(struct team *team);
 uint32_t team_thread_count(const struct team *team);
-/* Runs fn on every thread and returns when all have returned. */
+/* Runs fn on every thread and returns when all have returned; team_deal starts at 0. */
 void team_run(struct team *team, team_fn fn, void *ctx);
 /* Inside a run: returns when all threads of the team have arrived. */
 void team_barrier(struct team *team);
