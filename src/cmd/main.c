@@ -1,12 +1,55 @@
 /* main - the only main(): finds the subcommand and calls it. */
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+
+#include "cmd/cmd.h"
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} commands[] = {
+    {"help", cmd_help},
+    {"version", cmd_version},
+    {"completion", cmd_completion},
+};
+
+/* A word that is no command: say which one was meant. */
+static int unknown_command(const char *word) {
+    struct stat status;
+    size_t bytes = strlen(word);
+    if (stat(word, &status) == 0 || (bytes > 5 && strcmp(word + bytes - 5, ".gguf") == 0) ||
+        (strchr(word, '/') && word[0] != '-')) {
+        fprintf(stderr, "gramme: '%s' looks like a model; try: gramme run -m %s \"prompt\"\n", word,
+                word);
+        return CMD_USAGE;
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(commands); i++)
+        if (strncmp(commands[i].name, word, 2) == 0) {
+            fprintf(stderr, "gramme: unknown command '%s'; did you mean '%s'?\n", word,
+                    commands[i].name);
+            return CMD_USAGE;
+        }
+    fprintf(stderr, "gramme: unknown command '%s'; see 'gramme help'\n", word);
+    return CMD_USAGE;
+}
 
 int main(int argc, char **argv) {
-    if (argc == 2 && strcmp(argv[1], "version") == 0) {
-        puts("gramme " GRAMME_VERSION);
-        return 0;
+    /* A reader that leaves is an error of write(), not a death (behaviour.md 4). */
+    signal(SIGPIPE, SIG_IGN);
+    if (argc < 2) {
+        cmd_help(0, NULL);
+        return CMD_USAGE;
     }
-    fputs("usage: gramme COMMAND ...\n", stderr);
-    return 2;
+    const char *word = argv[1];
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) word = "help";
+    if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0) word = "version";
+    for (size_t i = 0; i < ARRAY_COUNT(commands); i++) {
+        if (strcmp(commands[i].name, word) != 0) continue;
+        if (argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0))
+            return cmd_help(1, argv + 1);
+        return commands[i].run(argc - 2, argv + 2);
+    }
+    return unknown_command(word);
 }

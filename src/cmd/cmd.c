@@ -1,0 +1,70 @@
+/* cmd - see cmd.h: what the subcommands share. */
+#include "cmd/cmd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+extern char **environ;
+
+int cmd_fail(enum err e, const struct err_text *text) {
+    fprintf(stderr, "gramme: %s\n", text && text->text[0] ? text->text : err_name(e));
+    return e == ERR_USAGE ? CMD_USAGE : CMD_FAILED;
+}
+
+static void configure_log(const struct options *options) {
+    static const char *const levels[] = {"error", "warn", "info", "debug"};
+    enum log_level level = LOG_INFO;
+    for (size_t i = 0; i < ARRAY_COUNT(levels); i++)
+        if (strcasecmp(options_text(options, OPT_LOG_LEVEL), levels[i]) == 0)
+            level = (enum log_level) i;
+    bool is_json = strcasecmp(options_text(options, OPT_LOG_FORMAT), "json") == 0;
+    log_configure(level, is_json ? LOG_JSON : LOG_HUMAN, NULL);
+}
+
+int cmd_options(unsigned command, int argc, char **argv, struct options **out,
+                const char **positional, uint32_t *positional_count) {
+    struct err_text text = {0};
+    struct options *options = NULL;
+    enum err e = options_create(command, &options);
+    if (!e) e = options_read_environment(options, environ, &text);
+    if (!e)
+        e = options_read_arguments(options, argc, argv, positional, CMD_POSITIONAL_MAX,
+                                   positional_count, &text);
+    if (e) {
+        options_destroy(options);
+        return cmd_fail(e, &text);
+    }
+    configure_log(options);
+    *out = options;
+    return CMD_DONE;
+}
+
+enum err cmd_read_all(const char *path, size_t limit, struct err_text *text, struct buf *out) {
+    bool is_stdin = strcmp(path, "-") == 0;
+    int fd = is_stdin ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return err_set(text, ERR_NOT_FOUND, "%s: %s", path, strerror(errno));
+    enum err e = ERR_OK;
+    for (;;) {
+        uint8_t *at = buf_reserve(out, 65536);
+        if (!at) {
+            e = err_set(text, ERR_MEMORY, "%s: out of memory", path);
+            break;
+        }
+        ssize_t got = read(fd, at, 65536);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) e = err_set(text, ERR_IO, "%s: %s", path, strerror(errno));
+        if (got <= 0) break;
+        out->bytes += (size_t) got;
+        if (out->bytes > limit) {
+            e = err_set(text, ERR_LIMIT, "%s: longer than %zu bytes", path, limit);
+            break;
+        }
+    }
+    if (!is_stdin) close(fd);
+    return e;
+}

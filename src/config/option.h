@@ -1,0 +1,101 @@
+/* option - the one table of options: flag, GRAMME_* variable, type, range, default, help.
+ *
+ * Every bound and default of the program stands here.  A struct options holds each option's value
+ * with its source; the sources in order of precedence are flag, environment, file, model, default
+ * (behaviour.md 3).  Hyphens and underscores are equal everywhere.  Owned by one thread; strings
+ * given to it are copied. */
+#ifndef GRAMME_CONFIG_OPTION_H
+#define GRAMME_CONFIG_OPTION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+
+enum option_type {
+    OPTION_BOOL,     /* true false yes no on off 1 0; a bare flag is true, --no-FLAG false */
+    OPTION_COUNT,    /* 512, 16k (1,024) */
+    OPTION_BYTES,    /* 64MiB, 1.5GiB, 4096 */
+    OPTION_DURATION, /* 300s, 250ms, 5m; a bare number counts in the option's unit */
+    OPTION_NUMBER,   /* 0.8 */
+    OPTION_TEXT,
+    OPTION_LIST, /* repeatable text */
+    OPTION_WORD, /* one of a fixed set */
+};
+
+/* The subcommands that take an option. */
+enum option_command {
+    OPTION_RUN = 1,
+    OPTION_CHAT = 2,
+    OPTION_SERVE = 4,
+    OPTION_PLAN = 8,
+    OPTION_BENCH = 16,
+    OPTION_TOKENIZE = 32,
+    OPTION_RENDER = 64,
+};
+
+/* X(ID, name, type, commands, group, unit, default, min, max, words, help) lives in
+ * option_table.h; the order is the order of the help. */
+enum option_id {
+#define OPTION(id, name, type, commands, group, unit, fallback, min, max, words, help) OPT_##id,
+#include "config/option_table.h"
+#undef OPTION
+    OPT_COUNT,
+};
+
+enum option_source { SOURCE_DEFAULT, SOURCE_MODEL, SOURCE_FILE, SOURCE_ENVIRONMENT, SOURCE_FLAG };
+
+struct option {
+    const char *name; /* as a flag, without the dashes */
+    enum option_type type;
+    unsigned commands;
+    const char *group;    /* heading in the help */
+    const char *unit;     /* "" none */
+    const char *fallback; /* the default as text; NULL: not set */
+    double min, max;
+    const char *words; /* OPTION_WORD: "auto|f32|f16" */
+    const char *help;
+};
+
+struct options;
+
+const struct option *option_get(enum option_id id);
+/* By name, hyphen or underscore; -1 when there is none. */
+int option_find(const char *name, size_t bytes);
+/* The nearest name within a third of its letters, for "did you mean"; NULL when none is near. */
+const char *option_suggest(const char *name, unsigned command);
+
+MUST_USE enum err options_create(unsigned command, struct options **out);
+void options_destroy(struct options *options);
+
+/* Reads `value` as the option's type and checks its range; kept unless a stronger source set it.
+ * A list grows by values of one source.  The error names `where` ("--port", "GRAMME_PORT"), the
+ * value, the range. */
+MUST_USE enum err options_set(struct options *options, enum option_id id, const char *value,
+                              enum option_source source, const char *where, struct err_text *text);
+/* GRAMME_* variables; an unknown one is an error with "did you mean". */
+MUST_USE enum err options_read_environment(struct options *options, char *const *environment,
+                                           struct err_text *text);
+/* --name value, --name=value, --no-name, -m MODEL, -p PORT; what is no flag, and all after "--",
+ * goes to positional (borrowed pointers; at most positional_max). */
+MUST_USE enum err options_read_arguments(struct options *options, int count, char *const *arguments,
+                                         const char **positional, uint32_t positional_max,
+                                         uint32_t *positional_count, struct err_text *text);
+
+bool options_is_set(const struct options *options, enum option_id id); /* by anything but default */
+enum option_source options_source(const struct options *options, enum option_id id);
+bool options_bool(const struct options *options, enum option_id id);
+uint64_t options_count(const struct options *options, enum option_id id); /* counts and bytes */
+uint32_t options_ms(const struct options *options, enum option_id id);    /* durations */
+double options_number(const struct options *options, enum option_id id);
+const char *options_text(const struct options *options, enum option_id id); /* NULL: not set */
+uint32_t options_list_count(const struct options *options, enum option_id id);
+const char *options_list_item(const struct options *options, enum option_id id, uint32_t index);
+
+/* One line an option: name, value, source. */
+void options_print(const struct options *options, struct buf *out);
+/* The options of a command by group, with default and unit. */
+void options_print_help(unsigned command, struct buf *out);
+
+#endif

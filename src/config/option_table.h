@@ -1,0 +1,172 @@
+/* option_table - the rows of option.h's table; no include guard, it is read several times.
+ *
+ * OPTION(id, name, type, commands, group, unit, default, min, max, words, help)
+ * Defaults come from behaviour.md 3, 5, 6 and protocol.md 3; those of vLLM from facts/engines.md
+ * 1.3. */
+#define ENGINE_COMMANDS (OPTION_RUN | OPTION_CHAT | OPTION_SERVE | OPTION_PLAN | OPTION_BENCH)
+#define SAMPLING_COMMANDS (OPTION_RUN | OPTION_CHAT)
+#define ALL_COMMANDS (ENGINE_COMMANDS | OPTION_TOKENIZE | OPTION_RENDER)
+
+OPTION(MODEL, "model", OPTION_TEXT, ALL_COMMANDS, "model", "", NULL, 0, 0, NULL,
+       "a Hugging Face directory, a GGUF file, or org/name in the Hugging Face cache (-m)")
+OPTION(SERVED_MODEL_NAME, "served-model-name", OPTION_LIST, OPTION_SERVE | OPTION_PLAN, "model", "",
+       NULL, 0, 0, NULL, "name in the API; repeatable (default: org/name or the file's stem)")
+OPTION(LOAD_FORMAT, "load-format", OPTION_WORD, ENGINE_COMMANDS, "model", "", "auto", 0, 0,
+       "auto|dummy", "dummy: random weights of the model's shape")
+OPTION(DUMMY_SEED, "dummy-seed", OPTION_COUNT, ENGINE_COMMANDS, "model", "", "0", 0, 1e18, NULL,
+       "seed of dummy weights")
+OPTION(DUMMY_TYPE, "dummy-type", OPTION_WORD, ENGINE_COMMANDS, "model", "", "bf16", 0, 0,
+       "f32|f16|bf16|q8_0|q4_0|q4_1|q5_0|q5_1|q4_k|q5_k|q6_k", "storage of dummy matrices")
+OPTION(GENERATION_CONFIG, "generation-config", OPTION_WORD,
+       OPTION_RUN | OPTION_CHAT | OPTION_SERVE, "model", "", "auto", 0, 0, "auto|none",
+       "take sampling defaults from generation_config.json")
+
+OPTION(HOST, "host", OPTION_TEXT, OPTION_SERVE, "server", "", "127.0.0.1", 0, 0, NULL,
+       "address to listen on")
+OPTION(PORT, "port", OPTION_COUNT, OPTION_SERVE, "server", "", "8000", 0, 65535, NULL,
+       "port to listen on (-p); 0 picks a free one")
+OPTION(API_KEY, "api-key", OPTION_LIST, OPTION_SERVE, "server", "", NULL, 0, 0, NULL,
+       "bearer key that clients must send; repeatable")
+OPTION(API_KEY_FILE, "api-key-file", OPTION_TEXT, OPTION_SERVE, "server", "", NULL, 0, 0, NULL,
+       "file with one key a line")
+OPTION(GUARD_METRICS, "guard-metrics", OPTION_BOOL, OPTION_SERVE, "server", "", "false", 0, 0, NULL,
+       "ask for the key on /metrics too")
+OPTION(ALLOWED_ORIGINS, "allowed-origins", OPTION_TEXT, OPTION_SERVE, "server", "", NULL, 0, 0, NULL,
+       "origins of web pages that may call, comma-separated, or '*' (default: localhost)")
+OPTION(MAX_QUEUE, "max-queue", OPTION_COUNT, OPTION_SERVE, "server", "requests", "4096", 1, 1e6,
+       NULL, "requests that may wait; beyond it 429")
+OPTION(MAX_QUEUE_BYTES, "max-queue-bytes", OPTION_BYTES, OPTION_SERVE, "server", "", "256MiB", 65536,
+       1e12, NULL, "bytes of prompts that may wait")
+OPTION(QUEUE_TIMEOUT, "queue-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "300", 0.001,
+       1e6, NULL, "longest wait for admission, then 503")
+OPTION(MAX_CONNECTIONS, "max-connections", OPTION_COUNT, OPTION_SERVE, "server", "", "4096", 1, 1e6,
+       NULL, "open connections; beyond it 503")
+OPTION(MAX_BODY, "max-body", OPTION_BYTES, OPTION_SERVE, "server", "", "64MiB", 1024, 1e10, NULL,
+       "largest request body; beyond it 413")
+OPTION(MAX_HEADER, "max-header", OPTION_BYTES, OPTION_SERVE, "server", "", "64KiB", 1024, 1e7, NULL,
+       "largest request line and headers; beyond it 431")
+OPTION(HEADER_TIMEOUT, "header-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "10", 0.001,
+       1e6, NULL, "time for a request's headers, then 408")
+OPTION(BODY_TIMEOUT, "body-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "30", 0.001, 1e6,
+       NULL, "silence within a request's body, then 408")
+OPTION(KEEP_ALIVE_TIMEOUT, "keep-alive-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "75",
+       0.001, 1e6, NULL, "an idle connection is closed after this")
+OPTION(WRITE_TIMEOUT, "write-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "60", 0.001,
+       1e6, NULL, "a reader that takes nothing for this long is cut off")
+OPTION(SSE_KEEP_ALIVE, "sse-keep-alive", OPTION_DURATION, OPTION_SERVE, "server", "s", "15", 0.001,
+       1e6, NULL, "a silent stream gets a comment after this")
+OPTION(DRAIN_DELAY, "drain-delay", OPTION_DURATION, OPTION_SERVE, "server", "s", "0", 0, 1e6, NULL,
+       "after SIGTERM: requests are still taken for this long")
+OPTION(DRAIN_TIMEOUT, "drain-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "25", 0, 1e6,
+       NULL, "after that: running requests may take this long to finish")
+OPTION(SYNC_TIMEOUT, "sync-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "3", 0.01, 1e6,
+       NULL, "silence between frontend and worker that ends an attempt")
+OPTION(STEP_TIMEOUT, "step-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "5", 0.01, 1e6,
+       NULL, "a step older than this turns /health to 503")
+
+OPTION(ENGINE, "engine", OPTION_WORD, ENGINE_COMMANDS, "engine", "", "cpu", 0, 0, "cpu|sim",
+       "what computes; sim computes nothing and needs no weights")
+OPTION(TENSOR_PARALLEL_SIZE, "tensor-parallel-size", OPTION_COUNT, ENGINE_COMMANDS, "engine", "",
+       "1", 1, 64, NULL, "ranks of a worker")
+OPTION(MAX_MODEL_LEN, "max-model-len", OPTION_COUNT, ENGINE_COMMANDS, "engine", "tokens", NULL, 1,
+       1e8, NULL, "longest sequence (default: the model's, or what fits)")
+OPTION(MAX_NUM_SEQS, "max-num-seqs", OPTION_COUNT, ENGINE_COMMANDS, "engine", "sequences", "64", 1,
+       8192, NULL, "sequences computed at once")
+OPTION(MAX_NUM_BATCHED_TOKENS, "max-num-batched-tokens", OPTION_COUNT, ENGINE_COMMANDS, "engine",
+       "tokens", "2048", 1, 1048576, NULL, "tokens of one step")
+OPTION(BLOCK_SIZE, "block-size", OPTION_COUNT, ENGINE_COMMANDS, "engine", "tokens", "16", 8, 128,
+       NULL, "tokens of a KV block: 8, 16, 32, 64 or 128")
+OPTION(GPU_MEMORY_UTILIZATION, "gpu-memory-utilization", OPTION_NUMBER, ENGINE_COMMANDS, "engine",
+       "", NULL, 0.01, 1, NULL, "share of the device's memory that may be used")
+OPTION(KV_CACHE_MEMORY_BYTES, "kv-cache-memory-bytes", OPTION_BYTES, ENGINE_COMMANDS, "engine", "",
+       NULL, 0, 1e15, NULL, "bytes of KV cache (default: by the rules of the plan)")
+OPTION(KV_CACHE_DTYPE, "kv-cache-dtype", OPTION_WORD, ENGINE_COMMANDS, "engine", "", "auto", 0, 0,
+       "auto|f32|f16|bf16|int8|fp8", "storage of keys and values")
+OPTION(ENABLE_PREFIX_CACHING, "enable-prefix-caching", OPTION_BOOL, ENGINE_COMMANDS, "engine", "",
+       "true", 0, 0, NULL, "reuse the KV of equal prefixes")
+OPTION(ENABLE_CHUNKED_PREFILL, "enable-chunked-prefill", OPTION_BOOL, ENGINE_COMMANDS, "engine", "",
+       "true", 0, 0, NULL, "compute long prompts in pieces between other requests' tokens")
+OPTION(PREFILL_CHUNK, "prefill-chunk", OPTION_COUNT, ENGINE_COMMANDS, "engine", "tokens", "512", 1,
+       1048576, NULL, "prompt tokens of one sequence in one step")
+OPTION(ROW_TILE, "row-tile", OPTION_COUNT, ENGINE_COMMANDS, "engine", "rows", "4096", 1, 1048576,
+       NULL, "rows of the MLP computed at once; results do not depend on it")
+OPTION(NUMERICS, "numerics", OPTION_WORD, ENGINE_COMMANDS, "engine", "", "auto", 0, 0,
+       "auto|f32a|bf16p|q8a32", "numerics class (auto: by the weights' format)")
+OPTION(THREADS, "threads", OPTION_COUNT, ENGINE_COMMANDS, "engine", "", NULL, 1, 256, NULL,
+       "compute threads (-t; default: physical cores allowed here)")
+OPTION(CPU, "cpu", OPTION_WORD, ENGINE_COMMANDS, "engine", "", "auto", 0, 0,
+       "auto|scalar|avx2|avx512", "force a body of the CPU kernels")
+OPTION(PREFAULT, "prefault", OPTION_BOOL, ENGINE_COMMANDS, "engine", "", "false", 0, 0, NULL,
+       "touch all planned memory before ready")
+OPTION(SIM_STEP, "sim-step", OPTION_DURATION, ENGINE_COMMANDS, "engine", "ms", "0", 0, 1e6, NULL,
+       "sim: time of a step")
+OPTION(SIM_TOKEN, "sim-token", OPTION_DURATION, ENGINE_COMMANDS, "engine", "ms", "0", 0, 1e6, NULL,
+       "sim: time of each token row in a step")
+
+OPTION(MAX_TOKENS, "max-tokens", OPTION_COUNT, SAMPLING_COMMANDS, "sampling", "tokens", NULL, 1,
+       1e8, NULL, "tokens to generate at most (default: to the end)")
+OPTION(TEMPERATURE, "temperature", OPTION_NUMBER, SAMPLING_COMMANDS, "sampling", "", NULL, 0, 2,
+       NULL, "0: greedy (default: the model's, else 1 in chat and 0 in run)")
+OPTION(TOP_P, "top-p", OPTION_NUMBER, SAMPLING_COMMANDS, "sampling", "", NULL, 1e-9, 1, NULL,
+       "probability kept")
+OPTION(TOP_K, "top-k", OPTION_NUMBER, SAMPLING_COMMANDS, "sampling", "", NULL, -1, 1e9, NULL,
+       "best tokens kept; 0 or -1: all")
+OPTION(MIN_P, "min-p", OPTION_NUMBER, SAMPLING_COMMANDS, "sampling", "", NULL, 0, 1, NULL,
+       "least probability, as a share of the best")
+OPTION(SEED, "seed", OPTION_TEXT, SAMPLING_COMMANDS, "sampling", "", NULL, 0, 0, NULL,
+       "a whole number: the same answer each time (default: drawn)")
+OPTION(PRESENCE_PENALTY, "presence-penalty", OPTION_NUMBER, SAMPLING_COMMANDS, "sampling", "", "0",
+       -2, 2, NULL, "")
+OPTION(FREQUENCY_PENALTY, "frequency-penalty", OPTION_NUMBER, SAMPLING_COMMANDS, "sampling", "",
+       "0", -2, 2, NULL, "")
+OPTION(REPETITION_PENALTY, "repetition-penalty", OPTION_NUMBER, SAMPLING_COMMANDS, "sampling", "",
+       NULL, 0.01, 100, NULL, "")
+OPTION(MIN_TOKENS, "min-tokens", OPTION_COUNT, SAMPLING_COMMANDS, "sampling", "tokens", "0", 0, 1e8,
+       NULL, "no stop before that many")
+OPTION(IGNORE_EOS, "ignore-eos", OPTION_BOOL, SAMPLING_COMMANDS, "sampling", "", "false", 0, 0, NULL,
+       "go on past the model's end")
+OPTION(STOP, "stop", OPTION_LIST, SAMPLING_COMMANDS, "sampling", "", NULL, 0, 0, NULL,
+       "text that ends the answer; repeatable")
+OPTION(LOGPROBS, "logprobs", OPTION_COUNT, OPTION_RUN, "sampling", "", NULL, 0, 20, NULL,
+       "with --json: logprobs of each token and that many best")
+
+OPTION(SYSTEM, "system", OPTION_TEXT, SAMPLING_COMMANDS, "prompt", "", NULL, 0, 0, NULL,
+       "system message")
+OPTION(RAW, "raw", OPTION_BOOL, OPTION_RUN, "prompt", "", "false", 0, 0, NULL,
+       "the prompt as it is, without the chat template")
+OPTION(IDS, "ids", OPTION_TEXT, OPTION_RUN | OPTION_TOKENIZE, "prompt", "", NULL, 0, 0, NULL,
+       "token ids, comma-separated, instead of text (tokenize: ids to text)")
+OPTION(URL, "url", OPTION_TEXT, OPTION_CHAT, "prompt", "", NULL, 0, 0, NULL,
+       "talk to this server (default http://127.0.0.1:8000 without -m)")
+OPTION(ONCE, "once", OPTION_TEXT, OPTION_CHAT, "prompt", "", NULL, 0, 0, NULL,
+       "ask this, print the answer, end")
+OPTION(TEMPLATE, "template", OPTION_TEXT, OPTION_RENDER, "prompt", "", NULL, 0, 0, NULL,
+       "template file instead of the model's")
+OPTION(INPUT, "input", OPTION_TEXT, OPTION_RENDER, "prompt", "", NULL, 0, 0, NULL,
+       "JSON object {messages, tools, add_generation_prompt, ...}; '-' reads stdin")
+OPTION(JSONL, "jsonl", OPTION_BOOL, OPTION_TOKENIZE, "prompt", "", "false", 0, 0, NULL,
+       "a JSON string a line in, a JSON array of ids a line out")
+OPTION(ADD_SPECIAL, "add-special", OPTION_BOOL, OPTION_TOKENIZE, "prompt", "", "false", 0, 0, NULL,
+       "add what the tokenizer adds (BOS)")
+OPTION(SPECIAL, "special", OPTION_BOOL, OPTION_TOKENIZE, "prompt", "", "true", 0, 0, NULL,
+       "special tokens in the text are parsed; --no-special: they are text")
+
+OPTION(PROMPT_TOKENS, "prompt-tokens", OPTION_COUNT, OPTION_BENCH, "bench", "tokens", "512", 1, 1e7,
+       NULL, "engine: prompt length")
+OPTION(GEN_TOKENS, "gen-tokens", OPTION_COUNT, OPTION_BENCH, "bench", "tokens", "128", 0, 1e7, NULL,
+       "engine: tokens generated")
+OPTION(BATCH, "batch", OPTION_COUNT, OPTION_BENCH, "bench", "sequences", "1", 1, 8192, NULL,
+       "engine: sequences at once")
+OPTION(REPEAT, "repeat", OPTION_COUNT, OPTION_BENCH, "bench", "", "3", 1, 1000, NULL,
+       "engine: repetitions; the median is printed")
+
+OPTION(EXPLAIN, "explain", OPTION_BOOL, OPTION_PLAN, "output", "", "false", 0, 0, NULL,
+       "every buffer with its bytes")
+OPTION(JSON, "json", OPTION_BOOL, OPTION_RUN | OPTION_PLAN | OPTION_BENCH, "output", "", "false", 0,
+       0, NULL, "one JSON line instead of text")
+OPTION(LOG_LEVEL, "log-level", OPTION_WORD, ALL_COMMANDS, "output", "", "info", 0, 0,
+       "error|warn|info|debug", "")
+OPTION(LOG_FORMAT, "log-format", OPTION_WORD, ALL_COMMANDS, "output", "", "auto", 0, 0,
+       "auto|human|json", "lines for people or JSON lines")
+OPTION(PRINT_CONFIG, "print-config", OPTION_BOOL, OPTION_SERVE | OPTION_PLAN | OPTION_RUN, "output",
+       "", "false", 0, 0, NULL, "print each option with its value and source, then end")
