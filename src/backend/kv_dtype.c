@@ -28,6 +28,7 @@ enum kv_dtype kv_dtype_resolve(enum kv_dtype wanted, enum tensor_type weight_typ
 }
 
 uint64_t kv_dtype_run_bytes(enum kv_dtype dtype, uint32_t slot_count, uint32_t head_dim) {
+    CHECK(dtype != KV_DTYPE_AUTO); /* resolved before it is used */
     uint64_t elements = (uint64_t) slot_count * head_dim;
     switch (dtype) {
     case KV_DTYPE_F32: return elements * 4;
@@ -37,6 +38,5 @@ uint64_t kv_dtype_run_bytes(enum kv_dtype dtype, uint32_t slot_count, uint32_t h
     case KV_DTYPE_FP8: return elements + (uint64_t) slot_count * 4;
     case KV_DTYPE_AUTO: break;
     }
-    CHECK(!"kv dtype is resolved before it is used");
     return 0;
 }

@@ -1,0 +1,598 @@
+/* msg - see msg.h.  Encoders and decoders stand side by side, field by field in the same order;
+ * the round-trip test holds them together. */
+#include "bus/msg.h"
+
+#include <string.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "arrays are copied as they lie");
+
+/* (u16 version, u16 kind, u32 bytes of the whole message) */
+#define HEADER_BYTES 8u
+
+/* --- writing -------------------------------------------------------------------------------- */
+
+static void put_u8(struct buf *out, uint8_t value) { buf_add_byte(out, value); }
+static void put_u16(struct buf *out, uint16_t value) { buf_add(out, &value, sizeof value); }
+static void put_u32(struct buf *out, uint32_t value) { buf_add(out, &value, sizeof value); }
+static void put_u64(struct buf *out, uint64_t value) { buf_add(out, &value, sizeof value); }
+static void put_f32(struct buf *out, float value) { buf_add(out, &value, sizeof value); }
+static void put_bool(struct buf *out, bool value) { buf_add_byte(out, value ? 1 : 0); }
+
+static void put_u32s(struct buf *out, const uint32_t *values, uint32_t count) {
+    put_u32(out, count);
+    if (count) buf_add(out, values, (size_t) count * sizeof *values);
+}
+
+static void put_text(struct buf *out, const char *text) {
+    size_t bytes = text ? strlen(text) : 0;
+    put_u32(out, (uint32_t) bytes);
+    if (bytes) buf_add(out, text, bytes);
+}
+
+/* Begins a message; the number is for end_message. */
+static size_t begin_message(struct buf *out, enum msg_kind kind) {
+    size_t start = out->bytes;
+    put_u16(out, MSG_VERSION);
+    put_u16(out, (uint16_t) kind);
+    put_u32(out, 0);
+    return start;
+}
+
+static void end_message(struct buf *out, size_t start) {
+    if (out->failed) return;
+    size_t bytes = out->bytes - start;
+    if (bytes > UINT32_MAX) {
+        out->failed = ERR_LIMIT;
+        return;
+    }
+    uint32_t bytes32 = (uint32_t) bytes;
+    memcpy(out->data + start + 4, &bytes32, sizeof bytes32);
+}
+
+/* --- reading -------------------------------------------------------------------------------- */
+
+/* One sticky error; after it every get gives 0. */
+struct reader {
+    const uint8_t *at, *end;
+    struct arena *arena;
+    enum err failed;
+};
+
+static size_t left_of(const struct reader *in) { return (size_t) (in->end - in->at); }
+
+static void fail(struct reader *in, enum err e) {
+    if (!in->failed) in->failed = e;
+    in->at = in->end;
+}
+
+static void get_bytes(struct reader *in, void *out, size_t bytes) {
+    if (left_of(in) < bytes) {
+        fail(in, ERR_FORMAT);
+        memset(out, 0, bytes);
+        return;
+    }
+    memcpy(out, in->at, bytes);
+    in->at += bytes;
+}
+
+static uint8_t get_u8(struct reader *in) {
+    uint8_t value;
+    get_bytes(in, &value, sizeof value);
+    return value;
+}
+static uint16_t get_u16(struct reader *in) {
+    uint16_t value;
+    get_bytes(in, &value, sizeof value);
+    return value;
+}
+static uint32_t get_u32(struct reader *in) {
+    uint32_t value;
+    get_bytes(in, &value, sizeof value);
+    return value;
+}
+static uint64_t get_u64(struct reader *in) {
+    uint64_t value;
+    get_bytes(in, &value, sizeof value);
+    return value;
+}
+static float get_f32(struct reader *in) {
+    float value;
+    get_bytes(in, &value, sizeof value);
+    return value;
+}
+static bool get_bool(struct reader *in) {
+    uint8_t value = get_u8(in);
+    if (value > 1) fail(in, ERR_FORMAT);
+    return value == 1;
+}
+
+/* A count of things of at least wire_bytes each: more than the rest can hold is an error here,
+ * before anything is taken by it. */
+static uint32_t get_count(struct reader *in, size_t wire_bytes) {
+    uint32_t count = get_u32(in);
+    if (count > left_of(in) / wire_bytes) {
+        fail(in, ERR_FORMAT);
+        return 0;
+    }
+    return count;
+}
+
+/* Zeroed room for `count` structs; NULL when count is 0 or on an error. */
+static void *take(struct reader *in, uint32_t count, size_t size) {
+    if (in->failed || count == 0) return NULL;
+    void *room = arena_take_zero(in->arena, count, size);
+    if (!room) fail(in, ERR_MEMORY);
+    return room;
+}
+
+static const uint32_t *get_u32s(struct reader *in, uint32_t *count_out) {
+    uint32_t count = get_count(in, sizeof(uint32_t));
+    *count_out = 0;
+    if (in->failed || count == 0) return NULL;
+    uint32_t *values = arena_take(in->arena, (size_t) count * sizeof *values);
+    if (!values) {
+        fail(in, ERR_MEMORY);
+        return NULL;
+    }
+    get_bytes(in, values, (size_t) count * sizeof *values);
+    *count_out = count;
+    return values;
+}
+
+static const char *get_text(struct reader *in) {
+    uint32_t bytes = get_count(in, 1);
+    if (in->failed) return "";
+    if (memchr(in->at, 0, bytes)) {
+        fail(in, ERR_FORMAT);
+        return "";
+    }
+    char *text = arena_copy(in->arena, in->at, bytes);
+    if (!text) {
+        fail(in, ERR_MEMORY);
+        return "";
+    }
+    in->at += bytes;
+    return text;
+}
+
+static struct reader begin_read(const uint8_t *data, size_t bytes, enum msg_kind kind,
+                                struct arena *arena) {
+    struct reader in = {data, data + bytes, arena, ERR_OK};
+    if (msg_peek_kind(data, bytes) != (uint32_t) kind) fail(&in, ERR_FORMAT);
+    else in.at += HEADER_BYTES;
+    return in;
+}
+
+/* Bytes behind the last field are an error too. */
+static enum err end_read(struct reader *in) {
+    if (in->at != in->end) fail(in, ERR_FORMAT);
+    return in->failed;
+}
+
+uint32_t msg_peek_kind(const uint8_t *data, size_t bytes) {
+    if (bytes < HEADER_BYTES) return 0;
+    struct reader in = {data, data + bytes, NULL, ERR_OK};
+    uint16_t version = get_u16(&in);
+    uint16_t kind = get_u16(&in);
+    uint32_t whole_bytes = get_u32(&in);
+    if (version != MSG_VERSION || whole_bytes != bytes) return 0;
+    return kind >= MSG_WHO && kind <= MSG_REFUSE ? kind : 0;
+}
+
+/* --- WHO, BYE, HELLO, LOAD ------------------------------------------------------------------ */
+
+void msg_encode_who(struct buf *out) { end_message(out, begin_message(out, MSG_WHO)); }
+void msg_encode_bye(struct buf *out) { end_message(out, begin_message(out, MSG_BYE)); }
+
+static void put_fixed_text(struct buf *out, const char *text, size_t room) {
+    size_t bytes = strnlen(text, room);
+    put_u32(out, (uint32_t) bytes);
+    if (bytes) buf_add(out, text, bytes);
+}
+
+static void get_fixed_text(struct reader *in, char *out, size_t room) {
+    uint32_t bytes = get_count(in, 1);
+    if (in->failed) return;
+    if (bytes >= room || memchr(in->at, 0, bytes)) {
+        fail(in, ERR_FORMAT);
+        return;
+    }
+    memcpy(out, in->at, bytes);
+    out[bytes] = '\0';
+    in->at += bytes;
+}
+
+void msg_encode_hello(const struct msg_hello *message, struct buf *out) {
+    size_t start = begin_message(out, MSG_HELLO);
+    put_u64(out, message->instance);
+    put_u32(out, message->component);
+    put_u64(out, message->numeric_digest);
+    put_u64(out, message->tokenizer_digest);
+    put_u32(out, message->model_len_max);
+    put_u32(out, message->seat_count);
+    put_u32(out, message->block_size);
+    put_u32(out, message->block_count);
+    put_u32(out, message->batched_tokens_max);
+    put_u32(out, message->tp);
+    put_fixed_text(out, message->version, sizeof message->version - 1);
+    put_fixed_text(out, message->transfer_address, sizeof message->transfer_address - 1);
+    end_message(out, start);
+}
+
+enum err msg_decode_hello(const uint8_t *data, size_t bytes, struct msg_hello *out) {
+    struct reader in = begin_read(data, bytes, MSG_HELLO, NULL);
+    struct msg_hello message = {0};
+    message.instance = get_u64(&in);
+    message.component = get_u32(&in);
+    message.numeric_digest = get_u64(&in);
+    message.tokenizer_digest = get_u64(&in);
+    message.model_len_max = get_u32(&in);
+    message.seat_count = get_u32(&in);
+    message.block_size = get_u32(&in);
+    message.block_count = get_u32(&in);
+    message.batched_tokens_max = get_u32(&in);
+    message.tp = get_u32(&in);
+    get_fixed_text(&in, message.version, sizeof message.version);
+    get_fixed_text(&in, message.transfer_address, sizeof message.transfer_address);
+    enum err e = end_read(&in);
+    if (!e) *out = message;
+    return e;
+}
+
+void msg_encode_load(const struct msg_load *message, struct buf *out) {
+    size_t start = begin_message(out, MSG_LOAD);
+    put_u32(out, message->blocks_total);
+    put_u32(out, message->blocks_free);
+    put_u32(out, message->blocks_cached);
+    put_u32(out, message->running_requests);
+    put_u32(out, message->waiting_requests);
+    put_u32(out, message->queued_prefills);
+    put_u64(out, message->running_tokens);
+    put_u64(out, message->waiting_tokens);
+    put_u64(out, message->queued_prefill_tokens);
+    put_u64(out, message->step_count);
+    put_u64(out, message->step_us);
+    put_u64(out, message->kv_event_number);
+    put_u64(out, message->preemption_count);
+    put_u64(out, message->prefix_query_tokens);
+    put_u64(out, message->prefix_hit_tokens);
+    put_u64(out, message->prompt_tokens);
+    put_u64(out, message->generation_tokens);
+    put_bool(out, message->is_draining);
+    put_u32(out, message->sender_count);
+    for (uint32_t i = 0; i < message->sender_count; i++) {
+        put_u64(out, message->senders[i].instance);
+        put_u64(out, message->senders[i].attempt);
+    }
+    end_message(out, start);
+}
+
+enum err msg_decode_load(const uint8_t *data, size_t bytes, struct arena *arena,
+                         struct msg_load *out) {
+    struct reader in = begin_read(data, bytes, MSG_LOAD, arena);
+    struct msg_load message = {0};
+    message.blocks_total = get_u32(&in);
+    message.blocks_free = get_u32(&in);
+    message.blocks_cached = get_u32(&in);
+    message.running_requests = get_u32(&in);
+    message.waiting_requests = get_u32(&in);
+    message.queued_prefills = get_u32(&in);
+    message.running_tokens = get_u64(&in);
+    message.waiting_tokens = get_u64(&in);
+    message.queued_prefill_tokens = get_u64(&in);
+    message.step_count = get_u64(&in);
+    message.step_us = get_u64(&in);
+    message.kv_event_number = get_u64(&in);
+    message.preemption_count = get_u64(&in);
+    message.prefix_query_tokens = get_u64(&in);
+    message.prefix_hit_tokens = get_u64(&in);
+    message.prompt_tokens = get_u64(&in);
+    message.generation_tokens = get_u64(&in);
+    message.is_draining = get_bool(&in);
+    message.sender_count = get_count(&in, 16);
+    struct msg_load_sender *senders = take(&in, message.sender_count, sizeof *senders);
+    for (uint32_t i = 0; senders && i < message.sender_count; i++) {
+        senders[i].instance = get_u64(&in);
+        senders[i].attempt = get_u64(&in);
+    }
+    message.senders = senders;
+    enum err e = end_read(&in);
+    if (!e) *out = message;
+    return e;
+}
+
+/* --- GENERATE ------------------------------------------------------------------------------- */
+
+static void put_sampling(struct buf *out, const struct sampling *s) {
+    put_f32(out, s->temperature);
+    put_f32(out, s->top_p);
+    put_f32(out, s->min_p);
+    put_u32(out, (uint32_t) s->top_k);
+    put_f32(out, s->presence_penalty);
+    put_f32(out, s->frequency_penalty);
+    put_f32(out, s->repetition_penalty);
+    put_u64(out, s->seed);
+    put_u32(out, s->max_tokens);
+    put_u32(out, s->min_tokens);
+    put_bool(out, s->ignore_eos);
+    put_u32(out, (uint32_t) s->logprobs);
+    put_u32(out, (uint32_t) s->prompt_logprobs);
+    put_bool(out, s->skip_prefix_cache);
+    put_u32s(out, s->stop_ids, s->stop_id_count);
+    put_u32(out, s->logit_bias_count);
+    for (uint32_t i = 0; i < s->logit_bias_count; i++) {
+        put_u32(out, s->logit_bias[i].token_id);
+        put_f32(out, s->logit_bias[i].bias);
+    }
+    put_u32s(out, s->allowed_ids, s->allowed_id_count);
+    put_u32s(out, s->bad_word_lengths, s->bad_word_count);
+    uint32_t bad_id_count = 0;
+    for (uint32_t i = 0; i < s->bad_word_count; i++) bad_id_count += s->bad_word_lengths[i];
+    put_u32s(out, s->bad_word_ids, bad_id_count);
+}
+
+static void get_sampling(struct reader *in, struct sampling *s) {
+    s->temperature = get_f32(in);
+    s->top_p = get_f32(in);
+    s->min_p = get_f32(in);
+    s->top_k = (int32_t) get_u32(in);
+    s->presence_penalty = get_f32(in);
+    s->frequency_penalty = get_f32(in);
+    s->repetition_penalty = get_f32(in);
+    s->seed = get_u64(in);
+    s->max_tokens = get_u32(in);
+    s->min_tokens = get_u32(in);
+    s->ignore_eos = get_bool(in);
+    s->logprobs = (int32_t) get_u32(in);
+    s->prompt_logprobs = (int32_t) get_u32(in);
+    s->skip_prefix_cache = get_bool(in);
+    s->stop_ids = get_u32s(in, &s->stop_id_count);
+    s->logit_bias_count = get_count(in, 8);
+    struct sampling_bias *bias = take(in, s->logit_bias_count, sizeof *bias);
+    for (uint32_t i = 0; bias && i < s->logit_bias_count; i++) {
+        bias[i].token_id = get_u32(in);
+        bias[i].bias = get_f32(in);
+    }
+    s->logit_bias = bias;
+    s->allowed_ids = get_u32s(in, &s->allowed_id_count);
+    s->bad_word_lengths = get_u32s(in, &s->bad_word_count);
+    uint32_t bad_id_count;
+    s->bad_word_ids = get_u32s(in, &bad_id_count);
+    uint64_t named_count = 0;
+    for (uint32_t i = 0; i < s->bad_word_count; i++) named_count += s->bad_word_lengths[i];
+    if (named_count != bad_id_count) fail(in, ERR_FORMAT);
+}
+
+void msg_encode_generate(const struct msg_generate *message, struct buf *out) {
+    size_t start = begin_message(out, MSG_GENERATE);
+    put_u64(out, message->attempt);
+    put_u32s(out, message->prompt_ids, message->prompt_count);
+    put_u32(out, message->choice_count);
+    for (uint32_t i = 0; i < message->choice_count; i++) {
+        put_u32(out, message->choices[i].index);
+        put_u32s(out, message->choices[i].output_ids, message->choices[i].output_count);
+    }
+    put_sampling(out, &message->sampling);
+    put_u64(out, message->prefill_instance);
+    put_u32(out, message->remaining_ms);
+    put_bool(out, message->is_redispatch);
+    put_text(out, message->request_id);
+    put_text(out, message->traceparent);
+    end_message(out, start);
+}
+
+enum err msg_decode_generate(const uint8_t *data, size_t bytes, struct arena *arena,
+                             struct msg_generate *out) {
+    struct reader in = begin_read(data, bytes, MSG_GENERATE, arena);
+    struct msg_generate message = {0};
+    message.attempt = get_u64(&in);
+    message.prompt_ids = get_u32s(&in, &message.prompt_count);
+    message.choice_count = get_count(&in, 8);
+    struct msg_choice *choices = take(&in, message.choice_count, sizeof *choices);
+    for (uint32_t i = 0; choices && i < message.choice_count; i++) {
+        choices[i].index = get_u32(&in);
+        choices[i].output_ids = get_u32s(&in, &choices[i].output_count);
+    }
+    message.choices = choices;
+    get_sampling(&in, &message.sampling);
+    message.prefill_instance = get_u64(&in);
+    message.remaining_ms = get_u32(&in);
+    message.is_redispatch = get_bool(&in);
+    message.request_id = get_text(&in);
+    message.traceparent = get_text(&in);
+    enum err e = end_read(&in);
+    if (!e) *out = message;
+    return e;
+}
+
+/* --- TOKENS --------------------------------------------------------------------------------- */
+
+#define LOGPROB_WIRE_BYTES 16u
+
+static void put_logprobs(struct buf *out, const struct msg_logprob *logprobs, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        const struct msg_logprob *one = &logprobs[i];
+        put_u32(out, one->token_id);
+        put_f32(out, one->logprob);
+        put_u32(out, one->rank);
+        put_u32(out, one->top_count);
+        if (one->top_count == 0) continue;
+        buf_add(out, one->top_ids, (size_t) one->top_count * sizeof *one->top_ids);
+        buf_add(out, one->top_logprobs, (size_t) one->top_count * sizeof *one->top_logprobs);
+    }
+}
+
+static const struct msg_logprob *get_logprobs(struct reader *in, uint32_t count) {
+    if (count > left_of(in) / LOGPROB_WIRE_BYTES) fail(in, ERR_FORMAT);
+    struct msg_logprob *logprobs = take(in, count, sizeof *logprobs);
+    for (uint32_t i = 0; logprobs && i < count; i++) {
+        struct msg_logprob *one = &logprobs[i];
+        one->token_id = get_u32(in);
+        one->logprob = get_f32(in);
+        one->rank = get_u32(in);
+        uint32_t top_count = get_u32(in);
+        if (top_count > SAMPLING_TOP_LOGPROBS_MAX) fail(in, ERR_FORMAT);
+        uint32_t *ids = take(in, top_count, sizeof *ids);
+        float *values = take(in, top_count, sizeof *values);
+        if (!ids || !values) continue;
+        get_bytes(in, ids, top_count * sizeof *ids);
+        get_bytes(in, values, top_count * sizeof *values);
+        one->top_ids = ids;
+        one->top_logprobs = values;
+        one->top_count = top_count;
+    }
+    return logprobs;
+}
+
+static void put_entry(struct buf *out, const struct msg_tokens_entry *entry) {
+    put_u64(out, entry->attempt);
+    put_u32(out, entry->choice_index);
+    put_u32(out, entry->first_index);
+    put_u32s(out, entry->ids, entry->id_count);
+    put_bool(out, entry->logprobs != NULL);
+    if (entry->logprobs) put_logprobs(out, entry->logprobs, entry->id_count);
+    put_u8(out, entry->finish);
+    put_u32(out, entry->stop_id);
+    put_bool(out, entry->is_ack);
+    put_bool(out, entry->is_admitted);
+    put_u32(out, entry->cached_tokens);
+    put_u64(out, entry->queue_us);
+    put_u32(out, entry->prompt_first);
+    put_u32(out, entry->prompt_logprob_count);
+    put_logprobs(out, entry->prompt_logprobs, entry->prompt_logprob_count);
+    put_text(out, entry->error);
+}
+
+static void get_entry(struct reader *in, struct msg_tokens_entry *entry) {
+    entry->attempt = get_u64(in);
+    entry->choice_index = get_u32(in);
+    entry->first_index = get_u32(in);
+    entry->ids = get_u32s(in, &entry->id_count);
+    if (get_bool(in)) entry->logprobs = get_logprobs(in, entry->id_count);
+    entry->finish = get_u8(in);
+    if (entry->finish > MSG_FINISH_ERROR) fail(in, ERR_FORMAT);
+    entry->stop_id = get_u32(in);
+    entry->is_ack = get_bool(in);
+    entry->is_admitted = get_bool(in);
+    entry->cached_tokens = get_u32(in);
+    entry->queue_us = get_u64(in);
+    entry->prompt_first = get_u32(in);
+    entry->prompt_logprob_count = get_count(in, LOGPROB_WIRE_BYTES);
+    entry->prompt_logprobs = get_logprobs(in, entry->prompt_logprob_count);
+    entry->error = get_text(in);
+}
+
+void msg_encode_tokens(const struct msg_tokens *message, struct buf *out) {
+    size_t start = begin_message(out, MSG_TOKENS);
+    put_u32(out, message->entry_count);
+    for (uint32_t i = 0; i < message->entry_count; i++) put_entry(out, &message->entries[i]);
+    end_message(out, start);
+}
+
+/* An entry without ids, logprobs and text. */
+#define ENTRY_WIRE_BYTES (8u + 3 * 4 + 1 + 1 + 4 + 1 + 1 + 4 + 8 + 4 + 4 + 4)
+
+enum err msg_decode_tokens(const uint8_t *data, size_t bytes, struct arena *arena,
+                           struct msg_tokens *out) {
+    struct reader in = begin_read(data, bytes, MSG_TOKENS, arena);
+    struct msg_tokens message = {0};
+    message.entry_count = get_count(&in, ENTRY_WIRE_BYTES);
+    struct msg_tokens_entry *entries = take(&in, message.entry_count, sizeof *entries);
+    for (uint32_t i = 0; entries && i < message.entry_count && !in.failed; i++)
+        get_entry(&in, &entries[i]);
+    message.entries = entries;
+    enum err e = end_read(&in);
+    if (!e) *out = message;
+    return e;
+}
+
+/* --- SYNC, GONE, CANCEL, REFUSE -------------------------------------------------------------- */
+
+void msg_encode_sync(const struct msg_sync *message, struct buf *out) {
+    size_t start = begin_message(out, MSG_SYNC);
+    put_u64(out, message->number);
+    put_u32(out, message->entry_count);
+    for (uint32_t i = 0; i < message->entry_count; i++) {
+        const struct msg_sync_entry *entry = &message->entries[i];
+        put_u64(out, entry->attempt);
+        put_u32(out, entry->choice_count);
+        for (uint32_t c = 0; c < entry->choice_count; c++) {
+            put_u32(out, entry->choices[c].index);
+            put_u32(out, entry->choices[c].next_index);
+        }
+        put_u32(out, entry->prompt_next);
+    }
+    end_message(out, start);
+}
+
+enum err msg_decode_sync(const uint8_t *data, size_t bytes, struct arena *arena,
+                         struct msg_sync *out) {
+    struct reader in = begin_read(data, bytes, MSG_SYNC, arena);
+    struct msg_sync message = {0};
+    message.number = get_u64(&in);
+    message.entry_count = get_count(&in, 16);
+    struct msg_sync_entry *entries = take(&in, message.entry_count, sizeof *entries);
+    for (uint32_t i = 0; entries && i < message.entry_count && !in.failed; i++) {
+        struct msg_sync_entry *entry = &entries[i];
+        entry->attempt = get_u64(&in);
+        entry->choice_count = get_count(&in, 8);
+        struct msg_sync_choice *choices = take(&in, entry->choice_count, sizeof *choices);
+        for (uint32_t c = 0; choices && c < entry->choice_count; c++) {
+            choices[c].index = get_u32(&in);
+            choices[c].next_index = get_u32(&in);
+        }
+        entry->choices = choices;
+        entry->prompt_next = get_u32(&in);
+    }
+    message.entries = entries;
+    enum err e = end_read(&in);
+    if (!e) *out = message;
+    return e;
+}
+
+static void encode_attempt(enum msg_kind kind, const struct msg_attempt *message, struct buf *out) {
+    size_t start = begin_message(out, kind);
+    put_u64(out, message->attempt);
+    end_message(out, start);
+}
+
+void msg_encode_gone(const struct msg_attempt *message, struct buf *out) {
+    encode_attempt(MSG_GONE, message, out);
+}
+
+void msg_encode_cancel(const struct msg_attempt *message, struct buf *out) {
+    encode_attempt(MSG_CANCEL, message, out);
+}
+
+enum err msg_decode_attempt(const uint8_t *data, size_t bytes, struct msg_attempt *out) {
+    enum msg_kind kind = msg_peek_kind(data, bytes) == MSG_GONE ? MSG_GONE : MSG_CANCEL;
+    struct reader in = begin_read(data, bytes, kind, NULL);
+    struct msg_attempt message = {.attempt = get_u64(&in)};
+    enum err e = end_read(&in);
+    if (!e) *out = message;
+    return e;
+}
+
+void msg_encode_refuse(const struct msg_refuse *message, struct buf *out) {
+    size_t start = begin_message(out, MSG_REFUSE);
+    put_u64(out, message->attempt);
+    put_u8(out, message->reason);
+    put_u32(out, message->retry_after_ms);
+    put_text(out, message->text);
+    end_message(out, start);
+}
+
+enum err msg_decode_refuse(const uint8_t *data, size_t bytes, struct arena *arena,
+                           struct msg_refuse *out) {
+    struct reader in = begin_read(data, bytes, MSG_REFUSE, arena);
+    struct msg_refuse message = {0};
+    message.attempt = get_u64(&in);
+    message.reason = get_u8(&in);
+    if (message.reason < MSG_REFUSE_BUSY || message.reason > MSG_REFUSE_DRAINING)
+        fail(&in, ERR_FORMAT);
+    message.retry_after_ms = get_u32(&in);
+    message.text = get_text(&in);
+    enum err e = end_read(&in);
+    if (!e) *out = message;
+    return e;
+}
