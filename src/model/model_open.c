@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "model/model_catalog.h"
 #include "model/model_dummy.h"
 #include "model/model_gguf.h"
 #include "model/model_index.h"
@@ -27,11 +28,26 @@ static enum err open_gguf(const char *path, struct err_text *text, struct model 
     return e;
 }
 
+/* The shape alone, from `shape` or else from what `path_or_name` is; weights from the seed. */
+static enum err open_dummy(const char *path_or_name, const struct model_open_options *options,
+                           struct err_text *text, struct model *model) {
+    const char *shape = options->shape ? options->shape : path_or_name;
+    enum err e = ERR_OK;
+    if (!model_catalog_find(shape, &model->spec))
+        return err_set(text, ERR_NOT_FOUND, "%s: no known shape", shape);
+    model->is_dummy = true;
+    model->dummy_seed = options->dummy_seed;
+    e = model_index_create(model, text);
+    if (!e) e = model_dummy_places(model, options->dummy_type, text);
+    return e;
+}
+
 enum err model_open(const char *path_or_name, const struct model_open_options *options,
                     struct err_text *text, struct model **out) {
     struct model *model = alloc_zero(1, sizeof *model);
     if (!model) return err_set(text, ERR_MEMORY, "no memory for a model");
-    enum err e = open_gguf(path_or_name, text, model);
+    enum err e = options->is_dummy ? open_dummy(path_or_name, options, text, model)
+                                   : open_gguf(path_or_name, text, model);
     if (e) {
         model_close(model);
         return e;
