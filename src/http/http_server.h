@@ -41,11 +41,16 @@ struct http_handler {
     /* A whole request is here.  The handler answers now or later. */
     void (*on_request)(void *ctx, struct http_exchange *exchange);
     /* The client left (or was cut off) before the answer's end: the exchange is dead when this
-     * returns.  Not called after http_answer_end. */
+     * returns; calls on it meanwhile do nothing.  Not called after http_answer_end or
+     * http_exchange_abort.  A client that shuts its sending side down counts as gone, unless the
+     * answer is complete by then. */
     void (*on_gone)(void *ctx, struct http_exchange *exchange);
-    /* Pending bytes fell under the mark after http_answer_is_full said true. */
+    /* Pending bytes fell to half the mark after http_answer_is_full said true. */
     void (*on_drain)(void *ctx, struct http_exchange *exchange);
-    /* A complete answer went out, or the exchange died: for the access log.  May be NULL. */
+    /* A complete answer went out (the kernel has all of it), or the exchange died: for the access
+     * log, and the last that is heard of the exchange.  Never called from inside an answer call:
+     * after http_answer_end the strings stay until this.  Only for exchanges that on_request saw;
+     * what this layer refuses itself it logs itself.  May be NULL. */
     void (*on_done)(void *ctx, struct http_exchange *exchange, bool is_complete);
     /* Writes the body of an error that the HTTP layer itself answers (400, 408, 413, 431, 503)
      * in the application's error form; NULL: plain text. */
@@ -65,6 +70,8 @@ void http_server_drain(struct http_server *server);
 void http_server_close(struct http_server *server, void (*done)(void *ctx), void *ctx);
 uint32_t http_server_connection_count(const struct http_server *server);
 uint32_t http_server_exchange_count(const struct http_server *server); /* being answered */
+/* Write calls made so far: tokens sent / writes is the mean that shared one. */
+uint64_t http_server_write_count(const struct http_server *server);
 
 /* --- the request; strings live as long as the exchange --- */
 const char *http_request_method(const struct http_exchange *exchange); /* "POST" */
@@ -99,7 +106,8 @@ bool http_answer_is_started(const struct http_exchange *exchange);
 int http_answer_status(const struct http_exchange *exchange); /* 0 before it */
 /* More than pending_bytes_high wait for the reader: hold back until on_drain. */
 bool http_answer_is_full(const struct http_exchange *exchange);
-/* Cuts the connection off (a stream that cannot be ended properly). */
+/* Cuts the connection off (a stream that cannot be ended properly), at the end of this loop turn;
+ * on_done follows, on_gone does not. */
 void http_exchange_abort(struct http_exchange *exchange);
 
 #endif
