@@ -1,0 +1,240 @@
+/* bench_engine - see bench_engine.h. */
+#include "cmd/bench_engine.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/team.h"
+#include "cmd/cmd.h"
+#include "cmd/cmd_model.h"
+#include "device/device_cpu.h"
+
+#define READ_BYTES (1ull << 30) /* far past any cache, so that memory is measured */
+#define READ_PASSES 4
+
+/* --- the ceiling: how fast this machine reads memory -------------------------------------- */
+
+struct reading {
+    const uint64_t *data;
+    uint64_t words;
+    uint64_t sums[TEAM_THREADS_MAX]; /* kept, so that the reads are not optimised away */
+};
+
+static void read_share(void *ctx, uint32_t thread, uint32_t thread_count) {
+    struct reading *reading = ctx;
+    uint64_t first = reading->words / thread_count * thread;
+    uint64_t end =
+        thread + 1 == thread_count ? reading->words : reading->words / thread_count * (thread + 1);
+    uint64_t a = 0, b = 0, c = 0, d = 0;
+    for (uint64_t i = first; i + 32 <= end; i += 32) {
+        const uint64_t *w = reading->data + i;
+        __builtin_prefetch(w + 512);
+        for (int k = 0; k < 32; k += 4) {
+            a += w[k];
+            b += w[k + 1];
+            c += w[k + 2];
+            d += w[k + 3];
+        }
+    }
+    reading->sums[thread] += a + b + c + d;
+}
+
+/* GB/s of the best pass, 0 when there is no memory for it. */
+static double measure_read_gb_per_s(uint32_t thread_count) {
+    void *data = mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED) return 0;
+    madvise(data, READ_BYTES, MADV_HUGEPAGE);
+    memset(data, 1, READ_BYTES);
+    struct team *team = NULL;
+    struct reading reading = {.data = data, .words = READ_BYTES / 8};
+    double best = 0;
+    if (!team_create(thread_count, true, &team)) {
+        for (int pass = 0; pass < READ_PASSES; pass++) {
+            uint64_t started_ns = clock_now_ns();
+            team_run(team, read_share, &reading);
+            double rate = (double) READ_BYTES / (double) (clock_now_ns() - started_ns);
+            if (rate > best) best = rate;
+        }
+        team_destroy(team);
+    }
+    munmap(data, READ_BYTES);
+    return best;
+}
+
+/* --- one case ---------------------------------------------------------------------------- */
+
+struct bench_case {
+    uint32_t prompt_tokens, gen_tokens, batch;
+    double prefill_s, decode_s;
+};
+
+static uint32_t next_random(uint64_t *state) {
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t) (*state >> 33);
+}
+
+/* `batch` requests of fresh random prompts: the time until all have their first token, and from
+ * there until all have gen_tokens. */
+static enum err run_case(struct engine *engine, uint32_t vocab_size, struct bench_case *bench,
+                         uint64_t *state, struct err_text *text) {
+    uint32_t *prompt = alloc_array(bench->prompt_tokens, sizeof *prompt);
+    if (!prompt) return ERR_MEMORY;
+    struct sampling sampling;
+    sampling_init(&sampling);
+    sampling.max_tokens = bench->gen_tokens + 1;
+    sampling.ignore_eos = true;
+    sampling.skip_prefix_cache = true;
+    enum err e = ERR_OK;
+    uint64_t started_ns = clock_now_ns(), prefilled_ns = 0;
+    for (uint32_t i = 0; !e && i < bench->batch; i++) {
+        for (uint32_t k = 0; k < bench->prompt_tokens; k++)
+            prompt[k] = next_random(state) % vocab_size;
+        struct engine_choice choice = {0};
+        struct engine_request request = {.id = i + 1,
+                                         .prompt_ids = prompt,
+                                         .prompt_count = bench->prompt_tokens,
+                                         .choices = &choice,
+                                         .choice_count = 1,
+                                         .sampling = &sampling};
+        e = engine_add(engine, &request, text);
+    }
+    uint32_t first_count = 0;
+    while (!e && !engine_is_idle(engine)) {
+        const struct engine_output *outputs;
+        uint32_t count;
+        e = engine_step(engine, clock_now_us(), &outputs, &count);
+        for (uint32_t i = 0; !e && i < count; i++) {
+            if (outputs[i].finish == FINISH_ERROR) e = outputs[i].error;
+            if (outputs[i].token_id != BACKEND_NO_TOKEN && outputs[i].output_index == 0 &&
+                ++first_count == bench->batch)
+                prefilled_ns = clock_now_ns();
+        }
+    }
+    uint64_t end_ns = clock_now_ns();
+    bench->prefill_s = (double) (prefilled_ns - started_ns) / 1e9;
+    bench->decode_s = (double) (end_ns - prefilled_ns) / 1e9;
+    alloc_free(prompt);
+    return e;
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *) a, y = *(const double *) b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, uint32_t count) {
+    qsort(values, count, sizeof *values, compare_doubles);
+    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
+static void read_machine(char *out, size_t room) {
+    snprintf(out, room, "unknown");
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    if (!file) return;
+    char line[256];
+    while (fgets(line, sizeof line, file)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
+        snprintf(out, room, "%.*s", (int) strcspn(colon + 2, "\n\""), colon + 2);
+        break;
+    }
+    fclose(file);
+}
+
+static void print_result(const struct options *options, const struct model *model,
+                         const struct worker_boot *boot, const struct bench_case *bench,
+                         uint32_t threads, double prefill_s, double decode_s, double ceiling) {
+    const struct model_spec *spec = model_get_spec(model);
+    double tokens = (double) bench->batch;
+    double prefill = tokens * bench->prompt_tokens / prefill_s;
+    double decode = bench->gen_tokens ? tokens * bench->gen_tokens / decode_s : 0;
+    /* Bytes a step reads: all weights once, and each sequence's KV at its mean depth. */
+    double kv = (double) boot->plan.block_bytes / options_count(options, OPT_BLOCK_SIZE);
+    double depth = bench->prompt_tokens + bench->gen_tokens / 2.0;
+    double step_bytes = (double) model_weight_bytes(model) + tokens * depth * kv;
+    double read = bench->gen_tokens ? step_bytes * bench->gen_tokens / decode_s / 1e9 : 0;
+    const struct backend_ops *ops = backend_ops_of(boot->backend);
+    char machine[128], date[32];
+    read_machine(machine, sizeof machine);
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
+    if (options_bool(options, OPT_JSON)) {
+        printf("{\"model\":\"%s\",\"weights\":\"%s\",\"numerics\":\"%s\",\"prompt_tokens\":%u,"
+               "\"gen_tokens\":%u,\"batch\":%u,\"threads\":%u,\"prefill_tokens_per_s\":%.2f,"
+               "\"decode_tokens_per_s\":%.2f,\"read_gb_per_s\":%.2f,\"ceiling_gb_per_s\":%.2f,"
+               "\"version\":\"%s\",\"machine\":\"%s\",\"date\":\"%s\"}\n",
+               spec->name, tensor_type_name(spec->weight_type),
+               numerics_name(ops->numerics(boot->backend)), bench->prompt_tokens, bench->gen_tokens,
+               bench->batch, threads, prefill, decode, read, ceiling, GRAMME_VERSION, machine,
+               date);
+        return;
+    }
+    printf("%s %s, %s, %u threads, %s\n", spec->name, tensor_type_name(spec->weight_type),
+           numerics_name(ops->numerics(boot->backend)), threads, machine);
+    printf("prefill %u x %u tokens   %10.1f tokens/s\n", bench->batch, bench->prompt_tokens,
+           prefill);
+    printf(
+        "decode  %u x %u tokens   %10.1f tokens/s   %.1f GB/s read, %.0f %% of the %.1f GB/s that "
+        "memory gives\n",
+        bench->batch, bench->gen_tokens, decode, read, ceiling > 0 ? 100 * read / ceiling : 0.0,
+        ceiling);
+}
+
+static enum err run_all(const struct options *options, struct model *model, struct err_text *text) {
+    struct worker_boot_options boot_options;
+    struct worker_boot boot = {0};
+    enum err e = cmd_model_boot_options(options, model_get_spec(model), text, &boot_options);
+    struct bench_case bench = {
+        .prompt_tokens = (uint32_t) options_count(options, OPT_PROMPT_TOKENS),
+        .gen_tokens = (uint32_t) options_count(options, OPT_GEN_TOKENS),
+        .batch = (uint32_t) options_count(options, OPT_BATCH),
+    };
+    uint32_t repeat = (uint32_t) options_count(options, OPT_REPEAT);
+    if (!e && bench.batch > boot_options.backend.seat_count)
+        e = err_set(text, ERR_USAGE, "--batch %u is more than --max-num-seqs %u", bench.batch,
+                    boot_options.backend.seat_count);
+    if (e) return e;
+    double ceiling = measure_read_gb_per_s(boot_options.backend.thread_count);
+    e = worker_boot_open(&boot_options, model, cmd_model_progress, NULL, text, &boot);
+    double *prefill = alloc_zero(repeat, sizeof *prefill),
+           *decode = alloc_zero(repeat, sizeof *decode);
+    if (!e && (!prefill || !decode)) e = ERR_MEMORY;
+    uint64_t state = 42;
+    struct bench_case warm = bench;
+    if (warm.gen_tokens > 8) warm.gen_tokens = 8;
+    if (!e) e = run_case(boot.engine, model_get_spec(model)->vocab_size, &warm, &state, text);
+    for (uint32_t i = 0; !e && i < repeat; i++) {
+        e = run_case(boot.engine, model_get_spec(model)->vocab_size, &bench, &state, text);
+        prefill[i] = bench.prefill_s;
+        decode[i] = bench.decode_s;
+    }
+    if (!e)
+        print_result(options, model, &boot, &bench, boot_options.backend.thread_count,
+                     median(prefill, repeat), median(decode, repeat), ceiling);
+    alloc_free(prefill);
+    alloc_free(decode);
+    worker_boot_close(&boot);
+    return e;
+}
+
+int bench_engine_run(int argc, char **argv) {
+    struct options *options = NULL;
+    const char *positional[CMD_POSITIONAL_MAX];
+    uint32_t positional_count = 0;
+    int status = cmd_options(OPTION_BENCH, argc, argv, &options, positional, &positional_count);
+    if (status) return status;
+    struct err_text text = {0};
+    struct model *model = NULL;
+    enum err e = cmd_model_open(options, positional_count ? positional[0] : NULL, &text, &model);
+    if (!e) e = run_all(options, model, &text);
+    model_close(model);
+    options_destroy(options);
+    return e ? cmd_fail(e, &text) : CMD_DONE;
+}

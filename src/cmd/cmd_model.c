@@ -1,0 +1,191 @@
+/* cmd_model - see cmd_model.h. */
+#include "cmd/cmd_model.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "device/device_cpu.h"
+
+enum err cmd_model_open(const struct options *options, const char *name, struct err_text *text,
+                        struct model **out) {
+    if (!name) name = options_text(options, OPT_MODEL);
+    if (!name) return err_set(text, ERR_USAGE, "no model: give -m MODEL");
+    struct model_open_options open = {
+        .is_dummy = strcasecmp(options_text(options, OPT_LOAD_FORMAT), "dummy") == 0,
+        .dummy_seed = options_count(options, OPT_DUMMY_SEED),
+    };
+    CHECK(tensor_type_parse(options_text(options, OPT_DUMMY_TYPE), &open.dummy_type));
+    return model_open(name, &open, text, out);
+}
+
+static enum err read_engine_options(const struct options *options, const struct model_spec *spec,
+                                    struct err_text *text, struct worker_boot_options *out) {
+    struct backend_options *backend = &out->backend;
+    bool is_sim = strcasecmp(options_text(options, OPT_ENGINE), "sim") == 0;
+    out->ops = is_sim ? &sim_backend_ops : &cpu_backend_ops;
+    uint64_t block_size = options_count(options, OPT_BLOCK_SIZE);
+    if (block_size < 8 || block_size > 128 || (block_size & (block_size - 1)))
+        return err_set(text, ERR_USAGE, "--block-size: %llu is none of 8, 16, 32, 64, 128",
+                       (unsigned long long) block_size);
+    *backend = (struct backend_options){
+        .rank_count = (uint32_t) options_count(options, OPT_TENSOR_PARALLEL_SIZE),
+        .block_size = (uint32_t) block_size,
+        .seat_count = (uint32_t) options_count(options, OPT_MAX_NUM_SEQS),
+        .batched_tokens_max = (uint32_t) options_count(options, OPT_MAX_NUM_BATCHED_TOKENS),
+        .model_len_max = spec->context_tokens,
+        .row_tile = (uint32_t) options_count(options, OPT_ROW_TILE),
+        .sim_step_us = options_number(options, OPT_SIM_STEP) * 1000,
+        .sim_token_us = options_number(options, OPT_SIM_TOKEN) * 1000,
+    };
+    CHECK(numerics_parse(options_text(options, OPT_NUMERICS), &backend->numerics));
+    CHECK(kv_dtype_parse(options_text(options, OPT_KV_CACHE_DTYPE), &backend->kv_dtype));
+    if (strcasecmp(options_text(options, OPT_CPU), "auto") != 0)
+        backend->cpu_body = options_text(options, OPT_CPU);
+    if (options_is_set(options, OPT_MAX_MODEL_LEN)) {
+        uint64_t wanted = options_count(options, OPT_MAX_MODEL_LEN);
+        if (wanted > spec->context_tokens)
+            return err_set(text, ERR_USAGE,
+                           "--max-model-len: %llu is more than the %u tokens that %s was made for",
+                           (unsigned long long) wanted, spec->context_tokens, spec->name);
+        backend->model_len_max = (uint32_t) wanted;
+    } else {
+        out->budget.may_shrink_len = true;
+    }
+    if (backend->batched_tokens_max < backend->seat_count)
+        return err_set(text, ERR_USAGE,
+                       "--max-num-batched-tokens (%u) must be at least --max-num-seqs (%u)",
+                       backend->batched_tokens_max, backend->seat_count);
+    if (!options_bool(options, OPT_ENABLE_CHUNKED_PREFILL) &&
+        backend->batched_tokens_max < backend->model_len_max)
+        return err_set(
+            text, ERR_USAGE,
+            "--max-num-batched-tokens (%u) is smaller than max-model-len (%u) and chunked "
+            "prefill is off: raise it, or --enable-chunked-prefill",
+            backend->batched_tokens_max, backend->model_len_max);
+    return ERR_OK;
+}
+
+enum err cmd_model_boot_options(const struct options *options, const struct model_spec *spec,
+                                struct err_text *text, struct worker_boot_options *out) {
+    struct worker_boot_options boot = {0};
+    enum err e = read_engine_options(options, spec, text, &boot);
+    if (e) return e;
+    struct device_cpu cpu;
+    device_cpu_probe(NULL, &cpu);
+    boot.backend.thread_count = cpu.thread_count;
+    if (options_is_set(options, OPT_THREADS))
+        boot.backend.thread_count = (uint32_t) options_count(options, OPT_THREADS);
+    boot.backend.may_spin = boot.backend.thread_count <= cpu.core_count;
+    log_debug("%u threads (%s), %.1f GiB of memory available (%s)", boot.backend.thread_count,
+              cpu.thread_reason, (double) cpu.available_bytes / (1u << 30), cpu.memory_reason);
+    boot.budget.total_bytes = cpu.total_bytes;
+    boot.budget.available_bytes = cpu.available_bytes;
+    if (options_is_set(options, OPT_GPU_MEMORY_UTILIZATION))
+        boot.budget.utilization = options_number(options, OPT_GPU_MEMORY_UTILIZATION);
+    if (options_is_set(options, OPT_KV_CACHE_MEMORY_BYTES))
+        boot.budget.kv_bytes = options_count(options, OPT_KV_CACHE_MEMORY_BYTES);
+    boot.engine = (struct engine_options){
+        .queue_requests_max = 4096,
+        .queue_prompt_bytes_max = 256u << 20,
+        .is_chunked_prefill = options_bool(options, OPT_ENABLE_CHUNKED_PREFILL),
+        .prefill_chunk_max = (uint32_t) options_count(options, OPT_PREFILL_CHUNK),
+        .has_prefix_cache = options_bool(options, OPT_ENABLE_PREFIX_CACHING),
+    };
+    boot.prefault = options_bool(options, OPT_PREFAULT);
+    *out = boot;
+    return ERR_OK;
+}
+
+/* --- sampling ---------------------------------------------------------------------------- */
+
+static enum err read_seed(const struct options *options, struct err_text *text, uint64_t *seed) {
+    const char *written = options_text(options, OPT_SEED);
+    if (!written) {
+        if (getrandom(seed, sizeof *seed, 0) != sizeof *seed) *seed = clock_wall_ns();
+        return ERR_OK;
+    }
+    char *end;
+    errno = 0;
+    long long value = strtoll(written, &end, 10);
+    if (errno || end == written || *end)
+        return err_set(text, ERR_USAGE, "--seed: '%s' is not a whole number of 64 bits", written);
+    *seed = (uint64_t) value;
+    return ERR_OK;
+}
+
+static void apply_generation_config(const struct options *options, const struct model *model,
+                                    struct sampling *out) {
+    const struct model_generation *generation = model_generation_defaults(model);
+    if (strcasecmp(options_text(options, OPT_GENERATION_CONFIG), "none") == 0) return;
+    if (generation->has_temperature) out->temperature = generation->temperature;
+    if (generation->has_top_p) out->top_p = generation->top_p;
+    if (generation->has_top_k) out->top_k = generation->top_k;
+    if (generation->has_min_p) out->min_p = generation->min_p;
+    if (generation->has_repetition_penalty)
+        out->repetition_penalty = generation->repetition_penalty;
+}
+
+enum err cmd_model_sampling(const struct options *options, const struct model *model,
+                            float temperature_default, struct err_text *text,
+                            struct sampling *out) {
+    const struct model_spec *spec = model_get_spec(model);
+    sampling_init(out);
+    out->temperature = temperature_default;
+    out->max_tokens = spec->context_tokens;
+    apply_generation_config(options, model, out);
+    static const struct {
+        enum option_id id;
+        size_t offset;
+    } floats[] = {
+        {OPT_TEMPERATURE, offsetof(struct sampling, temperature)},
+        {OPT_TOP_P, offsetof(struct sampling, top_p)},
+        {OPT_MIN_P, offsetof(struct sampling, min_p)},
+        {OPT_PRESENCE_PENALTY, offsetof(struct sampling, presence_penalty)},
+        {OPT_FREQUENCY_PENALTY, offsetof(struct sampling, frequency_penalty)},
+        {OPT_REPETITION_PENALTY, offsetof(struct sampling, repetition_penalty)},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(floats); i++)
+        if (options_is_set(options, floats[i].id))
+            *(float *) (void *) ((char *) out + floats[i].offset) =
+                (float) options_number(options, floats[i].id);
+    if (options_is_set(options, OPT_TOP_K)) {
+        double top_k = options_number(options, OPT_TOP_K);
+        if (top_k != floor(top_k))
+            return err_set(text, ERR_USAGE, "--top-k: %g is not a whole number", top_k);
+        out->top_k = (int32_t) top_k;
+    }
+    if (options_is_set(options, OPT_MAX_TOKENS))
+        out->max_tokens = (uint32_t) options_count(options, OPT_MAX_TOKENS);
+    out->min_tokens = (uint32_t) options_count(options, OPT_MIN_TOKENS);
+    out->ignore_eos = options_bool(options, OPT_IGNORE_EOS);
+    out->stop_ids = spec->eos_ids;
+    out->stop_id_count = out->ignore_eos ? 0 : spec->eos_count;
+    return read_seed(options, text, &out->seed);
+}
+
+/* --- progress ---------------------------------------------------------------------------- */
+
+void cmd_model_progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes) {
+    (void) ctx;
+    static uint64_t drawn_ns;
+    bool is_done = done_bytes >= total_bytes;
+    if (!isatty(STDERR_FILENO)) return; /* plain output: the caller's one line says it all */
+    uint64_t now_ns = clock_now_ns();
+    if (!is_done && now_ns - drawn_ns < 50000000u) return;
+    drawn_ns = now_ns;
+    char bar[31];
+    unsigned filled = total_bytes ? (unsigned) (done_bytes * 30 / total_bytes) : 30;
+    for (unsigned i = 0; i < 30; i++) bar[i] = i < filled ? '#' : '.';
+    bar[30] = '\0';
+    fprintf(stderr, "\rloading [%s] %3u%% %-16.16s%s", bar,
+            total_bytes ? (unsigned) (done_bytes * 100 / total_bytes) : 100, stage,
+            is_done ? "\r\033[K" : "");
+    fflush(stderr);
+}
