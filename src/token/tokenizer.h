@@ -3,9 +3,11 @@
  * A tokenizer is made once and never changes: any number of threads may use one.  What a call
  * needs to remember (the word cache, scratch) lives in a struct token_scratch, one a thread.
  *
- * Special tokens: an added token of the vocabulary is matched in the text only where every byte
- * of it is control text.  What a user wrote (a span with is_user) is never control; this is the
- * one place where we part from the reference on purpose (design.md 8, behaviour.md 5). */
+ * Special tokens: an added token that is special, or has the shape of markup (<...>, [...]: such
+ * as <tool_call>, which its file may not call special), is matched only where every byte of it is
+ * control text.  What a user wrote (a range of user_ranges) is never control; this is the one
+ * place where we part from the reference on purpose (behaviour.md 5).  Added tokens that are plain
+ * text (runs of spaces, words) are matched anywhere, as the reference does. */
 #ifndef GRAMME_TOKEN_TOKENIZER_H
 #define GRAMME_TOKEN_TOKENIZER_H
 
@@ -53,7 +55,8 @@ uint32_t tokenizer_vocab_size(const struct tokenizer *tokenizer); /* highest id 
 uint32_t tokenizer_bos(const struct tokenizer *tokenizer);        /* TOKENIZER_NONE: none */
 uint32_t tokenizer_eos(const struct tokenizer *tokenizer);
 uint32_t tokenizer_unk(const struct tokenizer *tokenizer);
-/* The longest token's bytes: a prompt of n bytes has at least n / this tokens. */
+/* The most bytes of text that one id can stand for: a prompt of n bytes has at least n / this
+ * tokens.  UINT32_MAX where there is no such bound (tokens that strip white space, ...). */
 uint32_t tokenizer_token_bytes_max(const struct tokenizer *tokenizer);
 /* XXH3-64 over everything that decides ids: equal digests tokenize alike. */
 uint64_t tokenizer_digest(const struct tokenizer *tokenizer);
@@ -87,7 +90,8 @@ void tokenizer_ids_release(struct tokenizer_ids *ids);
 
 enum tokenizer_flags {
     TOKENIZER_ADD_SPECIAL = 1,   /* what the post-processor adds (BOS, EOS) */
-    TOKENIZER_PARSE_SPECIAL = 2, /* added tokens are recognised in control text */
+    TOKENIZER_PARSE_SPECIAL = 2, /* special tokens are recognised in control text; without it
+                                    the whole text is as if a user wrote it */
 };
 
 /* Appends the ids of text (valid UTF-8, else ERR_FORMAT with the byte offset; a GGUF or JSON
@@ -109,8 +113,9 @@ struct token_decoder {
     const struct tokenizer *tokenizer;
     uint8_t held[8]; /* an unfinished character */
     uint8_t held_count;
-    bool is_started;   /* something was emitted (leading-space rules) */
-    bool skip_special; /* control tokens give no text */
+    uint8_t strip_left; /* leading spaces that would still be taken off */
+    bool is_started;    /* a token has come (rules of the first token) */
+    bool skip_special;  /* control tokens give no text */
 };
 void token_decoder_init(struct token_decoder *decoder, const struct tokenizer *tokenizer,
                         bool skip_special);

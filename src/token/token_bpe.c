@@ -1,0 +1,317 @@
+/* token_bpe - see the header. */
+#include "token/token_bpe.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "token/token_unicode.h"
+
+#define SHORT_SYMBOLS 64 /* measured: scanning wins over a heap up to about here */
+
+static const struct token_vocab_merge no_merge = {.rank = UINT32_MAX, .id = TOKENIZER_NONE};
+
+enum err token_bpe_reserve(struct tokenizer_ids *ids, size_t count) {
+    if (count <= ids->room - ids->count) return ERR_OK;
+    if (count > UINT32_MAX / 2 - ids->count) return ERR_LIMIT;
+    uint32_t need = ids->count + (uint32_t) count;
+    uint32_t room = need + need / 2 + 64;
+    uint32_t *grown = alloc_resize(ids->ids, (size_t) room * sizeof *grown);
+    if (!grown) return ERR_MEMORY;
+    ids->ids = grown;
+    ids->room = room;
+    return ERR_OK;
+}
+
+static const struct token_vocab_merge *merge_of(const struct tokenizer *tokenizer, uint32_t left,
+                                                uint32_t right) {
+    const struct token_vocab_merge *merge = token_vocab_find_merge(&tokenizer->vocab, left, right);
+    return merge ? merge : &no_merge;
+}
+
+/* --- the symbols a word begins as ---------------------------------------------------------- */
+
+static uint32_t char_id(const struct tokenizer *tokenizer, const uint8_t *text, uint32_t *bytes) {
+    uint32_t cp = token_unicode_decode(text, bytes);
+    if (cp < TOKENIZER_CHARS) return tokenizer->char_ids[cp];
+    return token_vocab_find(&tokenizer->vocab, text, *bytes);
+}
+
+/* Characters, with byte tokens or the unknown token for those that are none.  As in the
+ * reference an unknown one waits for the next known one: byte tokens pass before it. */
+static size_t char_symbols(const struct tokenizer *tokenizer, const uint8_t *word, size_t bytes,
+                           uint32_t *out) {
+    size_t count = 0;
+    bool is_unk = false;
+    for (size_t at = 0; at < bytes;) {
+        uint32_t length;
+        uint32_t id = char_id(tokenizer, word + at, &length);
+        if (id != TOKENIZER_NONE) {
+            if (is_unk) out[count++] = tokenizer->unk_symbol;
+            is_unk = false;
+            out[count++] = id;
+        } else if (tokenizer->is_byte_fallback) {
+            for (uint32_t i = 0; i < length; i++) out[count++] = tokenizer->byte_ids[word[at + i]];
+        } else if (tokenizer->unk_symbol != TOKENIZER_NONE) {
+            if (is_unk && !tokenizer->is_unk_fused) out[count++] = tokenizer->unk_symbol;
+            is_unk = true;
+        }
+        at += length;
+    }
+    if (is_unk) out[count++] = tokenizer->unk_symbol;
+    return count;
+}
+
+/* A byte without a symbol is the unknown token's, or vanishes. */
+static size_t byte_symbols(const struct tokenizer *tokenizer, const uint8_t *word, size_t bytes,
+                           uint32_t *out) {
+    size_t count = 0;
+    bool is_unk = false;
+    for (size_t i = 0; i < bytes; i++) {
+        uint32_t id = tokenizer->byte_ids[word[i]];
+        if (id != TOKENIZER_NONE) {
+            if (is_unk) out[count++] = tokenizer->unk_symbol;
+            is_unk = false;
+            out[count++] = id;
+        } else if (tokenizer->unk_symbol != TOKENIZER_NONE) {
+            if (is_unk && !tokenizer->is_unk_fused) out[count++] = tokenizer->unk_symbol;
+            is_unk = true;
+        }
+    }
+    if (is_unk) out[count++] = tokenizer->unk_symbol;
+    return count;
+}
+
+/* --- merging ------------------------------------------------------------------------------- */
+
+/* In place; gives the number of ids left. */
+static size_t merge_short(const struct tokenizer *tokenizer, uint32_t *ids, size_t count) {
+    uint32_t ranks[SHORT_SYMBOLS], merged[SHORT_SYMBOLS]; /* of the pair (i, i + 1) */
+    for (size_t i = 0; i + 1 < count; i++) {
+        const struct token_vocab_merge *merge = merge_of(tokenizer, ids[i], ids[i + 1]);
+        ranks[i] = merge->rank;
+        merged[i] = merge->id;
+    }
+    while (count > 1) {
+        uint32_t least = UINT32_MAX;
+        size_t at = 0;
+        for (size_t i = 0; i + 1 < count; i++) {
+            if (ranks[i] < least) {
+                least = ranks[i];
+                at = i;
+            }
+        }
+        if (least == UINT32_MAX) break;
+        ids[at] = merged[at];
+        count--;
+        for (size_t i = at + 1; i < count; i++) ids[i] = ids[i + 1];
+        for (size_t i = at; i + 1 < count; i++) {
+            ranks[i] = ranks[i + 1];
+            merged[i] = merged[i + 1];
+        }
+        if (at + 1 < count) {
+            const struct token_vocab_merge *merge = merge_of(tokenizer, ids[at], ids[at + 1]);
+            ranks[at] = merge->rank;
+            merged[at] = merge->id;
+        }
+        if (at > 0) {
+            const struct token_vocab_merge *merge = merge_of(tokenizer, ids[at - 1], ids[at]);
+            ranks[at - 1] = merge->rank;
+            merged[at - 1] = merge->id;
+        }
+    }
+    return count;
+}
+
+/* A heap of four children a node: fewer cache lines on the way down. */
+static void heap_sift_down(uint64_t *heap, size_t count, size_t at, uint64_t key) {
+    for (;;) {
+        size_t child = at * 4 + 1;
+        if (child >= count) break;
+        size_t last = child + 4 < count ? child + 4 : count;
+        size_t least = child;
+        for (size_t i = child + 1; i < last; i++) {
+            if (heap[i] < heap[least]) least = i;
+        }
+        if (heap[least] >= key) break;
+        heap[at] = heap[least];
+        at = least;
+    }
+    heap[at] = key;
+}
+
+static void heap_push(uint64_t *heap, size_t *count, uint64_t key) {
+    size_t at = (*count)++;
+    while (at > 0) {
+        size_t parent = (at - 1) / 4;
+        if (heap[parent] <= key) break;
+        heap[at] = heap[parent];
+        at = parent;
+    }
+    heap[at] = key;
+}
+
+static uint64_t heap_pop(uint64_t *heap, size_t *count) {
+    uint64_t top = heap[0];
+    --*count;
+    if (*count) heap_sift_down(heap, *count, 0, heap[*count]);
+    return top;
+}
+
+static enum err reserve_symbols(struct token_scratch *scratch, size_t count) {
+    if (count > UINT32_MAX / 4) return ERR_LIMIT;
+    if (count > scratch->symbol_room) {
+        void *symbols = alloc_resize(scratch->symbols, count * sizeof *scratch->symbols);
+        if (!symbols) return ERR_MEMORY;
+        scratch->symbols = symbols;
+        scratch->symbol_room = count;
+    }
+    /* A pair at the start for each symbol, and at most two for each merge. */
+    if (count * 3 > scratch->heap_room) {
+        void *heap = alloc_resize(scratch->heap, count * 3 * sizeof *scratch->heap);
+        if (!heap) return ERR_MEMORY;
+        scratch->heap = heap;
+        scratch->heap_room = count * 3;
+    }
+    return ERR_OK;
+}
+
+/* Sets the pair that begins at `at`; true when it merges. */
+static bool set_pair(const struct tokenizer *tokenizer, struct token_scratch_symbol *symbols,
+                     uint32_t at) {
+    struct token_scratch_symbol *symbol = &symbols[at];
+    symbol->rank = UINT32_MAX;
+    if (symbol->next == UINT32_MAX) return false;
+    const struct token_vocab_merge *merge =
+        merge_of(tokenizer, symbol->id, symbols[symbol->next].id);
+    symbol->rank = merge->rank;
+    symbol->merged = merge->id;
+    return merge->rank != UINT32_MAX;
+}
+
+/* In place; *count becomes the number of ids left.  An entry of the heap is stale when the pair
+ * at its place has another rank by now: a rank belongs to one pair. */
+static enum err merge_long(const struct tokenizer *tokenizer, struct token_scratch *scratch,
+                           uint32_t *ids, size_t *count) {
+    enum err e = reserve_symbols(scratch, *count);
+    if (e) return e;
+    struct token_scratch_symbol *symbols = scratch->symbols;
+    uint32_t symbol_count = (uint32_t) *count;
+    for (uint32_t i = 0; i < symbol_count; i++) {
+        symbols[i].id = ids[i];
+        symbols[i].previous = i ? i - 1 : UINT32_MAX;
+        symbols[i].next = i + 1 < symbol_count ? i + 1 : UINT32_MAX;
+    }
+    uint64_t *heap = scratch->heap;
+    size_t heap_count = 0;
+    for (uint32_t i = 0; i < symbol_count; i++) {
+        if (set_pair(tokenizer, symbols, i))
+            heap[heap_count++] = (uint64_t) symbols[i].rank << 32 | i;
+    }
+    for (size_t i = heap_count; i-- > 0;) heap_sift_down(heap, heap_count, i, heap[i]);
+    while (heap_count) {
+        uint64_t key = heap_pop(heap, &heap_count);
+        uint32_t at = (uint32_t) key;
+        struct token_scratch_symbol *symbol = &symbols[at];
+        if (symbol->rank != key >> 32) continue;
+        struct token_scratch_symbol *right = &symbols[symbol->next];
+        symbol->id = symbol->merged;
+        symbol->next = right->next;
+        right->rank = UINT32_MAX;
+        if (symbol->next != UINT32_MAX) symbols[symbol->next].previous = at;
+        if (set_pair(tokenizer, symbols, at)) {
+            heap_push(heap, &heap_count, (uint64_t) symbol->rank << 32 | at);
+        }
+        uint32_t previous = symbol->previous;
+        if (previous != UINT32_MAX && set_pair(tokenizer, symbols, previous)) {
+            heap_push(heap, &heap_count, (uint64_t) symbols[previous].rank << 32 | previous);
+        }
+    }
+    size_t left = 0;
+    for (uint32_t i = 0; i != UINT32_MAX; i = symbols[i].next) ids[left++] = symbols[i].id;
+    *count = left;
+    return ERR_OK;
+}
+
+static enum err merge_word(const struct tokenizer *tokenizer, struct token_scratch *scratch,
+                           const uint8_t *word, size_t bytes, struct tokenizer_ids *ids) {
+    if (tokenizer->ignore_merges) {
+        uint32_t id = token_vocab_find(&tokenizer->vocab, word, bytes);
+        if (id != TOKENIZER_NONE) {
+            enum err e = token_bpe_reserve(ids, 1);
+            if (!e) ids->ids[ids->count++] = id;
+            return e;
+        }
+    }
+    enum err e = token_bpe_reserve(ids, bytes); /* a symbol is at least a byte */
+    if (e) return e;
+    uint32_t *symbols = ids->ids + ids->count;
+    size_t count = tokenizer->is_byte_level ? byte_symbols(tokenizer, word, bytes, symbols)
+                                            : char_symbols(tokenizer, word, bytes, symbols);
+    if (count > SHORT_SYMBOLS) {
+        e = merge_long(tokenizer, scratch, symbols, &count);
+        if (e) return e;
+    } else {
+        count = merge_short(tokenizer, symbols, count);
+    }
+    ids->count += (uint32_t) count;
+    return ERR_OK;
+}
+
+/* --- the cache ----------------------------------------------------------------------------- */
+
+static void load_key(const uint8_t *word, size_t bytes, const uint8_t *read_end, uint64_t *low,
+                     uint64_t *high) {
+    uint64_t key[2] = {0};
+    if (read_end - word >= 16) {
+        memcpy(key, word, 16);
+        if (bytes < 8) {
+            key[0] &= (UINT64_C(1) << bytes * 8) - 1;
+            key[1] = 0;
+        } else {
+            key[1] &= (UINT64_C(1) << (bytes - 8) * 8) - 1;
+        }
+    } else {
+        memcpy(key, word, bytes);
+    }
+    *low = key[0];
+    *high = key[1] | (uint64_t) bytes << 56;
+}
+
+static uint64_t key_hash(uint64_t low, uint64_t high) {
+    __extension__ unsigned __int128 product =
+        (unsigned __int128) (low ^ 0xa0761d6478bd642fu) * (high ^ 0xe7037ed1a0b428dbu);
+    return (uint64_t) product ^ (uint64_t) (product >> 64);
+}
+
+enum err token_bpe_word(const struct tokenizer *tokenizer, struct token_scratch *scratch,
+                        const uint8_t *word, size_t bytes, const uint8_t *read_end,
+                        struct tokenizer_ids *ids) {
+    if (bytes > TOKEN_SCRATCH_WORD_BYTES || !scratch->cache) {
+        return merge_word(tokenizer, scratch, word, bytes, ids);
+    }
+    uint64_t low, high;
+    load_key(word, bytes, read_end, &low, &high);
+    struct token_scratch_entry *set =
+        scratch->cache + 2 * (key_hash(low, high) & scratch->set_mask);
+    for (int way = 0; way < 2; way++) {
+        const struct token_scratch_entry *entry = &set[way];
+        if (entry->low != low || entry->high != high) continue;
+        enum err e = token_bpe_reserve(ids, TOKEN_SCRATCH_WORD_IDS);
+        if (e) return e;
+        uint32_t *out = ids->ids + ids->count;
+        memcpy(out, entry->ids, sizeof entry->ids);
+        uint32_t count = 0;
+        while (count < TOKEN_SCRATCH_WORD_IDS && out[count] != TOKENIZER_NONE) count++;
+        ids->count += count;
+        return ERR_OK;
+    }
+    uint32_t first = ids->count;
+    enum err e = merge_word(tokenizer, scratch, word, bytes, ids);
+    if (e || ids->count - first > TOKEN_SCRATCH_WORD_IDS) return e;
+    set[1] = set[0];
+    set[0] = (struct token_scratch_entry){.low = low, .high = high};
+    for (uint32_t i = 0; i < TOKEN_SCRATCH_WORD_IDS; i++) {
+        set[0].ids[i] = first + i < ids->count ? ids->ids[first + i] : TOKENIZER_NONE;
+    }
+    return ERR_OK;
+}
