@@ -31,6 +31,7 @@ struct plan {
     uint32_t block_count;  /* usable blocks, block 0 not counted; the same on every rank */
     uint64_t block_bytes;  /* of the widest rank */
     uint64_t kv_tokens;    /* block_count x block_size */
+    uint64_t device_bytes; /* what the budget was taken of */
     uint64_t budget_bytes; /* a rank */
     uint64_t total_bytes;
     uint64_t headroom_bytes;

@@ -1,0 +1,279 @@
+/* plan - see plan.h.
+ *
+ * Where the room comes from.  With gpu-memory-utilization written, each rank has a device with
+ * budget = floor(utilization x total).  Without it (the machine's own CPU) all ranks share one
+ * memory, the limit is what is available, and KV follows behaviour.md 3. */
+#include "plan/plan.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/num.h"
+#include "base/team.h"
+
+/* KV by default on the CPU: behaviour.md 3. */
+#define KV_DEFAULT_REQUESTS 8
+#define KV_DEFAULT_BYTES_MAX ((uint64_t) 4 << 30)
+#define KV_DEFAULT_AVAILABLE_SHARE 4
+/* A shrunk max-model-len below this would refuse most chats: better to say that it does not fit. */
+#define LEN_SHRUNK_MIN 256u
+
+/* The line "process": upper bounds, so marked estimated.  Stacks: every service thread (loop, bus,
+ * transfer, signal, tokenizer pool) has PROCESS_STACK_BYTES.  Heap: two arenas' slack, connections
+ * and queue; a vocabulary costs its strings, merges, hash tables and word caches; a running
+ * request its ids, logprobs and text.  Libraries: resident pages of the shared ones. */
+#define PROCESS_SERVICE_THREADS 8
+#define PROCESS_STACK_BYTES ((uint64_t) 1 << 20)
+#define PROCESS_HEAP_BYTES ((uint64_t) 48 << 20)
+#define PROCESS_VOCAB_ENTRY_BYTES 512
+#define PROCESS_TOKEN_BYTES 16
+#define PROCESS_LIBRARY_BYTES ((uint64_t) 24 << 20)
+
+static uint64_t process_bytes(const struct model_spec *spec,
+                              const struct backend_options *options) {
+    uint64_t bytes = PROCESS_HEAP_BYTES + PROCESS_LIBRARY_BYTES;
+    bytes += PROCESS_SERVICE_THREADS * PROCESS_STACK_BYTES;
+    bytes += (uint64_t) options->thread_count * TEAM_STACK_BYTES;
+    bytes += (uint64_t) spec->vocab_size * PROCESS_VOCAB_ENTRY_BYTES;
+    return bytes + (uint64_t) options->batched_tokens_max * PROCESS_TOKEN_BYTES +
+           (uint64_t) options->seat_count * PROCESS_TOKEN_BYTES * 1024;
+}
+
+/* What every choice below is made from. */
+struct costs {
+    uint64_t fixed_bytes[PLAN_RANKS_MAX]; /* all but KV */
+    uint64_t block_bytes[PLAN_RANKS_MAX];
+    uint64_t fixed_sum, block_sum;
+    uint32_t rank_count;
+    uint32_t block_size;
+    bool is_shared; /* all ranks in one memory */
+};
+
+static void collect_costs(const struct model_spec *spec, const struct backend *backend,
+                          const struct backend_options *options, struct plan *plan,
+                          struct costs *costs) {
+    const struct backend_ops *ops = backend_ops_of(backend);
+    for (uint32_t rank = 0; rank < plan->rank_count; rank++) {
+        struct mem_plan *lines = &plan->ranks[rank];
+        ops->plan(backend, rank, lines);
+        if (rank == 0) {
+            mem_plan_add(lines, MEM_CONTEXT, process_bytes(spec, options), "process");
+            struct mem_line *line = &lines->lines[lines->line_count - 1];
+            line->is_outside = line->is_estimated = true;
+        }
+        costs->fixed_bytes[rank] = mem_plan_total(lines);
+        costs->block_bytes[rank] = ops->block_bytes(backend, rank);
+        CHECK(costs->block_bytes[rank] > 0);
+        CHECK(num_add(costs->fixed_sum, costs->fixed_bytes[rank], &costs->fixed_sum));
+        CHECK(num_add(costs->block_sum, costs->block_bytes[rank], &costs->block_sum));
+        plan->block_bytes = num_max(plan->block_bytes, costs->block_bytes[rank]);
+    }
+}
+
+/* Whole blocks that fit beside everything else, on the rank with the least room. */
+static uint64_t blocks_within(const struct costs *costs, uint64_t limit_bytes) {
+    if (costs->is_shared)
+        return limit_bytes < costs->fixed_sum ? 0
+                                              : (limit_bytes - costs->fixed_sum) / costs->block_sum;
+    uint64_t least = UINT64_MAX;
+    for (uint32_t rank = 0; rank < costs->rank_count; rank++) {
+        uint64_t fixed = costs->fixed_bytes[rank];
+        uint64_t blocks =
+            limit_bytes < fixed ? 0 : (limit_bytes - fixed) / costs->block_bytes[rank];
+        least = num_min(least, blocks);
+    }
+    return least;
+}
+
+static bool is_fixed_within(const struct costs *costs, uint64_t limit_bytes) {
+    if (costs->is_shared) return costs->fixed_sum <= limit_bytes;
+    for (uint32_t rank = 0; rank < costs->rank_count; rank++)
+        if (costs->fixed_bytes[rank] > limit_bytes) return false;
+    return true;
+}
+
+/* What one block takes of a limit. */
+static uint64_t block_cost(const struct plan *plan, const struct costs *costs) {
+    return costs->is_shared ? costs->block_sum : plan->block_bytes;
+}
+
+/* --- sentences ---------------------------------------------------------------------------- */
+
+struct size_text {
+    char text[32];
+};
+
+/* "61.03 GiB", "352.1 MiB", "16384 bytes" */
+static struct size_text size_text(uint64_t bytes) {
+    struct size_text size;
+    if (bytes >= 1u << 30)
+        snprintf(size.text, sizeof size.text, "%.2f GiB", (double) bytes / (1u << 30));
+    else if (bytes >= 10u << 20)
+        snprintf(size.text, sizeof size.text, "%.1f MiB", (double) bytes / (1u << 20));
+    else snprintf(size.text, sizeof size.text, "%llu bytes", (unsigned long long) bytes);
+    return size;
+}
+
+/* Names the buffer at which the limit is passed. */
+static void refuse_fixed(struct plan *plan, const struct costs *costs, uint64_t limit_bytes,
+                         const char *limit_name) {
+    uint64_t used = 0;
+    for (uint32_t rank = 0; rank < plan->rank_count; rank++) {
+        if (!costs->is_shared) used = 0;
+        for (uint32_t i = 0; i < plan->ranks[rank].line_count; i++) {
+            const struct mem_line *line = &plan->ranks[rank].lines[i];
+            if (line->bytes <= limit_bytes - used) {
+                used += line->bytes;
+                continue;
+            }
+            uint64_t all = costs->is_shared ? costs->fixed_sum : costs->fixed_bytes[rank];
+            (void) err_set(&plan->verdict, ERR_NO_ROOM,
+                           "%s needs %s and %s of the %s %s are left; with all buffers but KV "
+                           "it is %s: set a smaller max-num-batched-tokens or max-num-seqs, or "
+                           "take a smaller or more quantized model",
+                           line->reason, size_text(line->bytes).text,
+                           size_text(limit_bytes - used).text, limit_name,
+                           size_text(limit_bytes).text, size_text(all).text);
+            return;
+        }
+    }
+    CHECK(!"some line passes the limit");
+}
+
+static void refuse_kv(struct plan *plan, const struct costs *costs, uint64_t limit_bytes,
+                      const char *limit_name, uint64_t wanted_blocks, uint64_t blocks) {
+    uint64_t tokens = blocks * costs->block_size;
+    uint64_t cost = block_cost(plan, costs);
+    uint64_t wanted_bytes = wanted_blocks * cost, left_bytes = blocks * cost;
+    char remedy[64] = "set a smaller max-num-batched-tokens";
+    if (tokens)
+        snprintf(remedy, sizeof remedy, "set max-model-len: %llu", (unsigned long long) tokens);
+    (void) err_set(&plan->verdict, ERR_NO_ROOM,
+                   "kv needs %s for one request of max-model-len %u tokens and %s of the %s %s are "
+                   "left (%llu tokens): %s%s",
+                   size_text(wanted_bytes).text, plan->model_len_max, size_text(left_bytes).text,
+                   limit_name, size_text(limit_bytes).text, (unsigned long long) tokens, remedy,
+                   limit_name[0] == 'b' ? " or a higher gpu-memory-utilization" : "");
+}
+
+/* --- the choice --------------------------------------------------------------------------- */
+
+/* Blocks by the default rule of the machine's own CPU. */
+static uint64_t default_blocks(const struct plan *plan, const struct costs *costs,
+                               const struct plan_budget *budget, uint64_t request_blocks) {
+    uint64_t cost = block_cost(plan, costs);
+    uint64_t room =
+        num_min(KV_DEFAULT_BYTES_MAX, budget->available_bytes / KV_DEFAULT_AVAILABLE_SHARE);
+    uint64_t blocks = num_min(request_blocks * KV_DEFAULT_REQUESTS, room / cost);
+    return num_max(blocks, request_blocks);
+}
+
+struct limit {
+    uint64_t bytes;
+    const char *name;
+};
+
+/* Decides block_count and fits; everything else is known. */
+static void choose_blocks(struct plan *plan, const struct costs *costs,
+                          const struct plan_budget *budget, struct limit limit) {
+    uint64_t request_blocks = num_div_up(plan->model_len_max, costs->block_size);
+    if (!is_fixed_within(costs, limit.bytes)) {
+        refuse_fixed(plan, costs, limit.bytes, limit.name);
+        return;
+    }
+    uint64_t room_blocks = blocks_within(costs, limit.bytes);
+    uint64_t wanted = room_blocks;
+    if (budget->kv_bytes) wanted = budget->kv_bytes / block_cost(plan, costs);
+    else if (costs->is_shared)
+        wanted = num_min(room_blocks, default_blocks(plan, costs, budget, request_blocks));
+    plan->fits = true;
+    if (wanted > room_blocks) { /* only --kv-cache-memory-bytes can ask for that */
+        (void) err_set(&plan->verdict, ERR_NO_ROOM,
+                       "kv needs %s (kv-cache-memory-bytes) and %s of the %s %s are left",
+                       size_text(budget->kv_bytes).text,
+                       size_text(room_blocks * block_cost(plan, costs)).text, limit.name,
+                       size_text(limit.bytes).text);
+        wanted = room_blocks;
+        plan->fits = false;
+    } else if (wanted < request_blocks) {
+        uint64_t tokens = wanted * costs->block_size;
+        if (budget->may_shrink_len && tokens >= LEN_SHRUNK_MIN) {
+            plan->model_len_max = (uint32_t) tokens;
+            plan->is_len_shrunk = true;
+        } else {
+            if (budget->kv_bytes) limit = (struct limit){budget->kv_bytes, "kv-cache-memory-bytes"};
+            refuse_kv(plan, costs, limit.bytes, limit.name, request_blocks, wanted);
+            plan->fits = false;
+        }
+    }
+    plan->block_count = (uint32_t) num_min(wanted, UINT32_MAX - 1);
+}
+
+static void finish(struct plan *plan, const struct costs *costs, const struct plan_budget *budget,
+                   struct limit limit) {
+    uint64_t sum = 0, widest = 0;
+    for (uint32_t rank = 0; rank < plan->rank_count; rank++) {
+        uint64_t kv_bytes;
+        CHECK(num_mul(plan->block_count, costs->block_bytes[rank], &kv_bytes));
+        mem_plan_add(&plan->ranks[rank], MEM_KV, kv_bytes, "kv");
+        uint64_t total = mem_plan_total(&plan->ranks[rank]);
+        sum += total;
+        widest = num_max(widest, total);
+    }
+    plan->kv_tokens = (uint64_t) plan->block_count * costs->block_size;
+    plan->total_bytes = costs->is_shared ? sum : widest;
+    /* Without a written utilization the budget is what was planned (design.md 7). */
+    plan->budget_bytes = budget->utilization > 0 || !plan->fits ? limit.bytes : plan->total_bytes;
+    plan->headroom_bytes =
+        plan->budget_bytes > plan->total_bytes ? plan->budget_bytes - plan->total_bytes : 0;
+    plan->concurrency = (double) plan->kv_tokens / plan->model_len_max;
+}
+
+static enum err check_arguments(const struct backend_options *options,
+                                const struct plan_budget *budget, struct err_text *text) {
+    if (options->rank_count < 1 || options->rank_count > PLAN_RANKS_MAX)
+        return err_set(text, ERR_USAGE, "tensor-parallel-size is %u: expected 1 to %d",
+                       options->rank_count, PLAN_RANKS_MAX);
+    if (!options->block_size || !options->model_len_max)
+        return err_set(text, ERR_USAGE, "%s is 0: expected 1 or more",
+                       options->block_size ? "max-model-len" : "block-size");
+    if (!(budget->utilization >= 0 && budget->utilization <= 1))
+        return err_set(text, ERR_USAGE,
+                       "gpu-memory-utilization is %g: expected a share above 0, at most 1",
+                       budget->utilization);
+    return ERR_OK;
+}
+
+enum err plan_make(const struct model_spec *spec, const struct backend *backend,
+                   const struct backend_options *options, const struct plan_budget *budget,
+                   struct err_text *text, struct plan *out) {
+    enum err e = check_arguments(options, budget, text);
+    if (e) return e;
+    bool is_shared = !(budget->utilization > 0);
+    struct costs costs = {.rank_count = options->rank_count,
+                          .block_size = options->block_size,
+                          .is_shared = is_shared};
+    memset(out, 0, sizeof *out);
+    out->rank_count = options->rank_count;
+    out->model_len_max = options->model_len_max;
+    out->device_bytes = budget->total_bytes;
+    collect_costs(spec, backend, options, out, &costs);
+    struct limit limit = {budget->available_bytes, "available memory of"};
+    if (!is_shared)
+        limit = (struct limit){(uint64_t) floor(budget->utilization * (double) budget->total_bytes),
+                               "budget of"};
+    choose_blocks(out, &costs, budget, limit);
+    finish(out, &costs, budget, limit);
+    if (out->fits && !is_shared && budget->available_bytes &&
+        out->total_bytes > budget->available_bytes) {
+        out->fits = false;
+        (void) err_set(
+            &out->verdict, ERR_NO_ROOM,
+            "%s are planned (gpu-memory-utilization %g of %s) and only %s are available: "
+            "set a lower gpu-memory-utilization",
+            size_text(out->total_bytes).text, budget->utilization,
+            size_text(budget->total_bytes).text, size_text(budget->available_bytes).text);
+    }
+    return ERR_OK;
+}
