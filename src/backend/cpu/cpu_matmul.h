@@ -4,6 +4,7 @@
  * prefill: lanes along N in groups of CPU_GROUP outputs, one f32 accumulator per output and
  * segment, ascending k (numerics.md 2).  A row's result depends on neither the number of rows nor
  * the range of groups asked for, nor on the body (scalar, AVX2, AVX-512) within a class.
+ * A product keeps up to 90 KiB on the stack.
  *
  * Nothing here starts threads: cpu_forward deals ranges of groups to the team. */
 #ifndef GRAMME_BACKEND_CPU_CPU_MATMUL_H
@@ -38,8 +39,15 @@ struct cpu_matrix {
     const uint8_t *data; /* group g at data + g x group_bytes, 64-aligned */
 };
 
-/* Fills all but data.  segment_ends NULL: one segment.  ERR_UNSUPPORTED names class and type;
- * ERR_FORMAT when K or a segment does not divide the type's block. */
+/* Fills all but data.  segment_ends NULL: one segment.  ERR_UNSUPPORTED names class and type
+ * (bf16p is not built here); ERR_FORMAT when K is not whole blocks of the type, or an inner
+ * segment end is no multiple of 32 (q8a32; BF16: of 2).
+ *
+ * matrix->numerics is the class of this matrix: q8a32 for quantized types only, so that F32, F16
+ * and BF16 matrices of a quantized model are f32a, and want activations in f32.  A quantized type
+ * under f32a is stored as f32 (exactly tensor_type_row_to_f32).  Min term of q8a32 (formats with a
+ * min): acc = fma(min, sum, acc), sum = activation scale x (float) sum of the 32 int8; Q6_K's
+ * 16-wide sub-scales multiply within the exact integer sum. */
 MUST_USE enum err cpu_matrix_init(struct cpu_matrix *matrix, enum numerics numerics,
                                   enum tensor_type type, uint32_t rows, uint32_t columns,
                                   const uint32_t *segment_ends, uint32_t segment_count,
@@ -48,7 +56,8 @@ uint64_t cpu_matrix_bytes(const struct cpu_matrix *matrix); /* group_count x gro
 
 /* Packs groups [first, end) from the model's rows into `data` (= where matrix->data will point).
  * Any thread; distinct ranges in parallel.  scratch: CPU_GROUP x row_bytes, 64-aligned (dummy
- * rows are made there).  row_first: matrix row 0 is this row of the tensor. */
+ * rows are made there; one row at a time, so row_bytes suffice).  row_first: matrix row 0 is this
+ * row of the tensor. */
 void cpu_matrix_pack(const struct cpu_matrix *matrix, const struct model *model,
                      enum tensor_role role, uint32_t layer, uint32_t row_first, uint32_t first,
                      uint32_t end, uint8_t *scratch, uint8_t *data);
@@ -56,9 +65,10 @@ void cpu_matrix_pack(const struct cpu_matrix *matrix, const struct model *model,
  * lookup of a tied model). */
 void cpu_matrix_row_to_f32(const struct cpu_matrix *matrix, uint32_t n, float *out);
 
-/* Rows of x in the form the class wants: f32, or int8 with scales and sums per 32. */
+/* Rows of x in the form the class wants: f32, or int8 with scales and sums per 32.  A block of 32
+ * with a NaN or an infinity makes every output of its row NaN. */
 struct cpu_activations {
-    enum numerics numerics;
+    enum numerics numerics; /* matrix->numerics, which may differ from the model's class */
     uint32_t rows;
     uint32_t columns; /* K */
     uint8_t *data;    /* cpu_activations_bytes(numerics, rows, columns), 64-aligned, planned */
