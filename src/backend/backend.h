@@ -39,6 +39,9 @@ struct backend_options {
     const char *cpu_body;  /* NULL: best; "scalar", "avx2", "avx512" (GRAMME_CPU) */
     double sim_step_us;    /* sim: time of a step, */
     double sim_token_us;   /*      and of each token row in it; 0: no waiting */
+    uint32_t sim_in_flight_max; /* 1 (also 0) or 2 */
+    uint32_t sim_stop_period;   /* a stop id is drawn once in so many tokens; 0: never */
+    uint64_t sim_fail_batch;    /* tests: the device is gone at this collect (1: the first) */
 };
 
 #define BACKEND_NO_TOKEN UINT32_MAX

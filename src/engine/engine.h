@@ -22,6 +22,7 @@
 #include "config/sampling.h"
 
 struct engine;
+struct kv_index;
 
 struct engine_options {
     uint32_t block_size;
@@ -116,6 +117,8 @@ MUST_USE enum err engine_step(struct engine *engine, uint64_t now_us,
                               const struct engine_output **outputs, uint32_t *output_count);
 bool engine_is_idle(const struct engine *engine); /* nothing waiting, running or cancelled */
 void engine_get_load(const struct engine *engine, struct engine_load *out);
+/* The blocks that are named, and the numbered events of their coming and going; for routers. */
+const struct kv_index *engine_kv_index(const struct engine *engine);
 /* Walks every structure and CHECKs its invariants. */
 void engine_check(const struct engine *engine);
 
