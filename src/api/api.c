@@ -1,0 +1,255 @@
+/* api - see api.h.  The server's life: what is opened, polled, ticked and closed. */
+#include "api/api.h"
+
+#include <openssl/sha.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "api/api_impl.h"
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+#define CLOSE_GRACE_US 1000000u /* for last events to reach the kernel */
+
+/* splitmix64 (Steele, Lea, Flood 2014): ids and seeds need spread, not secrecy. */
+uint64_t api_random(struct api *api) {
+    uint64_t z = (api->random_state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+/* --- http -------------------------------------------------------------------------------- */
+
+static void on_request(void *ctx, struct http_exchange *exchange) {
+    struct api_call *call = api_call_open(ctx, exchange);
+    if (call) api_route(call);
+}
+
+static void on_gone(void *ctx, struct http_exchange *exchange) {
+    (void) ctx;
+    struct api_call *call = http_exchange_user(exchange);
+    if (call) api_generate_gone(call);
+}
+
+static void on_drain(void *ctx, struct http_exchange *exchange) {
+    (void) ctx;
+    struct api_call *call = http_exchange_user(exchange);
+    if (call) api_generate_drain(call);
+}
+
+static void on_done(void *ctx, struct http_exchange *exchange, bool is_complete) {
+    (void) ctx;
+    struct api_call *call = http_exchange_user(exchange);
+    if (call) api_call_log(call, is_complete);
+}
+
+static void error_body(void *ctx, int status, const char *reason, struct buf *out) {
+    (void) ctx;
+    struct api_error error;
+    api_error_set(&error, status, NULL, "%s", reason);
+    api_error_render(&error, out);
+}
+
+/* --- bus --------------------------------------------------------------------------------- */
+
+static void wake(void *ctx) {
+    struct api *api = ctx;
+    uv_async_send(&api->wake);
+}
+
+static void on_wake(uv_async_t *handle) {
+    struct api *api = handle->data;
+    if (!api->dispatch) return;
+    uint64_t now_us = clock_now_us();
+    dispatch_poll(api->dispatch, now_us);
+    api_generate_run_touched(api, now_us);
+}
+
+/* Gauges are read from the last LOAD when asked for; counters move by what changed. */
+static void on_load(void *ctx, const struct dispatch_load *load) {
+    struct api *api = ctx;
+    if (!load->before) return;
+    const struct msg_load *now = load->now, *before = load->before;
+    struct metrics *metrics = api->metrics;
+    if (now->preemption_count > before->preemption_count)
+        metrics_add(metrics, METRIC_PREEMPTIONS,
+                    (double) (now->preemption_count - before->preemption_count));
+    if (now->prefix_query_tokens > before->prefix_query_tokens)
+        metrics_add(metrics, METRIC_PREFIX_QUERIES,
+                    (double) (now->prefix_query_tokens - before->prefix_query_tokens));
+    if (now->prefix_hit_tokens > before->prefix_hit_tokens) {
+        double hits = (double) (now->prefix_hit_tokens - before->prefix_hit_tokens);
+        metrics_add(metrics, METRIC_PREFIX_HITS, hits);
+        metrics_add(metrics, METRIC_PROMPT_TOKENS_CACHED, hits);
+    }
+    uint64_t steps = now->step_count > before->step_count ? now->step_count - before->step_count : 0;
+    uint64_t tokens = now->prompt_tokens + now->generation_tokens;
+    uint64_t tokens_before = before->prompt_tokens + before->generation_tokens;
+    if (steps && tokens > tokens_before) /* the mean of these steps, once each */
+        metrics_observe(metrics, METRIC_ITERATION_TOKENS,
+                        (double) (tokens - tokens_before) / (double) steps, steps);
+}
+
+/* --- the end ----------------------------------------------------------------------------- */
+
+static void on_handle_closed(uv_handle_t *handle) {
+    struct api *api = handle->data;
+    if (--api->open_handles == 0 && api->done) api->done(api->done_ctx);
+}
+
+static void on_http_closed(void *ctx) {
+    struct api *api = ctx;
+    api->http = NULL;
+    dispatch_destroy(api->dispatch);
+    api->dispatch = NULL;
+    uv_close((uv_handle_t *) &api->wake, on_handle_closed);
+    uv_close((uv_handle_t *) &api->tick, on_handle_closed);
+}
+
+/* Last events get a moment to leave; jobs on the pool must have returned. */
+static void go_on_closing(struct api *api, uint64_t now_us) {
+    if (api->is_http_closing || api->job_count) return;
+    if (http_server_exchange_count(api->http) && now_us - api->closing_since_us < CLOSE_GRACE_US)
+        return;
+    api->is_http_closing = true;
+    http_server_close(api->http, on_http_closed, api);
+}
+
+static void on_tick(uv_timer_t *timer) {
+    struct api *api = timer->data;
+    if (!api->dispatch) return;
+    uint64_t now_us = clock_now_us();
+    dispatch_poll(api->dispatch, now_us);
+    dispatch_tick(api->dispatch, now_us);
+    api_generate_tick(api, now_us);
+    if (api->closing_since_us) go_on_closing(api, now_us);
+}
+
+void api_drain(struct api *api) { api->is_draining = true; }
+
+uint32_t api_live_count(const struct api *api) {
+    return api->http ? http_server_exchange_count(api->http) : 0;
+}
+
+void api_close(struct api *api, void (*done)(void *ctx), void *ctx) {
+    CHECK(!api->closing_since_us);
+    api->is_draining = true;
+    api->done = done;
+    api->done_ctx = ctx;
+    api->closing_since_us = clock_now_us();
+    api_generate_end_all(api);
+    http_server_drain(api->http);
+}
+
+void api_destroy(struct api *api) {
+    if (!api) return;
+    CHECK(api->open_handles == 0 && !api->requests);
+    token_scratch_destroy(api->scratch);
+    metrics_destroy(api->metrics);
+    answer_scratch_release(&api->answer_scratch);
+    buf_release(&api->out);
+    alloc_free(api);
+}
+
+/* --- the beginning ----------------------------------------------------------------------- */
+
+void api_options_init(struct api_options *options) {
+    *options = (struct api_options){
+        .defaults = {.temperature = 1, .top_p = 1, .repetition_penalty = 1},
+        .queue_requests_max = 4096,
+        .queue_prompt_bytes_max = (uint64_t) 256 << 20,
+        .queue_timeout_ms = 300000,
+        .sse_keep_alive_ms = 15000,
+        .sync_timeout_ms = 3000,
+        .migration_timeout_ms = 30000,
+        .migration_limit = 2,
+        .version = GRAMME_VERSION,
+    };
+}
+
+static enum err take_options(struct api *api, const struct api_options *options) {
+    api->options = *options;
+    api->key_count = options->api_key_count < API_KEYS_MAX ? options->api_key_count : API_KEYS_MAX;
+    for (uint32_t i = 0; i < api->key_count; i++)
+        SHA256((const unsigned char *) options->api_keys[i], strlen(options->api_keys[i]),
+               api->key_digests[i]);
+    if (!options->tokenizer) return ERR_OK;
+    CHECK(options->served_name_count > 0 && options->model_len_max > 0);
+    struct token_scratch *scratch = NULL;
+    enum err e = token_scratch_create(options->tokenizer, API_WORD_CACHE_BYTES, &scratch);
+    if (!e) e = metrics_set_model(api->metrics, options->served_names[0], options->model_len_max);
+    if (e) {
+        token_scratch_destroy(scratch);
+        return e;
+    }
+    token_scratch_destroy(api->scratch);
+    api->scratch = scratch;
+    dispatch_set_tokenizer(api->dispatch, tokenizer_digest(options->tokenizer));
+    api->has_model = true;
+    return ERR_OK;
+}
+
+void api_set_model(struct api *api, const struct api_options *options) {
+    if (take_options(api, options)) log_error("api: no memory to take the model up");
+}
+
+enum err api_create(uv_loop_t *loop, struct bus *bus, uint64_t instance,
+                    const struct api_options *options, const struct http_limits *limits,
+                    api_health_fn health, void *health_ctx, struct err_text *text,
+                    struct api **out) {
+    struct api *api = alloc_zero(1, sizeof *api);
+    if (!api) return err_set(text, ERR_MEMORY, "no memory for the server");
+    api->loop = loop;
+    api->health = health;
+    api->health_ctx = health_ctx;
+    api->created_s = (int64_t) (clock_wall_ns() / 1000000000u);
+    buf_init(&api->out, 0);
+    buf_init(&api->answer_scratch.text, 0);
+    buf_init(&api->answer_scratch.cut, 0);
+    if (getrandom(&api->random_state, sizeof api->random_state, 0) < 0)
+        api->random_state = clock_wall_ns();
+    /* Before the port: it may wake at once. */
+    CHECK(uv_async_init(loop, &api->wake, on_wake) == 0);
+    CHECK(uv_timer_init(loop, &api->tick) == 0);
+    api->wake.data = api->tick.data = api;
+    api->open_handles = 2;
+    uv_timer_start(&api->tick, on_tick, DISPATCH_TICK_MS, DISPATCH_TICK_MS);
+
+    const char *name = options->served_name_count ? options->served_names[0] : "";
+    struct dispatch_options dispatch_options = {
+        .instance = instance,
+        .sync_timeout_ms = options->sync_timeout_ms ? options->sync_timeout_ms : 3000,
+        .migration_timeout_ms =
+            options->migration_timeout_ms ? options->migration_timeout_ms : 30000,
+        .migration_limit = options->migration_limit ? options->migration_limit : 2,
+    };
+    struct dispatch_handler dispatch_handler = {.ctx = api,
+                                                .on_news = api_generate_on_news,
+                                                .on_failed = api_generate_on_failed,
+                                                .on_load = on_load};
+    struct http_handler http_handler = {.ctx = api,
+                                        .on_request = on_request,
+                                        .on_gone = on_gone,
+                                        .on_drain = on_drain,
+                                        .on_done = on_done,
+                                        .error_body = error_body};
+    enum err e = metrics_create(name, options->model_len_max, &api->metrics);
+    if (!e)
+        e = dispatch_create(bus, &dispatch_options, &dispatch_handler, api->metrics, wake, api,
+                            &api->dispatch);
+    if (!e) e = take_options(api, options);
+    if (!e) e = http_server_create(loop, limits, &http_handler, &api->http);
+    if (e) {
+        api_abandon(api);
+        return err_set(text, e, "the server cannot be made: %s", err_name(e));
+    }
+    *out = api;
+    return ERR_OK;
+}
+
+enum err api_listen(struct api *api, const char *host, uint16_t port, struct err_text *text,
+                    uint16_t *port_out) {
+    return http_server_listen(api->http, host, port, text, port_out);
+}
