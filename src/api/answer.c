@@ -15,7 +15,10 @@
 static size_t whole_character(const unsigned char *text, size_t bytes) {
     unsigned char c = text[0];
     if (c < 0x80) return 1;
-    size_t length = c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    size_t length = c >= 0xc2 && c < 0xe0   ? 2
+                    : c >= 0xe0 && c < 0xf0 ? 3
+                    : c >= 0xf0 && c < 0xf5 ? 4
+                                            : 0;
     if (!length || length > bytes) return 0;
     for (size_t i = 1; i < length; i++)
         if ((text[i] & 0xc0) != 0x80) return 0;
@@ -81,8 +84,7 @@ static void add_timings(const struct answer *answer, struct buf *out) {
                    "\"prompt_per_token_ms\":%.6f,\"prompt_per_second\":%.6f,\"predicted_n\":%.0f,"
                    "\"predicted_ms\":%.3f,\"predicted_per_token_ms\":%.6f,"
                    "\"predicted_per_second\":%.6f}",
-                   cached, prompt_n, prompt_ms,
-                   prompt_n > 0 ? prompt_ms / prompt_n : 0,
+                   cached, prompt_n, prompt_ms, prompt_n > 0 ? prompt_ms / prompt_n : 0,
                    prompt_ms > 0 ? prompt_n * 1e3 / prompt_ms : 0, predicted_n, predicted_ms,
                    predicted_n > 0 ? predicted_ms / predicted_n : 0,
                    predicted_ms > 0 ? predicted_n * 1e3 / predicted_ms : 0);
@@ -158,7 +160,8 @@ static void add_top_map(const struct answer *answer, const struct token_log *log
     add_number(out, entry->logprob);
     for (uint32_t i = 0; i < entry->top_count; i++) {
         bool is_there = same_text(answer, tops[i], id);
-        for (uint32_t k = 0; k < i && !is_there; k++) is_there = same_text(answer, tops[i], tops[k]);
+        for (uint32_t k = 0; k < i && !is_there; k++)
+            is_there = same_text(answer, tops[i], tops[k]);
         if (is_there) continue;
         text = token_bytes(answer, tops[i], &bytes);
         buf_add_string(out, ",\"");
@@ -182,10 +185,8 @@ static void add_cell(const struct answer *answer, enum column column, const stru
         *chars += count_characters(text, bytes);
         break;
     case TOKEN_LOGPROBS:
-        if (log)
-            add_number(out, log->entries[index].logprob);
-        else
-            buf_add_string(out, "null");
+        if (log) add_number(out, log->entries[index].logprob);
+        else buf_add_string(out, "null");
         break;
     case TOKENS:
         buf_add_byte(out, '"');
@@ -193,10 +194,8 @@ static void add_cell(const struct answer *answer, enum column column, const stru
         buf_add_byte(out, '"');
         break;
     case TOP_LOGPROBS:
-        if (log)
-            add_top_map(answer, log, index, id, out);
-        else
-            buf_add_string(out, "null");
+        if (log) add_top_map(answer, log, index, id, out);
+        else buf_add_string(out, "null");
         break;
     }
 }
@@ -254,9 +253,9 @@ static enum err make_head(struct answer *answer, const char *id, int64_t created
 
 static enum err make_prefix(struct answer *answer, struct answer_choice *choice) {
     char open[80];
-    int open_bytes = snprintf(open, sizeof open, "\"choices\":[{\"index\":%u,%s", choice->index,
-                              answer->spec->kind == REQUEST_CHAT ? "\"delta\":{\"content\":\""
-                                                                 : "\"text\":\"");
+    int open_bytes =
+        snprintf(open, sizeof open, "\"choices\":[{\"index\":%u,%s", choice->index,
+                 answer->spec->kind == REQUEST_CHAT ? "\"delta\":{\"content\":\"" : "\"text\":\"");
     size_t bytes = 6 + answer->head_bytes + (size_t) open_bytes;
     char *prefix = arena_take(answer->spec->arena, bytes);
     if (!prefix) return ERR_MEMORY;
@@ -334,24 +333,19 @@ static void close_chunk(struct answer *answer, struct answer_choice *choice, boo
     bool is_chat = spec->kind == REQUEST_CHAT;
     answer->event_count++;
     if (spec->logprobs < 0 && !choice->finish_reason && !spec->continuous_usage) {
-        if (is_chat)
-            buf_add_string(out, "\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n");
+        if (is_chat) buf_add_string(out, "\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n");
         else
             buf_add_string(out, "\",\"logprobs\":null,\"finish_reason\":null,"
                                 "\"stop_reason\":null}]}\n\n");
         return;
     }
     buf_add_string(out, is_chat ? "\"},\"logprobs\":" : "\",\"logprobs\":");
-    if (spec->logprobs < 0 || (first == end && !has_prompt))
-        buf_add_string(out, "null");
-    else if (is_chat)
-        add_chat_logprobs(answer, choice->log, first, end, out);
-    else
-        add_completion_logprobs(answer, choice, has_prompt, first, end, &choice->text_chars, out);
+    if (spec->logprobs < 0 || (first == end && !has_prompt)) buf_add_string(out, "null");
+    else if (is_chat) add_chat_logprobs(answer, choice->log, first, end, out);
+    else add_completion_logprobs(answer, choice, has_prompt, first, end, &choice->text_chars, out);
     if (choice->finish_reason)
         buf_add_format(out, ",\"finish_reason\":\"%s\",\"stop_reason\":", choice->finish_reason);
-    else
-        buf_add_string(out, ",\"finish_reason\":null,\"stop_reason\":");
+    else buf_add_string(out, ",\"finish_reason\":null,\"stop_reason\":");
     if (choice->stop_string != STOP_MATCH_NONE) {
         const struct stop_string *string = &spec->stops.strings[choice->stop_string];
         buf_add_byte(out, '"');
@@ -463,10 +457,8 @@ static void flush(struct answer *answer, struct answer_choice *choice, struct bu
     bool is_hit = stop_match_feed(&choice->match, text->data, text->bytes,
                                   choice->done_count > answer->spec->sampling.min_tokens,
                                   answer->spec->include_stop_string, cut);
-    if (is_hit)
-        choice->stop_string = choice->match.hit;
-    else
-        stop_match_finish(&choice->match, cut);
+    if (is_hit) choice->stop_string = choice->match.hit;
+    else stop_match_finish(&choice->match, cut);
     if (text->failed) cut->failed = text->failed;
     if (cut->bytes || cut->failed)
         give_text(answer, choice, cut, choice->done_count, choice->done_count, out);
@@ -634,10 +626,8 @@ static void add_choice(const struct answer *answer, const struct answer_choice *
     answer_add_text(out, (const char *) choice->text.data, choice->text.bytes);
     buf_add_string(out, is_chat ? "\"},\"logprobs\":" : "\",\"logprobs\":");
     uint64_t chars = 0;
-    if (spec->logprobs < 0)
-        buf_add_string(out, "null");
-    else if (is_chat)
-        add_chat_logprobs(answer, choice->log, 0, choice->done_count, out);
+    if (spec->logprobs < 0) buf_add_string(out, "null");
+    else if (is_chat) add_chat_logprobs(answer, choice->log, 0, choice->done_count, out);
     else
         add_completion_logprobs(answer, choice, spec->sampling.prompt_logprobs >= 0, 0,
                                 choice->done_count, &chars, out);

@@ -45,7 +45,7 @@ struct answer_choice {
     uint64_t text_chars;       /* code points given out, for text_offset */
     struct token_decoder decoder;
     struct stop_match match;
-    struct buf text; /* not streaming: the answer so far */
+    struct buf text;    /* not streaming: the answer so far */
     const char *prefix; /* streaming: a chunk up to its text */
     size_t prefix_bytes;
 };

@@ -84,7 +84,8 @@ static void on_load(void *ctx, const struct dispatch_load *load) {
         metrics_add(metrics, METRIC_PREFIX_HITS, hits);
         metrics_add(metrics, METRIC_PROMPT_TOKENS_CACHED, hits);
     }
-    uint64_t steps = now->step_count > before->step_count ? now->step_count - before->step_count : 0;
+    uint64_t steps =
+        now->step_count > before->step_count ? now->step_count - before->step_count : 0;
     uint64_t tokens = now->prompt_tokens + now->generation_tokens;
     uint64_t tokens_before = before->prompt_tokens + before->generation_tokens;
     if (steps && tokens > tokens_before) /* the mean of these steps, once each */
@@ -96,7 +97,18 @@ static void on_load(void *ctx, const struct dispatch_load *load) {
 
 static void on_handle_closed(uv_handle_t *handle) {
     struct api *api = handle->data;
-    if (--api->open_handles == 0 && api->done) api->done(api->done_ctx);
+    if (--api->open_handles) return;
+    if (api->is_abandoned) api_destroy(api);
+    else if (api->done) api->done(api->done_ctx);
+}
+
+/* A half-made one: freed when the loop has closed its handles. */
+static void abandon(struct api *api) {
+    dispatch_destroy(api->dispatch);
+    api->dispatch = NULL;
+    api->is_abandoned = true;
+    uv_close((uv_handle_t *) &api->wake, on_handle_closed);
+    uv_close((uv_handle_t *) &api->tick, on_handle_closed);
 }
 
 static void on_http_closed(void *ctx) {
@@ -242,7 +254,7 @@ enum err api_create(uv_loop_t *loop, struct bus *bus, uint64_t instance,
     if (!e) e = take_options(api, options);
     if (!e) e = http_server_create(loop, limits, &http_handler, &api->http);
     if (e) {
-        api_abandon(api);
+        abandon(api);
         return err_set(text, e, "the server cannot be made: %s", err_name(e));
     }
     *out = api;

@@ -49,12 +49,17 @@ struct api_options {
     uint32_t queue_timeout_ms;       /* 300,000, then 503 */
     uint32_t sse_keep_alive_ms;      /* 15,000 */
     uint32_t sync_timeout_ms;        /* 3,000 */
+    uint32_t migration_timeout_ms;   /* 30,000; 0: that */
+    uint32_t migration_limit;        /* 2 deaths of workers, then 500 worker_died; 0: that */
     const char *api_keys[API_KEYS_MAX];
     uint32_t api_key_count;
     bool guards_metrics;         /* --api-key guards /metrics too */
     const char *allowed_origins; /* comma list or "*"; NULL: localhost */
     const char *version;         /* "0.1.0" */
 };
+
+/* The defaults of everything that has one; names, tokenizer, model and keys are the caller's. */
+void api_options_init(struct api_options *options);
 
 /* What /health and /live say. */
 struct api_health {

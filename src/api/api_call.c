@@ -16,12 +16,9 @@
 static bool is_local_origin(const char *origin) {
     static const char *const hosts[] = {"localhost", "127.0.0.1", "[::1]"};
     const char *host = origin;
-    if (strncmp(host, "http://", 7) == 0)
-        host += 7;
-    else if (strncmp(host, "https://", 8) == 0)
-        host += 8;
-    else
-        return false;
+    if (strncmp(host, "http://", 7) == 0) host += 7;
+    else if (strncmp(host, "https://", 8) == 0) host += 8;
+    else return false;
     for (size_t i = 0; i < ARRAY_COUNT(hosts); i++) {
         size_t bytes = strlen(hosts[i]);
         if (strncmp(host, hosts[i], bytes) == 0 && (!host[bytes] || host[bytes] == ':'))
@@ -119,8 +116,9 @@ void api_call_send(struct api_call *call, int status, const char *content_type,
 void api_call_send_out(struct api_call *call, int status) {
     struct api *api = call->api;
     if (buf_error(&api->out)) {
-        static const char sorry[] = "{\"error\":{\"message\":\"the server is out of memory\","
-                                    "\"type\":\"InternalServerError\",\"param\":null,\"code\":500}}";
+        static const char sorry[] =
+            "{\"error\":{\"message\":\"the server is out of memory\","
+            "\"type\":\"InternalServerError\",\"param\":null,\"code\":500}}";
         api_call_send(call, 500, "application/json", NULL, 0, sorry, sizeof sorry - 1);
         return;
     }
@@ -144,8 +142,7 @@ void api_call_fail(struct api_call *call, const struct api_error *error) {
         snprintf(seconds, sizeof seconds, "%u", error->retry_after_s);
         headers[count++] = (struct http_header){"Retry-After", seconds};
     }
-    if (error->status == 401)
-        headers[count++] = (struct http_header){"WWW-Authenticate", "Bearer"};
+    if (error->status == 401) headers[count++] = (struct http_header){"WWW-Authenticate", "Bearer"};
     if (api->is_draining) headers[count++] = (struct http_header){"Connection", "close"};
     buf_clear(&api->out);
     api_error_render(error, &api->out);

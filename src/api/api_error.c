@@ -9,8 +9,12 @@
  * all; an error body must be valid JSON whatever it quotes. */
 static void make_printable(char *text) {
     for (unsigned char *at = (unsigned char *) text; *at;) {
-        unsigned length = *at < 0x80 ? 1 : *at >= 0xc2 && *at < 0xe0 ? 2 : *at < 0xe0 ? 0
-                          : *at < 0xf0 ? 3 : *at < 0xf5 ? 4 : 0;
+        unsigned length = *at < 0x80                  ? 1
+                          : *at >= 0xc2 && *at < 0xe0 ? 2
+                          : *at < 0xe0                ? 0
+                          : *at < 0xf0                ? 3
+                          : *at < 0xf5                ? 4
+                                                      : 0;
         bool is_whole = length > 0;
         for (unsigned i = 1; i < length && is_whole; i++) is_whole = (at[i] & 0xc0) == 0x80;
         if (is_whole && length == 3)
@@ -76,8 +80,6 @@ void api_error_render(const struct api_error *error, struct buf *out) {
     } else {
         buf_add_string(out, "null");
     }
-    if (error->code[0])
-        buf_add_format(out, ",\"code\":\"%s\"}}", error->code);
-    else
-        buf_add_format(out, ",\"code\":%d}}", error->status);
+    if (error->code[0]) buf_add_format(out, ",\"code\":\"%s\"}}", error->code);
+    else buf_add_format(out, ",\"code\":%d}}", error->status);
 }

@@ -23,10 +23,8 @@ static void touch(struct api_request *request) {
     if (request->is_touched) return;
     request->is_touched = true;
     request->touched_next = NULL;
-    if (api->touched_last)
-        api->touched_last->touched_next = request;
-    else
-        api->touched = request;
+    if (api->touched_last) api->touched_last->touched_next = request;
+    else api->touched = request;
     api->touched_last = request;
 }
 
@@ -41,10 +39,8 @@ static void request_free(struct api_request *request) {
     struct api *api = request->api;
     leave_queue(request);
     if (request->next) request->next->previous = request->previous;
-    if (request->previous)
-        request->previous->next = request->next;
-    else
-        api->requests = request->next;
+    if (request->previous) request->previous->next = request->next;
+    else api->requests = request->next;
     if (request->has_answer) answer_release(&request->answer);
     request_spec_release(&request->spec);
     alloc_free(request->body);
@@ -68,8 +64,7 @@ static void count_rate(struct api *api, uint64_t now_us, uint32_t admitted) {
     uint64_t second = now_us / 1000000;
     uint64_t gap = second - api->rate_second;
     if (gap > API_RATE_SECONDS) gap = API_RATE_SECONDS;
-    for (uint64_t i = 0; i < gap; i++)
-        api->admitted_counts[(second - i) % API_RATE_SECONDS] = 0;
+    for (uint64_t i = 0; i < gap; i++) api->admitted_counts[(second - i) % API_RATE_SECONDS] = 0;
     api->rate_second = second;
     api->admitted_counts[second % API_RATE_SECONDS] += admitted;
 }
@@ -313,10 +308,8 @@ void api_generate_run_touched(struct api *api, uint64_t now_us) {
         api->touched = request->touched_next;
         if (!api->touched) api->touched_last = NULL;
         request->is_touched = false;
-        if (request->call)
-            run(request, now_us);
-        else if (!request->is_job_running)
-            request_free(request);
+        if (request->call) run(request, now_us);
+        else if (!request->is_job_running) request_free(request);
     }
 }
 
@@ -325,8 +318,7 @@ void api_generate_on_news(void *ctx, struct dispatch_work *work) {
     touch(work->owner);
 }
 
-void api_generate_on_failed(void *ctx, struct dispatch_work *work,
-                            const struct api_error *error) {
+void api_generate_on_failed(void *ctx, struct dispatch_work *work, const struct api_error *error) {
     (void) ctx;
     struct api_request *request = work->owner;
     if (!request->error.status) request->error = *error;
@@ -335,8 +327,7 @@ void api_generate_on_failed(void *ctx, struct dispatch_work *work,
 
 void api_generate_drain(struct api_call *call) {
     struct api_request *request = call->request;
-    if (request && request->has_answer && !request->is_touched)
-        advance(request, clock_now_us());
+    if (request && request->has_answer && !request->is_touched) advance(request, clock_now_us());
 }
 
 void api_generate_gone(struct api_call *call) {
@@ -366,8 +357,7 @@ static void answer_tokenize(struct api_request *request) {
     buf_clear(out);
     buf_add_format(out, "{\"count\":%u,\"max_model_len\":%u,\"tokens\":[", ids->count,
                    api->options.model_len_max);
-    for (uint32_t i = 0; i < ids->count; i++)
-        buf_add_format(out, i ? ",%u" : "%u", ids->ids[i]);
+    for (uint32_t i = 0; i < ids->count; i++) buf_add_format(out, i ? ",%u" : "%u", ids->ids[i]);
     buf_add_string(out, "],\"token_strs\":");
     if (request->spec.return_token_strs) {
         for (uint32_t i = 0; i < ids->count; i++) {
@@ -423,10 +413,10 @@ static enum err start_answer(struct api_request *request) {
     struct api *api = request->api;
     struct request_spec *spec = &request->spec;
     char id[REQUEST_ID_BYTES + 16];
-    const char *own = spec->request_id[0] &&
-                              !http_request_header(request->call->exchange, "x-request-id")
-                          ? spec->request_id
-                          : request->call->id;
+    const char *own =
+        spec->request_id[0] && !http_request_header(request->call->exchange, "x-request-id")
+            ? spec->request_id
+            : request->call->id;
     snprintf(id, sizeof id, "%s-%s", spec->kind == REQUEST_CHAT ? "chatcmpl" : "cmpl", own);
     if (!spec->has_seed) spec->sampling.seed = api_random(api);
     request->has_answer = true;
@@ -481,8 +471,7 @@ static void prepared(struct api_request *request) {
         api_error_set(&error, 503, NULL, "no worker is there to run this");
         error.retry_after_s = 1;
     } else {
-        api_error_set(&error, 500, NULL, "the request cannot be sent to a worker: %s",
-                      err_name(e));
+        api_error_set(&error, 500, NULL, "the request cannot be sent to a worker: %s", err_name(e));
     }
     request_fail(request, &error);
 }
@@ -533,8 +522,8 @@ static enum err check_queue(struct api *api, size_t bytes, struct api_error *err
         api->waiting_bytes + bytes <= options->queue_prompt_bytes_max)
         return ERR_OK;
     count_rate(api, clock_now_us(), 0);
-    enum err e = api_error_set(error, 429, NULL, "the queue is full: %u requests wait",
-                               api->waiting_count);
+    enum err e =
+        api_error_set(error, 429, NULL, "the queue is full: %u requests wait", api->waiting_count);
     error->retry_after_s = api_generate_retry_after_s(api);
     return e;
 }

@@ -94,6 +94,7 @@ struct api {
     bool is_http_closing;
     bool has_model;
     bool is_draining;
+    bool is_abandoned;
     void (*done)(void *ctx);
     void *done_ctx;
 };

@@ -82,8 +82,9 @@ static void add_model(const struct api *api, uint32_t index, struct buf *out) {
     const char *root = api->options.served_names[0];
     buf_add_string(out, "{\"id\":\"");
     answer_add_text(out, name, strlen(name));
-    buf_add_format(out, "\",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"gramme\","
-                        "\"root\":\"",
+    buf_add_format(out,
+                   "\",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"gramme\","
+                   "\"root\":\"",
                    (long long) api->created_s);
     answer_add_text(out, root, strlen(root));
     buf_add_format(out, "\",\"parent\":null,\"max_model_len\":%u}", api->options.model_len_max);
@@ -151,10 +152,8 @@ static void post_detokenize(struct api_call *call) {
     enum err e = json_field_parse(body, bytes, &error, &root);
     if (!e) e = detokenize(call->api, root, &error);
     json_decref(root);
-    if (e)
-        api_call_fail(call, &error);
-    else
-        send_text(call, 200, "application/json");
+    if (e) api_call_fail(call, &error);
+    else send_text(call, 200, "application/json");
 }
 
 static void post_chat(struct api_call *call) { api_generate_start(call, REQUEST_CHAT); }
@@ -202,8 +201,8 @@ static void answer_options(struct api_call *call, const struct route *route) {
     const char *asked = http_request_header(call->exchange, "access-control-request-headers");
     if (call->origin) {
         headers[count++] = (struct http_header){"Access-Control-Allow-Methods", allow};
-        headers[count++] = (struct http_header){
-            "Access-Control-Allow-Headers", asked ? asked : "Authorization, Content-Type"};
+        headers[count++] = (struct http_header){"Access-Control-Allow-Headers",
+                                                asked ? asked : "Authorization, Content-Type"};
         headers[count++] = (struct http_header){"Access-Control-Max-Age", "600"};
     }
     api_call_send(call, 204, NULL, headers, count, "", 0);
@@ -252,8 +251,8 @@ void api_route(struct api_call *call) {
         api_call_send(call, 405, "application/json", &allow, 1, api->out.data, api->out.bytes);
         return;
     }
-    bool is_open = route->flags & OPEN ||
-                   (route->handle == get_metrics && !api->options.guards_metrics);
+    bool is_open =
+        route->flags & OPEN || (route->handle == get_metrics && !api->options.guards_metrics);
     if (!is_open && !api_call_is_authorized(call)) {
         api_error_set(&error, 401, NULL, "a valid API key is needed: Authorization: Bearer KEY");
         api_call_fail(call, &error);

@@ -9,12 +9,12 @@
 #include "base/log.h"
 #include "base/num.h"
 
-#define SYNC_US 250000u      /* specified: protocol.md 2 */
-#define GAP_SYNC_US 20000u   /* a gap asks at once, but not more often than this */
+#define SYNC_US 250000u         /* specified: protocol.md 2 */
+#define GAP_SYNC_US 20000u      /* a gap asks at once, but not more often than this */
 #define SILENCE_TICK_US 100000u /* specified: protocol.md 3 */
 #define SUSPECT_TICKS 10u       /* specified: protocol.md 3 */
 #define GOOD_LOADS 3u           /* specified: protocol.md 3 */
-#define WHO_US 1000000u      /* while nobody is known */
+#define WHO_US 1000000u         /* while nobody is known */
 #define SILENT_DEAD_TICKS 3000u /* 5 minutes: a step of a slow machine may take long */
 #define WORKERS_MAX 4096u
 #define BUCKETS 4096u /* of the attempt table; a power of two */
@@ -49,8 +49,8 @@ struct dispatch {
     uint64_t sync_number;
     uint64_t synced_us, asked_us, silence_us;
     bool has_gap;
-    struct buf out;      /* a message under construction */
-    struct arena arena;  /* a message being read */
+    struct buf out;     /* a message under construction */
+    struct arena arena; /* a message being read */
 };
 
 /* --- workers ----------------------------------------------------------------------------- */
@@ -136,8 +136,7 @@ static struct dispatch_work **bucket_of(struct dispatch *dispatch, uint64_t atte
     return &dispatch->buckets[attempt & (BUCKETS - 1)]; /* attempts are counted: no hash needed */
 }
 
-static struct dispatch_work *find_work(struct dispatch *dispatch, uint64_t from,
-                                       uint64_t attempt) {
+static struct dispatch_work *find_work(struct dispatch *dispatch, uint64_t from, uint64_t attempt) {
     struct dispatch_work *work = *bucket_of(dispatch, attempt);
     while (work && work->attempt != attempt) work = work->hash_next;
     return work && work->worker == from ? work : NULL;
@@ -156,10 +155,8 @@ static void unbind(struct dispatch *dispatch, struct dispatch_work *work) {
 static void take_out(struct dispatch *dispatch, struct dispatch_work *work) {
     unbind(dispatch, work);
     if (work->next) work->next->previous = work->previous;
-    if (work->previous)
-        work->previous->next = work->next;
-    else
-        dispatch->works = work->next;
+    if (work->previous) work->previous->next = work->next;
+    else dispatch->works = work->next;
     work->next = work->previous = NULL;
     work->state = DISPATCH_IDLE;
 }
@@ -271,8 +268,7 @@ static void place(struct dispatch *dispatch, struct dispatch_work *work, uint64_
 }
 
 /* The attempt is lost because its worker is gone; it goes on elsewhere, or ends here. */
-static void lose_to_death(struct dispatch *dispatch, struct dispatch_work *work,
-                          uint64_t now_us) {
+static void lose_to_death(struct dispatch *dispatch, struct dispatch_work *work, uint64_t now_us) {
     work->lost_count++;
     make_homeless(dispatch, work, now_us);
     if (work->lost_count >= dispatch->options.migration_limit) {
@@ -419,9 +415,8 @@ static bool take_prompt_logprobs(struct dispatch *dispatch, struct dispatch_work
         first = 1;
     }
     if (first >= work->prompt_count || count > work->prompt_count - first) return false;
-    enum token_log_result result =
-        token_log_add(work->prompt_log, first - 1, work->prompt_ids + first, count, logprobs,
-                      MSG_FINISH_NONE, 0);
+    enum token_log_result result = token_log_add(
+        work->prompt_log, first - 1, work->prompt_ids + first, count, logprobs, MSG_FINISH_NONE, 0);
     if (result == TOKEN_LOG_GAP) dispatch->has_gap = true;
     return result == TOKEN_LOG_NEWS;
 }
@@ -461,8 +456,8 @@ static void take_entry(struct dispatch *dispatch, struct dispatch_work *work,
         if (finish && work->sampling->prompt_logprobs >= 0 &&
             work->prompt_log->count + 1 < work->prompt_count)
             finish = MSG_FINISH_NONE, dispatch->has_gap = true;
-        switch (token_log_add(log, entry->first_index, entry->ids, entry->id_count,
-                              entry->logprobs, finish, entry->stop_id)) {
+        switch (token_log_add(log, entry->first_index, entry->ids, entry->id_count, entry->logprobs,
+                              finish, entry->stop_id)) {
         case TOKEN_LOG_NEWS: is_news = true; break;
         case TOKEN_LOG_OLD: break;
         case TOKEN_LOG_GAP:
@@ -485,17 +480,13 @@ static void on_tokens(struct dispatch *dispatch, const struct bus_message *messa
         return;
     }
     for (uint32_t i = 0; i < tokens.entry_count; i++) {
-        struct dispatch_work *work =
-            find_work(dispatch, message->from, tokens.entries[i].attempt);
-        if (work)
-            take_entry(dispatch, work, &tokens.entries[i], now_us);
-        else
-            drop_message(dispatch);
+        struct dispatch_work *work = find_work(dispatch, message->from, tokens.entries[i].attempt);
+        if (work) take_entry(dispatch, work, &tokens.entries[i], now_us);
+        else drop_message(dispatch);
     }
 }
 
-static void on_gone(struct dispatch *dispatch, const struct bus_message *message,
-                    uint64_t now_us) {
+static void on_gone(struct dispatch *dispatch, const struct bus_message *message, uint64_t now_us) {
     struct msg_attempt gone;
     struct dispatch_work *work = NULL;
     if (!msg_decode_attempt(message->data, message->bytes, &gone))
@@ -543,9 +534,9 @@ static void on_refuse(struct dispatch *dispatch, const struct bus_message *messa
         break;
     }
     case MSG_REFUSE_BUSY: {
-        struct worker_view *other =
-            work->refused_count++ < dispatch->worker_count ? choose_worker(dispatch, message->from)
-                                                           : NULL;
+        struct worker_view *other = work->refused_count++ < dispatch->worker_count
+                                        ? choose_worker(dispatch, message->from)
+                                        : NULL;
         unbind(dispatch, work);
         if (other && !dispatch_to(dispatch, work, other, now_us)) return;
         api_error_set(&error, 429, NULL, "the queue is full%s%s", why[0] ? ": " : "", why);
@@ -686,9 +677,9 @@ enum err dispatch_create(struct bus *bus, const struct dispatch_options *options
     dispatch->metrics = metrics;
     buf_init(&dispatch->out, 0);
     arena_init(&dispatch->arena, 0);
-    enum err e = bus_port_open(bus, options->instance,
-                               1u << BUS_HELLO | 1u << BUS_LOAD | 1u << BUS_ROSTER, wake, wake_ctx,
-                               &dispatch->port);
+    enum err e =
+        bus_port_open(bus, options->instance, 1u << BUS_HELLO | 1u << BUS_LOAD | 1u << BUS_ROSTER,
+                      wake, wake_ctx, &dispatch->port);
     if (e) {
         alloc_free(dispatch);
         return e;

@@ -78,9 +78,10 @@ void json_field_path_at(const char *text, size_t bytes, size_t offset, char *out
 
 enum err json_field_parse(const void *body, size_t bytes, struct api_error *error, json_t **out) {
     json_error_t where;
-    json_t *root = bytes ? json_loadb(body, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &where)
-                         : NULL;
-    if (!bytes) return api_error_set(error, 400, NULL, "the body is empty; a JSON object is wanted");
+    json_t *root =
+        bytes ? json_loadb(body, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &where) : NULL;
+    if (!bytes)
+        return api_error_set(error, 400, NULL, "the body is empty; a JSON object is wanted");
     if (!root) {
         if (json_error_code(&where) == json_error_out_of_memory) return api_error_memory(error);
         char path[128];

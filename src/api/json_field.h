@@ -35,8 +35,7 @@ bool json_field_int(struct json_scope *scope, const char *name, int64_t min, int
 bool json_field_number(struct json_scope *scope, const char *name, double min, double max,
                        bool is_open, double *out);
 /* Borrowed from the object; bytes may be NULL when a NUL inside is of no matter. */
-bool json_field_string(struct json_scope *scope, const char *name, const char **out,
-                       size_t *bytes);
+bool json_field_string(struct json_scope *scope, const char *name, const char **out, size_t *bytes);
 /* Of the wanted type, or NULL when absent. */
 const json_t *json_field_array(struct json_scope *scope, const char *name);
 const json_t *json_field_object(struct json_scope *scope, const char *name);

@@ -13,13 +13,13 @@
 
 enum metric_kind { GAUGE, COUNTER, HISTOGRAM };
 /* Bounds of the histograms as vLLM has them (facts: engines 1.9). */
-static const double ttft_bounds[] = {.001, .005, .01, .02, .04, .06, .08, .1,  .25,  .5,  .75, 1,
-                                     2.5,  5,    7.5, 10,  20,  40,  80,  160, 640,  2560};
+static const double ttft_bounds[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
+                                     1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
 static const double token_time_bounds[] = {.01, .025, .05, .075, .1,  .15, .2, .3, .4, .5,
                                            .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80};
-static const double request_time_bounds[] = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,  15,  20,
+static const double request_time_bounds[] = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                                              30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
-static const double iteration_bounds[] = {1,   8,   16,   32,   64,   128,  256,
+static const double iteration_bounds[] = {1,   8,    16,   32,   64,   128,  256,
                                           512, 1024, 2048, 4096, 8192, 16384};
 static const double n_bounds[] = {1, 2, 5, 10, 20};
 
@@ -200,8 +200,7 @@ static const double *bounds_of(const struct metrics *metrics, const struct metri
     return info->bounds ? info->bounds : metrics->length_bounds;
 }
 
-void metrics_observe(struct metrics *metrics, enum metric histogram, double value,
-                     uint64_t times) {
+void metrics_observe(struct metrics *metrics, enum metric histogram, double value, uint64_t times) {
     const struct metric_info *info = &infos[histogram];
     DCHECK(info->kind == HISTOGRAM);
     uint32_t count;
@@ -255,11 +254,12 @@ static void render_process(const struct metrics *metrics, struct buf *out) {
                        "seconds.\n# TYPE process_cpu_seconds_total counter\n"
                        "process_cpu_seconds_total %.3f\n",
                        (double) cpu.tv_sec + (double) cpu.tv_nsec / 1e9);
-    buf_add_format(out,
-                   "# HELP process_start_time_seconds Start time of the process since unix epoch in "
-                   "seconds.\n# TYPE process_start_time_seconds gauge\n"
-                   "process_start_time_seconds %.3f\n",
-                   metrics->started_s);
+    buf_add_format(
+        out,
+        "# HELP process_start_time_seconds Start time of the process since unix epoch in "
+        "seconds.\n# TYPE process_start_time_seconds gauge\n"
+        "process_start_time_seconds %.3f\n",
+        metrics->started_s);
     FILE *file = fopen("/proc/self/statm", "re");
     if (!file) return;
     unsigned long long virtual_pages = 0, resident_pages = 0;
@@ -285,8 +285,7 @@ void metrics_render(const struct metrics *metrics, struct buf *out) {
         if (i == 0 || strcmp(infos[i - 1].name, info->name) != 0)
             buf_add_format(out, "# HELP %s %s\n# TYPE %s %s\n", info->name, info->help, info->name,
                            kind_names[info->kind]);
-        if (info->kind == HISTOGRAM)
-            render_histogram(metrics, info, cell, out);
+        if (info->kind == HISTOGRAM) render_histogram(metrics, info, cell, out);
         else
             buf_add_format(out, "%s{%s%s%s} %.17g\n", info->name, info->labels,
                            info->labels[0] ? "," : "", metrics->label, cell->value);

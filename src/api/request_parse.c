@@ -100,10 +100,8 @@ static void parse_response_format(struct json_scope *scope) {
     struct json_scope inner = {format, "response_format.", scope->error, ERR_OK};
     const char *type = NULL;
     json_field_string(&inner, "type", &type, NULL);
-    if (inner.failed)
-        scope->failed = inner.failed;
-    else if (!type)
-        json_field_fail(scope, "response_format", "must have a type");
+    if (inner.failed) scope->failed = inner.failed;
+    else if (!type) json_field_fail(scope, "response_format", "must have a type");
     else if (strcmp(type, "text") != 0)
         json_field_fail(scope, "response_format", "of type %.40s is not supported here: only text",
                         type);
@@ -471,8 +469,7 @@ static void parse_chat(struct json_scope *scope, const struct api_options *optio
     parse_sampling(scope, options, spec);
     json_field_bool(scope, "logprobs", &wants);
     json_field_int(scope, "top_logprobs", 0, SAMPLING_TOP_LOGPROBS_MAX, &top);
-    if (top && !wants)
-        json_field_fail(scope, "top_logprobs", "needs logprobs: true");
+    if (top && !wants) json_field_fail(scope, "top_logprobs", "needs logprobs: true");
     if (wants) spec->logprobs = spec->sampling.logprobs = (int32_t) top;
 }
 

@@ -37,9 +37,9 @@ struct request_prompt {
 
 struct request_spec {
     enum request_kind kind;
-    struct arena *arena; /* borrowed */
-    json_t *root;        /* owned */
-    uint32_t name_index; /* of api_options.served_names */
+    struct arena *arena;               /* borrowed */
+    json_t *root;                      /* owned */
+    uint32_t name_index;               /* of api_options.served_names */
     char request_id[REQUEST_ID_BYTES]; /* vLLM's field; "" when absent */
 
     /* prompt */

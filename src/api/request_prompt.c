@@ -40,8 +40,7 @@ static enum err join_parts(const json_t *parts, size_t index, struct api_error *
         if (!json_is_object(part))
             e = fail_at(error, index, path, "must be an object, not %s",
                         json_field_type_name(part));
-        else if (!type)
-            e = fail_at(error, index, path, "must have a type");
+        else if (!type) e = fail_at(error, index, path, "must have a type");
         else if (strcmp(type, "text") != 0)
             e = fail_at(error, index, path, "of type %.40s is not supported here: only text", type);
         else if (!json_is_string(text))
@@ -75,8 +74,8 @@ static enum err parse_tool_calls(json_t *copy, size_t index, struct api_error *e
         json_t *arguments = json_object_get(function, "arguments");
         if (!json_is_string(arguments)) continue;
         size_t bytes = json_string_length(arguments);
-        json_t *object = bytes ? json_loadb(json_string_value(arguments), bytes, 0, NULL)
-                               : json_object();
+        json_t *object =
+            bytes ? json_loadb(json_string_value(arguments), bytes, 0, NULL) : json_object();
         if (!json_is_object(object)) {
             json_decref(object);
             snprintf(path, sizeof path, "tool_calls[%zu].function.arguments", i);
@@ -132,10 +131,8 @@ static enum err normal_message(json_t *message, size_t index, struct api_error *
     if (!e && has_calls) e = parse_tool_calls(copy, index, error);
     if (!e && is_developer && json_object_set_new(copy, "role", json_string("system")))
         e = api_error_memory(error);
-    if (e)
-        json_decref(copy);
-    else
-        *out = copy;
+    if (e) json_decref(copy);
+    else *out = copy;
     return e;
 }
 
@@ -148,10 +145,8 @@ enum err request_prompt_messages(const json_t *messages, struct api_error *error
         e = normal_message(json_array_get(messages, i), i, error, &message);
         if (!e && json_array_append_new(normal, message)) e = api_error_memory(error);
     }
-    if (e)
-        json_decref(normal);
-    else
-        *out = normal;
+    if (e) json_decref(normal);
+    else *out = normal;
     return e;
 }
 
@@ -171,9 +166,11 @@ static enum err make_variables(const struct request_spec *spec, const struct api
     failed |= object && json_object_set_new(object, "add_generation_prompt",
                                             json_boolean(spec->add_generation_prompt));
     if (options->bos_text)
-        failed |= object && json_object_set_new(object, "bos_token", json_string(options->bos_text));
+        failed |=
+            object && json_object_set_new(object, "bos_token", json_string(options->bos_text));
     if (options->eos_text)
-        failed |= object && json_object_set_new(object, "eos_token", json_string(options->eos_text));
+        failed |=
+            object && json_object_set_new(object, "eos_token", json_string(options->eos_text));
     if (spec->reasoning_effort)
         failed |= object && json_object_set_new(object, "reasoning_effort",
                                                 json_string(spec->reasoning_effort));
@@ -218,8 +215,7 @@ static enum err cut_after_final_message(const json_t *messages, struct chat_prom
                              "the chat template changes the final message, so it cannot be "
                              "continued");
     size_t cut = at + stripped, with_tail = at + (bytes - from);
-    if (from == 0 && with_tail <= prompt->text.bytes &&
-        memcmp(rendered + at, text, bytes) == 0)
+    if (from == 0 && with_tail <= prompt->text.bytes && memcmp(rendered + at, text, bytes) == 0)
         cut = with_tail;
     prompt->text.bytes = cut;
     while (prompt->range_count && prompt->user_ranges[prompt->range_count - 1].first >= cut)
@@ -255,9 +251,9 @@ static enum err render(const struct request_spec *spec, const struct api_options
     if (e == ERR_MEMORY) {
         e = api_error_memory(error);
     } else if (e) {
-        e = api_error_set(error, 400, "messages", "%s%s",
-                          e == ERR_USAGE ? "" : "the chat template cannot render this: ",
-                          text.text);
+        e = api_error_set(
+            error, 400, "messages", "%s%s",
+            e == ERR_USAGE ? "" : "the chat template cannot render this: ", text.text);
     } else if (spec->continue_final_message) {
         e = cut_after_final_message(messages, out, error);
         if (e) chat_prompt_release(out);
@@ -311,7 +307,8 @@ static enum err make_chat_prompt(struct request_spec *spec, const struct api_opt
     struct tokenizer_range *ranges = alloc_array(prompt.range_count, sizeof *ranges);
     if (!ranges) e = api_error_memory(error);
     for (size_t i = 0; !e && i < prompt.range_count; i++)
-        ranges[i] = (struct tokenizer_range){prompt.user_ranges[i].first, prompt.user_ranges[i].end};
+        ranges[i] =
+            (struct tokenizer_range){prompt.user_ranges[i].first, prompt.user_ranges[i].end};
     if (!e && spec->kind == REQUEST_CHAT)
         e = check_bytes(options, "messages", prompt.text.bytes, error);
     if (!e)
@@ -382,8 +379,7 @@ static enum err make_bad_words(struct request_spec *spec, const struct api_optio
         if (e) break;
         if (ids.count - spaced_at == plain && plain && ids.ids[spaced_at] != ids.ids[plain_at])
             lengths[count++] = plain;
-        else
-            ids.count = spaced_at;
+        else ids.count = spaced_at;
         if (ids.count > SAMPLING_BAD_WORD_IDS_MAX)
             e = api_error_set(error, 400, "bad_words",
                               "bad_words may have at most %d tokens in all",

@@ -21,7 +21,7 @@ struct token_log_entry {
 struct token_log {
     uint32_t *ids; /* owned */
     uint32_t count, room;
-    bool has_logprobs; /* set once, before the first token */
+    bool has_logprobs;               /* set once, before the first token */
     struct token_log_entry *entries; /* owned; count of them when has_logprobs */
     uint32_t *top_ids;               /* owned */
     float *top_logprobs;             /* owned */
