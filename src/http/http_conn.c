@@ -187,6 +187,11 @@ static void reading_start(struct http_conn *conn) {
 
 static void stash_add(struct http_conn *conn, const uint8_t *data, size_t bytes) {
     if (bytes == 0 || conn->must_close) return; /* nothing behind a last request is answered */
+    if (conn->stash_at >= HTTP_STASH_BYTES) { /* a client that never lets it run empty */
+        conn->stash.bytes -= conn->stash_at;
+        memmove(conn->stash.data, conn->stash.data + conn->stash_at, conn->stash.bytes);
+        conn->stash_at = 0;
+    }
     buf_add(&conn->stash, data, bytes);
     if (buf_error(&conn->stash)) {
         log_error("http: no memory for pipelined requests of %s", conn->peer);
