@@ -3,7 +3,10 @@
 
 #include "base/alloc.h"
 #include "base/num.h"
+#include "model/model_gguf.h"
+#include "model/model_hf.h"
 #include "model/model_parts.h"
+#include "model/model_resolve.h"
 
 #define TOKENIZER_BYTES_MAX ((size_t) 256 << 20) /* the largest published one has 33 MB */
 
@@ -115,9 +118,71 @@ out:
     return e;
 }
 
+/* --- out of a folder ---------------------------------------------------------------------- */
+
+/* *out is NULL when the file is not there. */
+static enum err read_file(const char *directory, const char *name, struct err_text *text,
+                          char **out, size_t *bytes) {
+    char path[MODEL_PATH_BYTES];
+    if (!model_resolve_join(path, directory, name))
+        return err_set(text, ERR_LIMIT, "%.200s...: the path is too long", directory);
+    enum err e = model_file_read(path, TOKENIZER_BYTES_MAX, text, out, bytes);
+    return e == ERR_NOT_FOUND ? ERR_OK : e;
+}
+
+static enum err open_directory(const char *directory, struct err_text *text,
+                               struct tokenizer **out) {
+    char *json = NULL, *config = NULL;
+    size_t json_bytes = 0, config_bytes = 0;
+    enum err e = read_file(directory, "tokenizer.json", text, &json, &json_bytes);
+    if (!e && !json)
+        e = err_set(text, ERR_NOT_FOUND,
+                    "%s: no tokenizer: looked for tokenizer.json (tokenizer.model and vocab.json "
+                    "are not read)",
+                    directory);
+    if (!e) e = read_file(directory, "tokenizer_config.json", text, &config, &config_bytes);
+    if (!e) {
+        e = tokenizer_open_json(json, json_bytes, config, config_bytes, text, out);
+        if (e) err_prefix(text, "%s/tokenizer.json", directory);
+    }
+    alloc_free(json);
+    alloc_free(config);
+    return e;
+}
+
 enum err model_open_tokenizer(const struct model *model, struct err_text *text,
                               struct tokenizer **out) {
     if (model->gguf.part_count) return open_gguf(&model->gguf, text, out);
-    return err_set(text, ERR_NOT_FOUND, "%s has no tokenizer: its weights are made from a seed",
+    if (model->directory) return open_directory(model->directory, text, out);
+    return err_set(text, ERR_NOT_FOUND,
+                   "%s: no tokenizer: it is a shape with dummy weights, without files",
                    model->spec.name);
+}
+
+enum err model_open_tokenizer_only(const char *path_or_name, struct err_text *text,
+                                   struct tokenizer **out, char **template_out) {
+    struct model_source source;
+    struct gguf_set set = {0};
+    char *template = NULL, *specials[SPECIAL_COUNT] = {NULL};
+    struct tokenizer *tokenizer = NULL;
+    enum err e = model_resolve(path_or_name, text, &source);
+    if (e) return e;
+    if (source.kind == MODEL_SOURCE_GGUF) {
+        e = gguf_set_open(source.path, text, &set);
+        if (!e) e = open_gguf(&set, text, &tokenizer);
+        if (!e && template_out) e = model_gguf_texts(&set, text, &template, specials);
+        gguf_set_close(&set);
+    } else {
+        e = open_directory(source.path, text, &tokenizer);
+        if (!e && template_out) e = model_hf_texts(source.path, text, &template, specials);
+    }
+    for (int i = 0; i < SPECIAL_COUNT; i++) alloc_free(specials[i]);
+    if (e) {
+        alloc_free(template);
+        if (tokenizer) tokenizer_close(tokenizer);
+        return e;
+    }
+    if (template_out) *template_out = template;
+    *out = tokenizer;
+    return ERR_OK;
 }
