@@ -34,6 +34,9 @@ struct backend_options {
     uint32_t row_tile;           /* rows of the MLP computed at once; 4,096 */
     enum numerics numerics;
     enum kv_dtype kv_dtype;
+    /* cpu: whose tensors will be packed, so that the plan knows the type of each; borrowed until
+     * close (a mapped embedding is read from it).  NULL: shapes only, all of spec's weight_type. */
+    const struct model *model;
     uint32_t thread_count; /* cpu: compute threads, the caller's included */
     bool may_spin;         /* cpu: a core for each thread */
     const char *cpu_body;  /* NULL: best; "scalar", "avx2", "avx512" (GRAMME_CPU) */
@@ -123,8 +126,8 @@ struct backend_ops {
     const char *name; /* "cpu", "sim", "cuda" */
 
     /* Checks spec and options against what this body can do; takes no model memory.
-     * ERR_UNSUPPORTED / ERR_USAGE name the key and what is supported. `model` may be NULL for
-     * sim.  The options are copied, with numerics and kv_dtype resolved. */
+     * ERR_UNSUPPORTED / ERR_USAGE name the key and what is supported.  The options are copied,
+     * with numerics and kv_dtype resolved. */
     MUST_USE enum err (*open)(const struct model_spec *spec, const struct backend_options *options,
                               struct err_text *text, struct backend **out);
     /* Adds every buffer of one rank but the KV region to *plan, by reason; block 0's bytes count

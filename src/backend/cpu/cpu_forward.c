@@ -1,0 +1,525 @@
+/* cpu_forward - see cpu_backend.h: one step on all threads.
+ *
+ * Every thread runs the same phases; a barrier stands between a phase and the first that reads
+ * what it wrote.  Two ways through a layer:
+ *
+ *   narrow  (decode of few rows)  each thread prepares all activations for itself, takes its share
+ *           of each product's outputs, and rotates inside attention: 4 barriers a layer
+ *   wide    rows in tiles; activations are prepared once, rows and groups of outputs are dealt
+ *
+ * Both do the same operations on each row in the same order, so a row's result depends on neither
+ * the way nor the tile nor the thread (numerics.md 2). */
+#include "backend/cpu/cpu_backend.h"
+
+#include <string.h>
+
+#include "base/num.h"
+
+#define ROWS_DEALT 8u   /* rows a thread takes at a time */
+#define GROUPS_DEALT 8u /* groups of outputs likewise: CPU_OUT_COLUMNS */
+
+struct crew {
+    struct cpu_backend *cpu;
+    struct cpu_step *step;
+    uint32_t thread, thread_count;
+    uint32_t phase; /* of dealing */
+    uint8_t *scratch;
+    float *row; /* one row, private */
+    float *out; /* outputs of a product, private */
+};
+
+/* --- sharing out -------------------------------------------------------------------------- */
+
+static void barrier(struct crew *crew) { team_barrier(crew->cpu->team); }
+
+/* Dealing alternates between two counters: the one not in use was left by all at a barrier, and
+ * thread 0 sets it back. */
+static void deal_begin(struct crew *crew) {
+    crew->phase++;
+    if (crew->thread == 0)
+        atomic_store_explicit(&crew->step->next[(crew->phase + 1) & 1], 0, memory_order_relaxed);
+}
+
+/* The next `size` of `count`; false when all are dealt. */
+static bool deal(struct crew *crew, uint32_t size, uint32_t count, uint32_t *first, uint32_t *end) {
+    uint32_t index = atomic_fetch_add_explicit(&crew->step->next[crew->phase & 1], 1,
+                                               memory_order_relaxed);
+    uint64_t at = (uint64_t) index * size;
+    if (at >= count) return false;
+    *first = (uint32_t) at;
+    *end = (uint32_t) num_min(at + size, count);
+    return true;
+}
+
+/* A fixed share of `count`. */
+static void share(const struct crew *crew, uint32_t count, uint32_t *first, uint32_t *end) {
+    *first = (uint32_t) ((uint64_t) count * crew->thread / crew->thread_count);
+    *end = (uint32_t) ((uint64_t) count * (crew->thread + 1) / crew->thread_count);
+}
+
+/* --- products ----------------------------------------------------------------------------- */
+
+/* Activations in each class that the matrices want. */
+struct inputs {
+    struct cpu_activations of[CPU_CLASS_COUNT];
+    bool wants[CPU_CLASS_COUNT];
+};
+
+static void inputs_init(struct crew *crew, struct inputs *inputs, bool is_private,
+                        uint32_t row_count, uint32_t columns, const struct cpu_matrix *const *list,
+                        uint32_t matrix_count) {
+    const struct cpu_backend *cpu = crew->cpu;
+    static const enum numerics numerics[] = {NUMERICS_F32A, NUMERICS_Q8A32};
+    *inputs = (struct inputs){0};
+    for (uint32_t i = 0; i < matrix_count; i++) inputs->wants[cpu_backend_class(list[i])] = true;
+    for (uint32_t c = 0; c < CPU_CLASS_COUNT; c++) {
+        if (!inputs->wants[c]) continue;
+        uint8_t *data =
+            is_private ? crew->scratch + cpu->scratch_layout.narrow[c] : cpu->wide[c];
+        inputs->of[c] = (struct cpu_activations){
+            .numerics = numerics[c], .rows = row_count, .columns = columns, .data = data};
+    }
+}
+
+static void inputs_set(const struct crew *crew, struct inputs *inputs, uint32_t row,
+                       const float *x) {
+    for (uint32_t c = 0; c < CPU_CLASS_COUNT; c++)
+        if (inputs->wants[c])
+            cpu_activations_set(crew->cpu->body, &inputs->of[c], row, row + 1, x, 0);
+}
+
+/* Row `row` of the inputs is norm(x). */
+static void inputs_set_norm(const struct crew *crew, struct inputs *inputs, uint32_t row,
+                            const float *x, const float *weight) {
+    const struct model_spec *spec = &crew->cpu->spec;
+    crew->cpu->rows->norm(x, weight, spec->hidden_size, spec->norm_epsilon, crew->row);
+    inputs_set(crew, inputs, row, crew->row);
+}
+
+static void product(const struct crew *crew, const struct cpu_matrix *matrix,
+                    const struct inputs *inputs, uint32_t first, uint32_t end, float *out,
+                    uint64_t ld) {
+    cpu_matmul(crew->cpu->body, matrix, &inputs->of[cpu_backend_class(matrix)], first, end, out,
+               ld);
+}
+
+/* Outputs of groups [first, end) into private memory: output n of row r stands at
+ * crew->out[r x ld + n - first x 16].  The product's pointer is to output 0, which may lie outside. */
+static uint64_t product_private(const struct crew *crew, const struct cpu_matrix *matrix,
+                                const struct inputs *inputs, uint32_t first, uint32_t end) {
+    uint64_t ld = (uint64_t) (end - first) * CPU_GROUP;
+    float *origin = (float *) ((uintptr_t) crew->out - (uint64_t) first * CPU_GROUP * sizeof(float));
+    product(crew, matrix, inputs, first, end, origin, ld);
+    return ld;
+}
+
+/* Groups whose outputs for row_count rows fit the private memory. */
+static uint32_t private_groups(const struct crew *crew, uint32_t row_count) {
+    return (uint32_t) num_max(1, crew->cpu->scratch_layout.out_floats / row_count / CPU_GROUP);
+}
+
+/* residual rows += product + bias, for groups [first, end). */
+static void product_add(struct crew *crew, const struct cpu_matrix *matrix,
+                        const struct inputs *inputs, const float *bias, uint32_t first,
+                        uint32_t end, float *residual, uint32_t row_count) {
+    const struct cpu_backend *cpu = crew->cpu;
+    uint32_t at_once = private_groups(crew, row_count);
+    for (uint32_t group = first; group < end; group += at_once) {
+        uint32_t stop = (uint32_t) num_min((uint64_t) group + at_once, end);
+        uint64_t ld = product_private(crew, matrix, inputs, group, stop);
+        uint32_t column = group * CPU_GROUP;
+        uint32_t count = (uint32_t) num_min(ld, matrix->rows - column);
+        for (uint32_t r = 0; r < row_count; r++) {
+            float *x = residual + r * (uint64_t) cpu->hidden_ld + column;
+            if (bias) cpu->rows->add(crew->out + r * ld, bias + column, count);
+            cpu->rows->add(x, crew->out + r * ld, count);
+        }
+    }
+}
+
+/* hidden rows = silu(gate + bias) x (up + bias), for groups [first, end). */
+static void product_gate(struct crew *crew, const struct cpu_layer *layer,
+                         const struct inputs *inputs, uint32_t first, uint32_t end,
+                         uint32_t row_count) {
+    const struct cpu_backend *cpu = crew->cpu;
+    const float *gate_bias = layer->vectors[CPU_GATE_BIAS], *up_bias = layer->vectors[CPU_UP_BIAS];
+    uint32_t at_once = private_groups(crew, row_count);
+    for (uint32_t group = first; group < end; group += at_once) {
+        uint32_t stop = (uint32_t) num_min((uint64_t) group + at_once, end);
+        product(crew, &layer->gate, inputs, group, stop, cpu->hidden, cpu->ffn_ld);
+        uint64_t ld = product_private(crew, &layer->up, inputs, group, stop);
+        uint32_t column = group * CPU_GROUP;
+        uint32_t count = (uint32_t) num_min(ld, layer->gate.rows - column);
+        for (uint32_t r = 0; r < row_count; r++) {
+            float *gate = cpu->hidden + r * (uint64_t) cpu->ffn_ld + column;
+            if (gate_bias) cpu->rows->add(gate, gate_bias + column, count);
+            if (up_bias) cpu->rows->add(crew->out + r * ld, up_bias + column, count);
+            cpu->rows->silu_mul(gate, crew->out + r * ld, count);
+        }
+    }
+}
+
+/* Groups [first, end) of q, k and v laid end to end. */
+static void product_qkv(struct crew *crew, const struct cpu_layer *layer,
+                        const struct inputs *inputs, uint32_t first, uint32_t end,
+                        uint32_t row_first) {
+    const struct cpu_backend *cpu = crew->cpu;
+    const struct cpu_matrix *matrices[] = {&layer->q, &layer->k, &layer->v};
+    float *outs[] = {cpu->queries + (uint64_t) row_first * cpu->q_columns, cpu->kv_rows,
+                     cpu->kv_rows + cpu->kv_columns};
+    const uint64_t lds[] = {cpu->q_columns, 2 * cpu->kv_columns, 2 * cpu->kv_columns};
+    uint32_t base = 0;
+    for (uint32_t i = 0; i < 3; i++) {
+        uint32_t count = matrices[i]->group_count;
+        uint32_t from = first > base ? first - base : 0;
+        uint32_t to = end > base ? (uint32_t) num_min(end - base, count) : 0;
+        if (from < to) product(crew, matrices[i], inputs, from, to, outs[i], lds[i]);
+        base += count;
+    }
+}
+
+static uint32_t qkv_groups(const struct cpu_layer *layer) {
+    return layer->q.group_count + layer->k.group_count + layer->v.group_count;
+}
+
+/* --- before the layers -------------------------------------------------------------------- */
+
+static void embed_row(struct crew *crew, uint32_t token_row) {
+    struct cpu_backend *cpu = crew->cpu;
+    uint32_t batch_row = cpu->row_of[token_row];
+    const struct batch_row *row = &crew->step->batch->rows[batch_row];
+    uint32_t index = token_row - cpu->row_first[batch_row];
+    uint32_t token = row->tokens ? row->tokens[index]
+                                 : cpu_sample_seat_last(cpu_backend_seat(cpu, row->seat));
+    CHECK(token < cpu->spec.vocab_size);
+    float *out = cpu->residual + (uint64_t) token_row * cpu->hidden_ld;
+    if (cpu->spec.is_tied) {
+        cpu_matrix_row_to_f32(&cpu->output, token, out);
+    } else {
+        const void *stored = model_tensor_row(cpu->model, ROLE_EMBEDDING, 0, token, crew->out);
+        tensor_type_row_to_f32(cpu->embedding.type, stored, cpu->spec.hidden_size, out);
+    }
+    cpu->rows->angles(row->first_position + index, cpu->inv_freq, cpu->spec.head_dim / 2,
+                      cpu->rope_scale, cpu->angles + (uint64_t) token_row * cpu->spec.head_dim);
+}
+
+/* --- narrow ------------------------------------------------------------------------------- */
+
+static void attend(struct crew *crew, uint32_t layer) {
+    uint32_t first, end;
+    deal_begin(crew);
+    while (deal(crew, 1, crew->step->task_count, &first, &end))
+        cpu_attend_task(crew->cpu, layer, &crew->cpu->tasks[first], crew->scratch);
+}
+
+static void layer_narrow(struct crew *crew, uint32_t index) {
+    struct cpu_backend *cpu = crew->cpu;
+    const struct cpu_layer *layer = &cpu->layers[index];
+    const uint32_t rows = crew->step->token_count;
+    struct inputs inputs;
+    uint32_t first, end;
+
+    const struct cpu_matrix *qkv[] = {&layer->q, &layer->k, &layer->v};
+    inputs_init(crew, &inputs, true, rows, cpu->spec.hidden_size, qkv, 3);
+    for (uint32_t r = 0; r < rows; r++)
+        inputs_set_norm(crew, &inputs, r, cpu->residual + r * (uint64_t) cpu->hidden_ld,
+                        layer->vectors[CPU_ATTN_NORM]);
+    share(crew, qkv_groups(layer), &first, &end);
+    product_qkv(crew, layer, &inputs, first, end, 0);
+    barrier(crew);
+
+    attend(crew, index);
+    barrier(crew);
+
+    const struct cpu_matrix *o[] = {&layer->o};
+    inputs_init(crew, &inputs, true, rows, cpu->q_columns, o, 1);
+    for (uint32_t r = 0; r < rows; r++)
+        inputs_set(crew, &inputs, r, cpu->queries + r * (uint64_t) cpu->q_columns);
+    share(crew, layer->o.group_count, &first, &end);
+    product_add(crew, &layer->o, &inputs, layer->vectors[CPU_O_BIAS], first, end, cpu->residual,
+                rows);
+    barrier(crew);
+
+    const struct cpu_matrix *gate_up[] = {&layer->gate, &layer->up};
+    inputs_init(crew, &inputs, true, rows, cpu->spec.hidden_size, gate_up, 2);
+    for (uint32_t r = 0; r < rows; r++)
+        inputs_set_norm(crew, &inputs, r, cpu->residual + r * (uint64_t) cpu->hidden_ld,
+                        layer->vectors[CPU_FFN_NORM]);
+    share(crew, layer->gate.group_count, &first, &end);
+    product_gate(crew, layer, &inputs, first, end, rows);
+    barrier(crew);
+
+    const struct cpu_matrix *down[] = {&layer->down};
+    inputs_init(crew, &inputs, true, rows, cpu->spec.ffn_size, down, 1);
+    for (uint32_t r = 0; r < rows; r++)
+        inputs_set(crew, &inputs, r, cpu->hidden + r * (uint64_t) cpu->ffn_ld);
+    share(crew, layer->down.group_count, &first, &end);
+    product_add(crew, &layer->down, &inputs, layer->vectors[CPU_DOWN_BIAS], first, end,
+                cpu->residual, rows);
+    barrier(crew);
+}
+
+/* --- wide --------------------------------------------------------------------------------- */
+
+/* Norm (weight not NULL) and activations of rows x (row_count, ld), dealt. */
+static void prepare(struct crew *crew, struct inputs *inputs, uint32_t row_count, const float *x,
+                    uint64_t ld, const float *weight) {
+    uint32_t first, end;
+    deal_begin(crew);
+    while (deal(crew, ROWS_DEALT, row_count, &first, &end))
+        for (uint32_t r = first; r < end; r++) {
+            if (weight)
+                inputs_set_norm(crew, inputs, r, x + r * ld, weight);
+            else
+                inputs_set(crew, inputs, r, x + r * ld);
+        }
+    barrier(crew);
+}
+
+/* Keys and values of the tile's rows into the cache, queries turned in place. */
+static void turn_rows(struct crew *crew, uint32_t index, uint32_t row_first, uint32_t row_count) {
+    struct cpu_backend *cpu = crew->cpu;
+    const struct cpu_layer *layer = &cpu->layers[index];
+    const uint32_t head_dim = cpu->spec.head_dim, heads = cpu->spec.head_count;
+    const float *q_bias = layer->vectors[CPU_Q_BIAS], *k_bias = layer->vectors[CPU_K_BIAS];
+    const float *v_bias = layer->vectors[CPU_V_BIAS];
+    uint32_t first, end;
+    deal_begin(crew);
+    while (deal(crew, ROWS_DEALT, row_count, &first, &end))
+        for (uint32_t r = first; r < end; r++) {
+            uint32_t token_row = row_first + r, batch_row = cpu->row_of[token_row];
+            uint32_t position = crew->step->batch->rows[batch_row].first_position + token_row -
+                                cpu->row_first[batch_row];
+            const float *angles = cpu->angles + (uint64_t) token_row * head_dim;
+            float *query = cpu->queries + (uint64_t) token_row * cpu->q_columns;
+            float *key = cpu->kv_rows + (uint64_t) r * 2 * cpu->kv_columns;
+            float *value = key + cpu->kv_columns;
+            for (uint32_t h = 0; h < heads; h++)
+                cpu_attend_turn(cpu, query + h * head_dim, q_bias ? q_bias + h * head_dim : NULL,
+                                layer->vectors[CPU_Q_NORM], angles);
+            if (v_bias) cpu->rows->add(value, v_bias, cpu->kv_columns);
+            for (uint32_t h = 0; h < cpu->kv.head_count; h++) {
+                cpu_attend_turn(cpu, key + h * head_dim, k_bias ? k_bias + h * head_dim : NULL,
+                                layer->vectors[CPU_K_NORM], angles);
+                cpu_attend_store(cpu, index, batch_row, position, h, key + h * head_dim,
+                                 value + h * head_dim);
+            }
+        }
+}
+
+static void tile_qkv(struct crew *crew, uint32_t index, uint32_t row_first, uint32_t row_count) {
+    struct cpu_backend *cpu = crew->cpu;
+    const struct cpu_layer *layer = &cpu->layers[index];
+    struct inputs inputs;
+    uint32_t first, end;
+    const struct cpu_matrix *qkv[] = {&layer->q, &layer->k, &layer->v};
+    inputs_init(crew, &inputs, false, row_count, cpu->spec.hidden_size, qkv, 3);
+    prepare(crew, &inputs, row_count, cpu->residual + row_first * (uint64_t) cpu->hidden_ld,
+            cpu->hidden_ld, layer->vectors[CPU_ATTN_NORM]);
+    deal_begin(crew);
+    while (deal(crew, GROUPS_DEALT, qkv_groups(layer), &first, &end))
+        product_qkv(crew, layer, &inputs, first, end, row_first);
+    barrier(crew);
+    turn_rows(crew, index, row_first, row_count);
+    barrier(crew);
+}
+
+static void tile_rest(struct crew *crew, uint32_t index, uint32_t row_first, uint32_t row_count) {
+    struct cpu_backend *cpu = crew->cpu;
+    const struct cpu_layer *layer = &cpu->layers[index];
+    float *residual = cpu->residual + row_first * (uint64_t) cpu->hidden_ld;
+    struct inputs inputs;
+    uint32_t first, end;
+
+    const struct cpu_matrix *o[] = {&layer->o};
+    inputs_init(crew, &inputs, false, row_count, cpu->q_columns, o, 1);
+    prepare(crew, &inputs, row_count, cpu->queries + row_first * (uint64_t) cpu->q_columns,
+            cpu->q_columns, NULL);
+    deal_begin(crew);
+    while (deal(crew, GROUPS_DEALT, layer->o.group_count, &first, &end))
+        product_add(crew, &layer->o, &inputs, layer->vectors[CPU_O_BIAS], first, end, residual,
+                    row_count);
+    barrier(crew);
+
+    const struct cpu_matrix *gate_up[] = {&layer->gate, &layer->up};
+    inputs_init(crew, &inputs, false, row_count, cpu->spec.hidden_size, gate_up, 2);
+    prepare(crew, &inputs, row_count, residual, cpu->hidden_ld, layer->vectors[CPU_FFN_NORM]);
+    deal_begin(crew);
+    while (deal(crew, GROUPS_DEALT, layer->gate.group_count, &first, &end))
+        product_gate(crew, layer, &inputs, first, end, row_count);
+    barrier(crew);
+
+    const struct cpu_matrix *down[] = {&layer->down};
+    inputs_init(crew, &inputs, false, row_count, cpu->spec.ffn_size, down, 1);
+    prepare(crew, &inputs, row_count, cpu->hidden, cpu->ffn_ld, NULL);
+    deal_begin(crew);
+    while (deal(crew, GROUPS_DEALT, layer->down.group_count, &first, &end))
+        product_add(crew, &layer->down, &inputs, layer->vectors[CPU_DOWN_BIAS], first, end,
+                    residual, row_count);
+    barrier(crew);
+}
+
+static void layer_wide(struct crew *crew, uint32_t index) {
+    const uint32_t rows = crew->step->token_count, tile = crew->cpu->row_tile;
+    for (uint32_t row = 0; row < rows; row += tile)
+        tile_qkv(crew, index, row, (uint32_t) num_min(tile, rows - row));
+    attend(crew, index);
+    barrier(crew);
+    for (uint32_t row = 0; row < rows; row += tile)
+        tile_rest(crew, index, row, (uint32_t) num_min(tile, rows - row));
+}
+
+/* --- logits and tokens -------------------------------------------------------------------- */
+
+/* The maximum of a logits row from the threads' parts; parts ascend, so ties keep the lowest. */
+static struct cpu_scan_top join_tops(const struct crew *crew, uint32_t at) {
+    const struct cpu_backend *cpu = crew->cpu;
+    struct cpu_scan_top best = {.value = -__builtin_inff(), .is_finite = true};
+    for (uint32_t t = 0; t < crew->thread_count; t++) {
+        uint32_t first = (uint32_t) ((uint64_t) cpu->output.group_count * t / crew->thread_count);
+        uint32_t end = (uint32_t) ((uint64_t) cpu->output.group_count * (t + 1) /
+                                   crew->thread_count);
+        if (first == end) continue;
+        const struct cpu_scan_top *part = &cpu->tops[t * cpu->logit_rows + at];
+        if (part->value > best.value) {
+            best.value = part->value;
+            best.id = part->id;
+        }
+        best.is_finite &= part->is_finite;
+    }
+    return best;
+}
+
+static void finish_logits(struct crew *crew, const struct cpu_logit_row *entry, uint32_t at) {
+    struct cpu_backend *cpu = crew->cpu;
+    const struct batch_row *row = &crew->step->batch->rows[entry->batch_row];
+    struct cpu_seat *seat = cpu_backend_seat(cpu, row->seat);
+    struct result_row *result = &cpu->results[entry->batch_row];
+    const float *logits = cpu->logits + at * (uint64_t) cpu->vocab_ld;
+    struct cpu_scan_top top = join_tops(crew, at);
+    if (entry->token == CPU_LOGIT_SAMPLE) {
+        cpu_sample_row(cpu->scan, seat, row, logits, top,
+                       crew->scratch + cpu->scratch_layout.sampling, result);
+        return;
+    }
+    struct token_logprob *out =
+        (struct token_logprob *) (uintptr_t) &result->prompt_logprobs[entry->token];
+    if (top.is_finite)
+        cpu_sample_logprob(cpu->scan, logits, cpu->spec.vocab_size, top.value,
+                           row->next_tokens[entry->token], cpu_sample_prompt_top(seat), out);
+    else
+        result->error = ERR_FORMAT; /* any thread may write it: always the same value */
+}
+
+static void logits_tile(struct crew *crew, uint32_t entry_first, uint32_t row_count) {
+    struct cpu_backend *cpu = crew->cpu;
+    const struct cpu_logit_row *list = cpu->logit_list + entry_first;
+    const bool is_private = row_count <= cpu->narrow_rows;
+    const struct cpu_matrix *output[] = {&cpu->output};
+    struct inputs inputs;
+    uint32_t first, end;
+    inputs_init(crew, &inputs, is_private, row_count, cpu->spec.hidden_size, output, 1);
+    for (uint32_t r = 0; r < row_count; r++) {
+        if (!is_private && r % crew->thread_count != crew->thread) continue;
+        inputs_set_norm(crew, &inputs, r,
+                        cpu->residual + list[r].token_row * (uint64_t) cpu->hidden_ld,
+                        cpu->final_norm);
+    }
+    if (!is_private) barrier(crew);
+
+    share(crew, cpu->output.group_count, &first, &end);
+    if (first < end) {
+        product(crew, &cpu->output, &inputs, first, end, cpu->logits, cpu->vocab_ld);
+        uint32_t id_end = (uint32_t) num_min((uint64_t) end * CPU_GROUP, cpu->spec.vocab_size);
+        for (uint32_t r = 0; r < row_count; r++)
+            cpu->tops[crew->thread * cpu->logit_rows + r] = cpu->scan->top(
+                cpu->logits + r * (uint64_t) cpu->vocab_ld, first * CPU_GROUP, id_end);
+    }
+    barrier(crew);
+    deal_begin(crew);
+    while (deal(crew, 1, row_count, &first, &end)) finish_logits(crew, &list[first], first);
+    barrier(crew);
+}
+
+/* --- the step ----------------------------------------------------------------------------- */
+
+static void step_thread(void *ctx, uint32_t thread, uint32_t thread_count) {
+    struct cpu_backend *cpu = ctx;
+    struct cpu_step *step = &cpu->step;
+    uint8_t *scratch = cpu_backend_scratch(cpu, thread);
+    struct crew crew = {
+        .cpu = cpu,
+        .step = step,
+        .thread = thread,
+        .thread_count = thread_count,
+        .scratch = scratch,
+        .row = (float *) (void *) (scratch + cpu->scratch_layout.row),
+        .out = (float *) (void *) (scratch + cpu->scratch_layout.out),
+    };
+    uint32_t first, end;
+    share(&crew, step->token_count, &first, &end);
+    for (uint32_t r = first; r < end; r++) embed_row(&crew, r);
+    barrier(&crew);
+    for (uint32_t layer = 0; layer < cpu->spec.layer_count; layer++) {
+        if (step->is_narrow)
+            layer_narrow(&crew, layer);
+        else
+            layer_wide(&crew, layer);
+    }
+    for (uint32_t at = 0; at < step->logit_count; at += cpu->logit_rows)
+        logits_tile(&crew, at, (uint32_t) num_min(cpu->logit_rows, step->logit_count - at));
+}
+
+/* Which rows want logits; where prompt logprobs go. */
+static void list_logits(struct cpu_backend *cpu, struct cpu_step *step) {
+    const struct batch *batch = step->batch;
+    uint64_t prompt_count = 0;
+    step->logit_count = 0;
+    for (uint32_t i = 0; i < batch->row_count; i++) {
+        const struct batch_row *row = &batch->rows[i];
+        uint32_t token_row = cpu->row_first[i];
+        if (row->wants_prompt_logprobs) {
+            struct token_logprob *out = cpu->prompt_logprobs + prompt_count;
+            cpu->results[i].prompt_logprobs = out;
+            prompt_count += row->token_count;
+            memset(out, 0, row->token_count * sizeof *out);
+            for (uint32_t t = 0; t < row->token_count; t++) {
+                out[t].token_id = row->next_tokens[t];
+                if (row->next_tokens[t] == BACKEND_NO_TOKEN) continue;
+                CHECK(row->next_tokens[t] < cpu->spec.vocab_size);
+                cpu->logit_list[step->logit_count++] =
+                    (struct cpu_logit_row){token_row + t, i, t};
+            }
+        }
+        if (row->wants_sample)
+            cpu->logit_list[step->logit_count++] =
+                (struct cpu_logit_row){token_row + row->token_count - 1, i, CPU_LOGIT_SAMPLE};
+    }
+}
+
+void cpu_forward_step(struct cpu_backend *cpu, const struct batch *batch) {
+    struct cpu_step *step = &cpu->step;
+    step->batch = batch;
+    step->token_count = 0;
+    step->is_narrow = true;
+    CHECK(batch->row_count <= cpu->options.seat_count);
+    for (uint32_t i = 0; i < batch->row_count; i++) {
+        const struct batch_row *row = &batch->rows[i];
+        CHECK(row->seat < cpu->options.seat_count && row->token_count >= 1);
+        CHECK(row->token_count <= cpu->options.batched_tokens_max - step->token_count);
+        CHECK(row->tokens || row->token_count == 1);
+        uint64_t slots = (uint64_t) row->block_count * cpu->options.block_size;
+        CHECK((uint64_t) row->first_position + row->token_count <= slots);
+        cpu->row_first[i] = step->token_count;
+        for (uint32_t t = 0; t < row->token_count; t++) cpu->row_of[step->token_count++] = i;
+        if (row->token_count > 1) step->is_narrow = false;
+        cpu->results[i] = (struct result_row){.token_id = BACKEND_NO_TOKEN};
+    }
+    CHECK(step->token_count == batch->token_count && step->token_count > 0);
+    if (step->token_count > cpu->narrow_rows) step->is_narrow = false;
+    list_logits(cpu, step);
+    cpu_attend_plan(cpu, step);
+    atomic_store(&step->next[0], 0);
+    atomic_store(&step->next[1], 0);
+    team_run(cpu->team, step_thread, cpu);
+}
