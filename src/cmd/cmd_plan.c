@@ -29,6 +29,7 @@ int cmd_plan(int argc, char **argv) {
     bool fits = false;
     enum err e = cmd_model_open(options, positional_count ? positional[0] : NULL, &text, &model);
     if (!e) e = cmd_model_boot_options(options, model_get_spec(model), &text, &boot_options);
+    if (!e) boot_options.backend.model = model;
     if (!e) e = worker_boot_plan(&boot_options, model_get_spec(model), &text, &boot);
     if (!e) {
         print_plan(options, &boot, model_get_spec(model));

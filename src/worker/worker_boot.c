@@ -46,6 +46,9 @@ enum err worker_boot_open(const struct worker_boot_options *options, const struc
                           backend_progress_fn progress, void *progress_ctx, struct err_text *text,
                           struct worker_boot *boot) {
     const struct model_spec *spec = model_get_spec(model);
+    struct worker_boot_options with_model = *options; /* the plan sees the type of each tensor */
+    with_model.backend.model = model;
+    options = &with_model;
     enum err e = open_as_planned(options, spec, text, boot);
     if (e) return e;
     const struct plan *plan = &boot->plan;

@@ -168,8 +168,7 @@ static void take_queries(struct cpu_backend *cpu, uint32_t layer, const struct c
                 memcpy(desk->row, query, head_dim * sizeof *query);
                 const float *bias = vectors[CPU_Q_BIAS];
                 cpu_attend_turn(cpu, desk->row, bias ? bias + head * head_dim : NULL,
-                                vectors[CPU_Q_NORM],
-                                cpu->angles + (uint64_t) token_row * head_dim);
+                                vectors[CPU_Q_NORM], cpu->angles + (uint64_t) token_row * head_dim);
                 query = desk->row;
             }
             cpu->attention->arrange(head_dim, query, scale,
@@ -177,8 +176,8 @@ static void take_queries(struct cpu_backend *cpu, uint32_t layer, const struct c
         }
     if (!cpu->step.is_narrow || task->tile_end != task->all_end) return;
     token_row = cpu->row_first[task->batch_row];
-    float *key = cpu->kv_rows + (uint64_t) token_row * 2 * cpu->kv_columns +
-                 task->kv_head * head_dim;
+    float *key =
+        cpu->kv_rows + (uint64_t) token_row * 2 * cpu->kv_columns + task->kv_head * head_dim;
     float *value = key + cpu->kv_columns;
     const float *key_bias = vectors[CPU_K_BIAS], *value_bias = vectors[CPU_V_BIAS];
     cpu_attend_turn(cpu, key, key_bias ? key_bias + task->kv_head * head_dim : NULL,
@@ -307,8 +306,8 @@ void cpu_attend_task(struct cpu_backend *cpu, uint32_t layer, const struct cpu_t
         struct cpu_attention_tile where;
         find_tile(cpu, layer, task, tile, slot_first, slot_end, &desk, &where);
         if (is_split) {
-            float *partial = cpu->partials +
-                             (task->partial + tile - task->all_first) * cpu->partial_floats;
+            float *partial =
+                cpu->partials + (task->partial + tile - task->all_first) * cpu->partial_floats;
             rows.max = partial;
             rows.sum = partial + group;
             rows.acc = partial + 2 * group;

@@ -80,10 +80,8 @@ VEC_KERNEL void score_rows(const uint32_t rows, const enum kv_dtype dtype,
             high[p] = tile->keys[packet + 1 < packet_end ? packet + 1 : packet];
         }
         float *out = scores + pair * 16;
-        if (count == 2)
-            score_slots(rows, 2, dtype, head_dim, low, high, queries, out);
-        else
-            score_slots(rows, 1, dtype, head_dim, low, high, queries, out);
+        if (count == 2) score_slots(rows, 2, dtype, head_dim, low, high, queries, out);
+        else score_slots(rows, 1, dtype, head_dim, low, high, queries, out);
         pair += count;
     }
 }
@@ -113,8 +111,7 @@ VEC_KERNEL void soften(uint32_t first, uint32_t end, float *scores, float *max_o
     struct v16 max16 = v16_set1(max), sum = v16_zero();
     for (uint32_t i = begin; i < end; i += 16) {
         struct v16 e = v16_exp(v16_sub(v16_load(scores + i), max16));
-        if (i < inner || i >= inner_end)
-            e = v16_select(in_range(i, first, end), e, v16_zero());
+        if (i < inner || i >= inner_end) e = v16_select(in_range(i, first, end), e, v16_zero());
         v16_store(scores + i, e);
         sum = v16_add(sum, e);
     }
@@ -131,9 +128,8 @@ VEC_KERNEL void weigh_slots(const uint32_t rows, const uint32_t vectors, const e
                             float *acc) {
     const uint32_t bytes = element_bytes(dtype);
     struct v16 sums[ROWS_MAX * 2];
-    VEC_UNROLL for (uint32_t r = 0; r < rows; r++)
-        VEC_UNROLL for (uint32_t c = 0; c < vectors; c++) sums[r * vectors + c] =
-            v16_load(acc + r * head_dim + dimension + c * 16);
+    VEC_UNROLL for (uint32_t r = 0; r < rows; r++) VEC_UNROLL for (uint32_t c = 0; c < vectors; c++)
+        sums[r * vectors + c] = v16_load(acc + r * head_dim + dimension + c * 16);
     for (uint32_t slot = first; slot < end;) {
         uint32_t stop = (slot | (CPU_PACKET - 1)) + 1;
         if (stop > end) stop = end;
@@ -150,14 +146,13 @@ VEC_KERNEL void weigh_slots(const uint32_t rows, const uint32_t vectors, const e
             }
         }
     }
-    VEC_UNROLL for (uint32_t r = 0; r < rows; r++)
-        VEC_UNROLL for (uint32_t c = 0; c < vectors; c++)
-            v16_store(acc + r * head_dim + dimension + c * 16, sums[r * vectors + c]);
+    VEC_UNROLL for (uint32_t r = 0; r < rows; r++) VEC_UNROLL for (uint32_t c = 0; c < vectors; c++)
+        v16_store(acc + r * head_dim + dimension + c * 16, sums[r * vectors + c]);
 }
 
 VEC_KERNEL void weigh_rows(const uint32_t rows, const enum kv_dtype dtype,
-                           const struct cpu_attention_tile *tile, uint32_t head_dim,
-                           uint32_t first, uint32_t end, const float *scores, float *acc) {
+                           const struct cpu_attention_tile *tile, uint32_t head_dim, uint32_t first,
+                           uint32_t end, const float *scores, float *acc) {
     if (first >= end) return;
     const uint32_t vectors = rows == 1 ? 4 : rows <= 3 ? 2 : 1;
     uint32_t d = 0;
@@ -168,15 +163,12 @@ VEC_KERNEL void weigh_rows(const uint32_t rows, const enum kv_dtype dtype,
             weigh_slots(rows, 1, dtype, tile, head_dim, d, first, end, scores, acc);
 }
 
-static void weigh_one(enum kv_dtype dtype, const struct cpu_attention_tile *tile,
-                      uint32_t head_dim, uint32_t first, uint32_t end, const float *scores,
-                      float *acc) {
-    if (dtype == KV_DTYPE_F32)
-        weigh_rows(1, KV_DTYPE_F32, tile, head_dim, first, end, scores, acc);
+static void weigh_one(enum kv_dtype dtype, const struct cpu_attention_tile *tile, uint32_t head_dim,
+                      uint32_t first, uint32_t end, const float *scores, float *acc) {
+    if (dtype == KV_DTYPE_F32) weigh_rows(1, KV_DTYPE_F32, tile, head_dim, first, end, scores, acc);
     else if (dtype == KV_DTYPE_F16)
         weigh_rows(1, KV_DTYPE_F16, tile, head_dim, first, end, scores, acc);
-    else
-        weigh_rows(1, KV_DTYPE_BF16, tile, head_dim, first, end, scores, acc);
+    else weigh_rows(1, KV_DTYPE_BF16, tile, head_dim, first, end, scores, acc);
 }
 
 /* --- a group of rows ---------------------------------------------------------------------- */
@@ -227,13 +219,11 @@ VEC_KERNEL void attend(const uint32_t rows, const enum kv_dtype dtype,
         default: attend(6, dtype, tile, rows, at); break;                                          \
         }
 
-static void tile_f32(const struct cpu_attention_tile *tile,
-                     const struct cpu_attention_rows *rows) {
+static void tile_f32(const struct cpu_attention_tile *tile, const struct cpu_attention_rows *rows) {
     ATTEND_ALL(KV_DTYPE_F32)
 }
 
-static void tile_f16(const struct cpu_attention_tile *tile,
-                     const struct cpu_attention_rows *rows) {
+static void tile_f16(const struct cpu_attention_tile *tile, const struct cpu_attention_rows *rows) {
     ATTEND_ALL(KV_DTYPE_F16)
 }
 
@@ -251,8 +241,8 @@ static void attend_tile(enum kv_dtype dtype, const struct cpu_attention_tile *ti
     }
 }
 
-static void fold(uint32_t head_dim, float *state_max, float *state_sum, float *state_acc,
-                 float max, float sum, const float *acc) {
+static void fold(uint32_t head_dim, float *state_max, float *state_sum, float *state_acc, float max,
+                 float sum, const float *acc) {
     float top = *state_max > max ? *state_max : max;
     float factors[16] = {*state_max - top, max - top};
     v16_store(factors, v16_exp(v16_load(factors)));
@@ -261,8 +251,8 @@ static void fold(uint32_t head_dim, float *state_max, float *state_sum, float *s
     *state_sum = __builtin_fmaf(sum, fresh, *state_sum * old);
     struct v16 old16 = v16_set1(old), fresh16 = v16_set1(fresh);
     for (uint32_t d = 0; d < head_dim; d += 16)
-        v16_store(state_acc + d, v16_fma(v16_load(acc + d), fresh16,
-                                         v16_mul(v16_load(state_acc + d), old16)));
+        v16_store(state_acc + d,
+                  v16_fma(v16_load(acc + d), fresh16, v16_mul(v16_load(state_acc + d), old16)));
 }
 
 static void finish(uint32_t head_dim, float sum, const float *acc, float *out) {

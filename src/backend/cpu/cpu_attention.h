@@ -36,14 +36,14 @@ struct cpu_attention_tile {
 /* Row r attends slots [first[r], end[r]) of the tile; an empty range leaves its outputs alone. */
 struct cpu_attention_rows {
     uint32_t row_count;
-    uint32_t head_dim;     /* a multiple of 16 */
-    const float *queries;  /* (row_count, head_dim) from `arrange` */
+    uint32_t head_dim;    /* a multiple of 16 */
+    const float *queries; /* (row_count, head_dim) from `arrange` */
     const uint32_t *first;
     const uint32_t *end;
-    float *scores;         /* scratch: CPU_ATTENTION_SCORES floats */
-    float *max;            /* (row_count) */
-    float *sum;            /* (row_count) of e^(score - max) */
-    float *acc;            /* (row_count, head_dim), times the values */
+    float *scores; /* scratch: CPU_ATTENTION_SCORES floats */
+    float *max;    /* (row_count) */
+    float *sum;    /* (row_count) of e^(score - max) */
+    float *acc;    /* (row_count, head_dim), times the values */
 };
 
 #define CPU_ATTENTION_SCORES (6 * CPU_TILE)
@@ -52,8 +52,8 @@ struct cpu_attention_ops {
     void (*tile)(enum kv_dtype dtype, const struct cpu_attention_tile *tile,
                  const struct cpu_attention_rows *rows);
     /* Takes a later tile's (max, sum, acc) into the state of the earlier ones. */
-    void (*fold)(uint32_t head_dim, float *state_max, float *state_sum, float *state_acc,
-                 float max, float sum, const float *acc);
+    void (*fold)(uint32_t head_dim, float *state_max, float *state_sum, float *state_acc, float max,
+                 float sum, const float *acc);
     /* out = acc / sum */
     void (*finish)(uint32_t head_dim, float sum, const float *acc, float *out);
     /* A rotated query times `scale`, in place order. */

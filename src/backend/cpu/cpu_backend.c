@@ -107,8 +107,8 @@ static uint64_t cpu_block_bytes(const struct backend *backend, uint32_t rank) {
 }
 
 static enum err cpu_load(struct backend *backend, const struct model *model, uint32_t block_count,
-                         struct mem *const *mems, backend_progress_fn progress,
-                         void *progress_ctx, struct err_text *text) {
+                         struct mem *const *mems, backend_progress_fn progress, void *progress_ctx,
+                         struct err_text *text) {
     struct cpu_backend *cpu = cpu_of(backend);
     CHECK(!cpu->is_loaded && model && block_count > 0);
     if (cpu->model != model) { /* planned from shapes alone: the tensors may differ from them */

@@ -24,10 +24,12 @@
 #include "backend/cpu/cpu_scan.h"
 #include "base/team.h"
 
-#define CPU_ROW_TILE_MAX 512u  /* rows of a phase: 512 x ffn in f32 stay near the L2 caches; larger
+#define CPU_ROW_TILE_MAX                                                                           \
+    512u                       /* rows of a phase: 512 x ffn in f32 stay near the L2 caches; larger
                                   tiles gained nothing (results do not depend on it) */
 #define CPU_LOGIT_ROWS_MAX 64u /* rows of logits at once; the head is read once for each tile */
-#define CPU_NARROW_ELEMENTS 16384u /* up to here every thread prepares its own activations: that
+#define CPU_NARROW_ELEMENTS                                                                        \
+    16384u                   /* up to here every thread prepares its own activations: that
                                       is cheaper than one more barrier */
 #define CPU_OUT_COLUMNS 128u /* outputs of a product that a thread holds for a whole row tile */
 #define CPU_QUERY_ROWS 96u   /* query rows of an attention task: K and V tiles stay in L1/L2 */
@@ -35,8 +37,18 @@
 enum cpu_class { CPU_CLASS_F32A, CPU_CLASS_Q8A32, CPU_CLASS_COUNT };
 
 enum cpu_vector {
-    CPU_ATTN_NORM, CPU_FFN_NORM, CPU_Q_BIAS, CPU_K_BIAS, CPU_V_BIAS, CPU_O_BIAS,
-    CPU_GATE_BIAS, CPU_UP_BIAS, CPU_DOWN_BIAS, CPU_Q_NORM, CPU_K_NORM, CPU_VECTOR_COUNT,
+    CPU_ATTN_NORM,
+    CPU_FFN_NORM,
+    CPU_Q_BIAS,
+    CPU_K_BIAS,
+    CPU_V_BIAS,
+    CPU_O_BIAS,
+    CPU_GATE_BIAS,
+    CPU_UP_BIAS,
+    CPU_DOWN_BIAS,
+    CPU_Q_NORM,
+    CPU_K_NORM,
+    CPU_VECTOR_COUNT,
 };
 
 struct cpu_layer {
@@ -65,14 +77,14 @@ struct cpu_logit_row {
 
 /* Offsets into a thread's scratch. */
 struct cpu_scratch_layout {
-    uint64_t row;                   /* floats of one row */
-    uint64_t out;                   /* outputs of a product */
+    uint64_t row; /* floats of one row */
+    uint64_t out; /* outputs of a product */
     uint64_t out_floats;
     uint64_t narrow[CPU_CLASS_COUNT];
     uint64_t queries, state, fresh; /* (query rows, head_dim) */
     uint64_t marks;                 /* max, sum (state and fresh), first, end of query rows */
     uint64_t scores;
-    uint64_t unpacked;              /* a tile's keys, values in f32 */
+    uint64_t unpacked; /* a tile's keys, values in f32 */
     uint64_t sampling;
     uint64_t bytes;
 };
@@ -107,10 +119,10 @@ struct cpu_backend {
     float rope_scale;
 
     uint32_t thread_count;
-    uint32_t group;       /* query heads a KV head */
-    uint32_t q_columns;   /* heads x head_dim */
+    uint32_t group;     /* query heads a KV head */
+    uint32_t q_columns; /* heads x head_dim */
     uint32_t kv_columns;
-    uint32_t hidden_ld;   /* floats a row: multiples of 16 */
+    uint32_t hidden_ld; /* floats a row: multiples of 16 */
     uint32_t ffn_ld;
     uint32_t vocab_ld;
     uint32_t columns_max; /* largest K of a product */
@@ -128,15 +140,15 @@ struct cpu_backend {
     /* planned buffers */
     uint8_t *attention_weights, *mlp_weights, *output_weights;
     float *vectors;
-    float *residual;     /* (tokens, hidden_ld) */
-    float *queries;      /* (tokens, q_columns); the attention output takes their place */
-    float *angles;       /* (tokens, head_dim): cosines, sines */
-    float *kv_rows;      /* (row_tile, 2 x kv_columns) */
-    float *hidden;       /* (row_tile, ffn_ld) */
+    float *residual; /* (tokens, hidden_ld) */
+    float *queries;  /* (tokens, q_columns); the attention output takes their place */
+    float *angles;   /* (tokens, head_dim): cosines, sines */
+    float *kv_rows;  /* (row_tile, 2 x kv_columns) */
+    float *hidden;   /* (row_tile, ffn_ld) */
     uint8_t *wide[CPU_CLASS_COUNT]; /* activations of a row tile */
-    float *logits;       /* (logit_rows, vocab_ld) */
+    float *logits;                  /* (logit_rows, vocab_ld) */
     float *partials;
-    uint8_t *scratch;    /* (threads, scratch bytes) */
+    uint8_t *scratch; /* (threads, scratch bytes) */
     uint8_t *seats;
     uint32_t *row_first; /* (seats + 1) token row of each batch row */
     uint32_t *row_of;    /* (tokens) batch row of each token row */

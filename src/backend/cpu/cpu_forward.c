@@ -42,8 +42,8 @@ static void deal_begin(struct crew *crew) {
 
 /* The next `size` of `count`; false when all are dealt. */
 static bool deal(struct crew *crew, uint32_t size, uint32_t count, uint32_t *first, uint32_t *end) {
-    uint32_t index = atomic_fetch_add_explicit(&crew->step->next[crew->phase & 1], 1,
-                                               memory_order_relaxed);
+    uint32_t index =
+        atomic_fetch_add_explicit(&crew->step->next[crew->phase & 1], 1, memory_order_relaxed);
     uint64_t at = (uint64_t) index * size;
     if (at >= count) return false;
     *first = (uint32_t) at;
@@ -74,8 +74,7 @@ static void inputs_init(struct crew *crew, struct inputs *inputs, bool is_privat
     for (uint32_t i = 0; i < matrix_count; i++) inputs->wants[cpu_backend_class(list[i])] = true;
     for (uint32_t c = 0; c < CPU_CLASS_COUNT; c++) {
         if (!inputs->wants[c]) continue;
-        uint8_t *data =
-            is_private ? crew->scratch + cpu->scratch_layout.narrow[c] : cpu->wide[c];
+        uint8_t *data = is_private ? crew->scratch + cpu->scratch_layout.narrow[c] : cpu->wide[c];
         inputs->of[c] = (struct cpu_activations){
             .numerics = numerics[c], .rows = row_count, .columns = columns, .data = data};
     }
@@ -108,7 +107,8 @@ static void product(const struct crew *crew, const struct cpu_matrix *matrix,
 static uint64_t product_private(const struct crew *crew, const struct cpu_matrix *matrix,
                                 const struct inputs *inputs, uint32_t first, uint32_t end) {
     uint64_t ld = (uint64_t) (end - first) * CPU_GROUP;
-    float *origin = (float *) ((uintptr_t) crew->out - (uint64_t) first * CPU_GROUP * sizeof(float));
+    float *origin =
+        (float *) ((uintptr_t) crew->out - (uint64_t) first * CPU_GROUP * sizeof(float));
     product(crew, matrix, inputs, first, end, origin, ld);
     return ld;
 }
@@ -189,8 +189,8 @@ static void embed_row(struct crew *crew, uint32_t token_row) {
     uint32_t batch_row = cpu->row_of[token_row];
     const struct batch_row *row = &crew->step->batch->rows[batch_row];
     uint32_t index = token_row - cpu->row_first[batch_row];
-    uint32_t token = row->tokens ? row->tokens[index]
-                                 : cpu_sample_seat_last(cpu_backend_seat(cpu, row->seat));
+    uint32_t token =
+        row->tokens ? row->tokens[index] : cpu_sample_seat_last(cpu_backend_seat(cpu, row->seat));
     CHECK(token < cpu->spec.vocab_size);
     float *out = cpu->residual + (uint64_t) token_row * cpu->hidden_ld;
     if (cpu->spec.is_tied) {
@@ -268,10 +268,8 @@ static void prepare(struct crew *crew, struct inputs *inputs, uint32_t row_count
     deal_begin(crew);
     while (deal(crew, ROWS_DEALT, row_count, &first, &end))
         for (uint32_t r = first; r < end; r++) {
-            if (weight)
-                inputs_set_norm(crew, inputs, r, x + r * ld, weight);
-            else
-                inputs_set(crew, inputs, r, x + r * ld);
+            if (weight) inputs_set_norm(crew, inputs, r, x + r * ld, weight);
+            else inputs_set(crew, inputs, r, x + r * ld);
         }
     barrier(crew);
 }
@@ -377,8 +375,8 @@ static struct cpu_scan_top join_tops(const struct crew *crew, uint32_t at) {
     struct cpu_scan_top best = {.value = -__builtin_inff(), .is_finite = true};
     for (uint32_t t = 0; t < crew->thread_count; t++) {
         uint32_t first = (uint32_t) ((uint64_t) cpu->output.group_count * t / crew->thread_count);
-        uint32_t end = (uint32_t) ((uint64_t) cpu->output.group_count * (t + 1) /
-                                   crew->thread_count);
+        uint32_t end =
+            (uint32_t) ((uint64_t) cpu->output.group_count * (t + 1) / crew->thread_count);
         if (first == end) continue;
         const struct cpu_scan_top *part = &cpu->tops[t * cpu->logit_rows + at];
         if (part->value > best.value) {
@@ -407,8 +405,7 @@ static void finish_logits(struct crew *crew, const struct cpu_logit_row *entry, 
     if (top.is_finite)
         cpu_sample_logprob(cpu->scan, logits, cpu->spec.vocab_size, top.value,
                            row->next_tokens[entry->token], cpu_sample_prompt_top(seat), out);
-    else
-        result->error = ERR_FORMAT; /* any thread may write it: always the same value */
+    else result->error = ERR_FORMAT; /* any thread may write it: always the same value */
 }
 
 static void logits_tile(struct crew *crew, uint32_t entry_first, uint32_t row_count) {
@@ -461,10 +458,8 @@ static void step_thread(void *ctx, uint32_t thread, uint32_t thread_count) {
     for (uint32_t r = first; r < end; r++) embed_row(&crew, r);
     barrier(&crew);
     for (uint32_t layer = 0; layer < cpu->spec.layer_count; layer++) {
-        if (step->is_narrow)
-            layer_narrow(&crew, layer);
-        else
-            layer_wide(&crew, layer);
+        if (step->is_narrow) layer_narrow(&crew, layer);
+        else layer_wide(&crew, layer);
     }
     for (uint32_t at = 0; at < step->logit_count; at += cpu->logit_rows)
         logits_tile(&crew, at, (uint32_t) num_min(cpu->logit_rows, step->logit_count - at));
@@ -487,8 +482,7 @@ static void list_logits(struct cpu_backend *cpu, struct cpu_step *step) {
                 out[t].token_id = row->next_tokens[t];
                 if (row->next_tokens[t] == BACKEND_NO_TOKEN) continue;
                 CHECK(row->next_tokens[t] < cpu->spec.vocab_size);
-                cpu->logit_list[step->logit_count++] =
-                    (struct cpu_logit_row){token_row + t, i, t};
+                cpu->logit_list[step->logit_count++] = (struct cpu_logit_row){token_row + t, i, t};
             }
         }
         if (row->wants_sample)

@@ -62,8 +62,9 @@ static void hash_key(const struct cpu_kv *kv, const uint8_t *run, uint32_t slot,
                      XXH3_state_t *state) {
     uint8_t image[CPU_HEAD_DIM_MAX * 4];
     uint64_t element = cpu_kv_element_bytes(kv->dtype);
-    const uint8_t *from = run + ((uint64_t) (slot / CPU_PACKET) * kv->head_dim * CPU_PACKET +
-                                 slot % CPU_PACKET) * element;
+    const uint8_t *from =
+        run +
+        ((uint64_t) (slot / CPU_PACKET) * kv->head_dim * CPU_PACKET + slot % CPU_PACKET) * element;
     for (uint32_t p = 0; p < kv->head_dim; p++)
         memcpy(image + cpu_attention_dimension(kv->head_dim, p) * element,
                from + p * CPU_PACKET * element, element);

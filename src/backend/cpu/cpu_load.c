@@ -14,9 +14,9 @@
 /* --- the shapes of the matrices ----------------------------------------------------------- */
 
 static enum err matrix_shape(struct cpu_backend *cpu, struct cpu_matrix *matrix,
-                             enum tensor_role role, uint32_t layer, uint32_t rows,
-                             uint32_t columns, const uint32_t *segment_ends,
-                             uint32_t segment_count, struct err_text *text) {
+                             enum tensor_role role, uint32_t layer, uint32_t rows, uint32_t columns,
+                             const uint32_t *segment_ends, uint32_t segment_count,
+                             struct err_text *text) {
     enum tensor_type type = cpu->spec.weight_type;
     if (cpu->model) {
         struct model_tensor tensor;
@@ -24,9 +24,10 @@ static enum err matrix_shape(struct cpu_backend *cpu, struct cpu_matrix *matrix,
             return err_set(text, ERR_NOT_FOUND, "layer %u lacks the tensor of role %d", layer,
                            (int) role);
         if (tensor.rows != rows || tensor.columns != columns)
-            return err_set(text, ERR_FORMAT,
-                           "layer %u, role %d: the tensor is %u x %u, the model's numbers say %u x %u",
-                           layer, (int) role, tensor.rows, tensor.columns, rows, columns);
+            return err_set(
+                text, ERR_FORMAT,
+                "layer %u, role %d: the tensor is %u x %u, the model's numbers say %u x %u", layer,
+                (int) role, tensor.rows, tensor.columns, rows, columns);
         type = tensor.type;
     }
     enum err e = cpu_matrix_init(matrix, cpu->options.numerics, type, rows, columns, segment_ends,
@@ -56,8 +57,8 @@ static enum err layer_shapes(struct cpu_backend *cpu, uint32_t index, struct err
     struct cpu_layer *layer = &cpu->layers[index];
     const uint32_t hidden = spec->hidden_size, ffn = spec->ffn_size;
     uint32_t o_ends[CPU_SEGMENTS_MAX], down_ends[CPU_SEGMENTS_MAX];
-    uint32_t o_count = segments_of(spec->segment_count, spec->head_count, spec->head_dim,
-                                   cpu->q_columns, o_ends);
+    uint32_t o_count =
+        segments_of(spec->segment_count, spec->head_count, spec->head_dim, cpu->q_columns, o_ends);
     uint32_t down_count = segments_of(spec->segment_count, ffn / 32, 32, ffn, down_ends);
     const struct {
         struct cpu_matrix *matrix;
@@ -136,8 +137,8 @@ static void scratch_shapes(struct cpu_backend *cpu) {
     static const enum numerics numerics[] = {NUMERICS_F32A, NUMERICS_Q8A32};
     for (uint32_t c = 0; c < CPU_CLASS_COUNT; c++)
         if (cpu->has_class[c])
-            layout->narrow[c] = place(&at, cpu_activations_bytes(numerics[c], cpu->narrow_rows,
-                                                                 cpu->columns_max));
+            layout->narrow[c] =
+                place(&at, cpu_activations_bytes(numerics[c], cpu->narrow_rows, cpu->columns_max));
     uint64_t head_bytes = product3(rows, head_dim, sizeof(float));
     layout->queries = place(&at, head_bytes);
     layout->state = place(&at, head_bytes);
@@ -167,8 +168,8 @@ static void count_shapes(struct cpu_backend *cpu) {
     uint64_t tiles = num_div_up(options->model_len_max, CPU_TILE);
     CHECK(tiles * spec->kv_head_count < UINT32_MAX / 2);
     cpu->partial_room = cpu->thread_count > 1 ? (uint32_t) tiles * spec->kv_head_count : 0;
-    uint64_t tasks = (num_div_up(tokens, query_min) + seats) * spec->kv_head_count +
-                     cpu->partial_room;
+    uint64_t tasks =
+        (num_div_up(tokens, query_min) + seats) * spec->kv_head_count + cpu->partial_room;
     CHECK(tasks < UINT32_MAX);
     cpu->task_room = (uint32_t) tasks;
     cpu->partial_floats = (uint64_t) (2 + spec->head_dim) * cpu->group;
@@ -246,13 +247,13 @@ static uint32_t list_buffers(struct cpu_backend *cpu, struct buffer *list) {
         {"rotary angles", MEM_ACTIVATIONS, product3(tokens, spec->head_dim, f), AT(angles)},
         {"keys and values of a row tile", MEM_ACTIVATIONS,
          product3(cpu->row_tile, 2 * (uint64_t) cpu->kv_columns, f), AT(kv_rows)},
-        {"mlp hidden rows of a row tile", MEM_ACTIVATIONS,
-         product3(cpu->row_tile, cpu->ffn_ld, f), AT(hidden)},
+        {"mlp hidden rows of a row tile", MEM_ACTIVATIONS, product3(cpu->row_tile, cpu->ffn_ld, f),
+         AT(hidden)},
         {"product inputs f32a", MEM_ACTIVATIONS, wide[CPU_CLASS_F32A], AT(wide[CPU_CLASS_F32A])},
         {"product inputs q8a32", MEM_ACTIVATIONS, wide[CPU_CLASS_Q8A32], AT(wide[CPU_CLASS_Q8A32])},
         {"logits tile", MEM_ACTIVATIONS, product3(cpu->logit_rows, cpu->vocab_ld, f), AT(logits)},
-        {"attention partials", MEM_ACTIVATIONS,
-         product3(cpu->partial_room, cpu->partial_floats, f), AT(partials)},
+        {"attention partials", MEM_ACTIVATIONS, product3(cpu->partial_room, cpu->partial_floats, f),
+         AT(partials)},
         {"seats", MEM_ACTIVATIONS, product3(seats, cpu->seat_bytes, 1), AT(seats)},
         {"results", MEM_ACTIVATIONS, product3(seats, sizeof(struct result_row), 1), AT(results)},
         {"prompt logprobs", MEM_ACTIVATIONS, product3(tokens, sizeof(struct token_logprob), 1),
@@ -338,8 +339,8 @@ static void pack_thread(void *ctx, uint32_t thread, uint32_t thread_count) {
         if (i == packing->count) return;
         const struct cpu_matrix *matrix = packing->list[i].matrix;
         uint32_t end = (uint32_t) num_min(at + PACK_GROUPS, matrix->group_count);
-        cpu_matrix_pack(matrix, cpu->model, packing->list[i].role, packing->layer, 0,
-                        (uint32_t) at, end, scratch, (uint8_t *) (uintptr_t) matrix->data);
+        cpu_matrix_pack(matrix, cpu->model, packing->list[i].role, packing->layer, 0, (uint32_t) at,
+                        end, scratch, (uint8_t *) (uintptr_t) matrix->data);
     }
 }
 
@@ -407,8 +408,8 @@ static uint64_t packed_bytes(const struct packing *packing) {
     return bytes;
 }
 
-enum err cpu_load_weights(struct cpu_backend *cpu, backend_progress_fn progress,
-                          void *progress_ctx, struct err_text *text) {
+enum err cpu_load_weights(struct cpu_backend *cpu, backend_progress_fn progress, void *progress_ctx,
+                          struct err_text *text) {
     place_matrices(cpu);
     enum err e = read_vectors(cpu, text);
     if (e) return e;

@@ -39,9 +39,9 @@ struct cpu_seat {
     uint32_t bad_ids[SAMPLING_BAD_WORD_IDS_MAX];
     uint32_t bad_lengths[SAMPLING_BAD_WORDS_MAX];
     uint32_t history[HISTORY_IDS];
-    uint64_t *allowed;          /* vocab bits */
-    struct penalty *penalties;  /* (penalty_room), in order of appearance */
-    uint32_t *penalty_slots;    /* hash table: index into penalties + 1; 0: free */
+    uint64_t *allowed;         /* vocab bits */
+    struct penalty *penalties; /* (penalty_room), in order of appearance */
+    uint32_t *penalty_slots;   /* hash table: index into penalties + 1; 0: free */
 };
 
 /* --- layout ------------------------------------------------------------------------------- */
@@ -223,15 +223,14 @@ static void bar_bad_words(const struct cpu_seat *seat, float *logits) {
         uint32_t length = seat->bad_lengths[i];
         bool is_begun = length > 0 && seat->history_count >= length - 1;
         for (uint32_t k = 0; is_begun && k + 1 < length; k++)
-            is_begun = seat->history[(seat->history_count - (length - 1) + k) % HISTORY_IDS] ==
-                       word[k];
+            is_begun =
+                seat->history[(seat->history_count - (length - 1) + k) % HISTORY_IDS] == word[k];
         if (is_begun) logits[word[length - 1]] = -INFINITY;
         word += length;
     }
 }
 
-static void change_logits(const struct cpu_seat *seat, const struct batch_row *row,
-                          float *logits) {
+static void change_logits(const struct cpu_seat *seat, const struct batch_row *row, float *logits) {
     const struct sampling *sampling = &seat->sampling;
     for (uint32_t i = 0; i < sampling->logit_bias_count; i++)
         logits[seat->bias[i].token_id] += seat->bias[i].bias;
@@ -245,8 +244,8 @@ static void change_logits(const struct cpu_seat *seat, const struct batch_row *r
     for (uint32_t i = 0; i < seat->penalty_count; i++) {
         const struct penalty *penalty = &seat->penalties[i];
         float logit = logits[penalty->token_id];
-        logit = logit > 0 ? logit / sampling->repetition_penalty
-                          : logit * sampling->repetition_penalty;
+        logit =
+            logit > 0 ? logit / sampling->repetition_penalty : logit * sampling->repetition_penalty;
         logit -= sampling->frequency_penalty * (float) penalty->output_count;
         if (penalty->output_count) logit -= sampling->presence_penalty;
         logits[penalty->token_id] = logit;
@@ -311,7 +310,8 @@ static struct cpu_scan_cut cut_count(const struct cpu_scan_ops *scan, const floa
     memset(scratch->counts, 0, CPU_SCAN_BINS * sizeof *scratch->counts);
     scan->bins(x, vocab_size, max, cut, scratch->counts, NULL);
     uint32_t bin = 0, passed = 0;
-    while (bin < CPU_SCAN_BINS && passed + scratch->counts[bin] < k) passed += scratch->counts[bin++];
+    while (bin < CPU_SCAN_BINS && passed + scratch->counts[bin] < k)
+        passed += scratch->counts[bin++];
     if (bin == CPU_SCAN_BINS) return cut;
     uint32_t count = scan->gather(x, vocab_size, max, cut, bin, scratch->keys);
     sort_keys(scratch->keys, count);
@@ -387,8 +387,8 @@ void cpu_sample_row(const struct cpu_scan_ops *scan, struct cpu_seat *seat,
     }
     if (sampling->temperature >= TEMPERATURE_MIN) {
         scan->divide(x, seat->vocab_size, sampling->temperature, scratch.logits);
-        best = choose(scan, seat, row, scratch.logits, best.value / sampling->temperature,
-                      &scratch);
+        best =
+            choose(scan, seat, row, scratch.logits, best.value / sampling->temperature, &scratch);
     }
     out->token_id = best.id;
     if (sampling->logprobs >= 0)
@@ -402,8 +402,8 @@ void cpu_sample_logprob(const struct cpu_scan_ops *scan, const float *logits, ui
                         struct token_logprob *out) {
     float sum = 0;
     for (uint32_t first = 0; first < vocab_size; first += CPU_SCAN_PIECE)
-        sum += scan->exp_sum(logits, first,
-                             (uint32_t) num_min((uint64_t) first + CPU_SCAN_PIECE, vocab_size), max);
+        sum += scan->exp_sum(
+            logits, first, (uint32_t) num_min((uint64_t) first + CPU_SCAN_PIECE, vocab_size), max);
     float log_sum = scan->log(sum);
     out->token_id = token_id;
     out->logprob = (logits[token_id] - max) - log_sum;
@@ -411,5 +411,6 @@ void cpu_sample_logprob(const struct cpu_scan_ops *scan, const float *logits, ui
     out->top_count = (uint32_t) num_min(num_min(top_count, SAMPLING_TOP_LOGPROBS_MAX), vocab_size);
     float values[SAMPLING_TOP_LOGPROBS_MAX];
     if (out->top_count) scan->best(logits, vocab_size, out->top_count, out->top_ids, values);
-    for (uint32_t i = 0; i < out->top_count; i++) out->top_logprobs[i] = (values[i] - max) - log_sum;
+    for (uint32_t i = 0; i < out->top_count; i++)
+        out->top_logprobs[i] = (values[i] - max) - log_sum;
 }

@@ -281,8 +281,8 @@ static struct cpu_scan_top draw(const float *x, uint32_t first, uint32_t end,
         v16_store(values, value);
         for (; bits; bits &= bits - 1) {
             uint32_t l = (uint32_t) __builtin_ctz(bits);
-            bool is_better = values[l] > found.value ||
-                             (values[l] == found.value && i + l < found.id);
+            bool is_better =
+                values[l] > found.value || (values[l] == found.value && i + l < found.id);
             if (!is_better) continue;
             found.value = values[l];
             found.id = i + l;

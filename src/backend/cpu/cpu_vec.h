@@ -100,17 +100,15 @@ VEC_INLINE struct v16 v16_split(struct v16 x, struct v16 *f) {
 }
 /* The fixed lane tree: l with l + 8, then + 4, + 2, + 1. */
 VEC_INLINE float v16_sum(struct v16 a) {
-    __m256 x = _mm256_add_ps(
-        _mm512_castps512_ps256(a.f),
-        _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.f), 1)));
+    __m256 x = _mm256_add_ps(_mm512_castps512_ps256(a.f),
+                             _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.f), 1)));
     __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     y = _mm_add_ps(y, _mm_movehl_ps(y, y));
     return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
 }
 VEC_INLINE float v16_top(struct v16 a) {
-    __m256 x = _mm256_max_ps(
-        _mm512_castps512_ps256(a.f),
-        _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.f), 1)));
+    __m256 x = _mm256_max_ps(_mm512_castps512_ps256(a.f),
+                             _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.f), 1)));
     __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     y = _mm_max_ps(y, _mm_movehl_ps(y, y));
     return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
@@ -149,9 +147,7 @@ struct m16 {
     __m256 a, b;
 };
 VEC_INLINE struct v16 v16_make(__m256 a, __m256 b) { return (struct v16){a, b}; }
-VEC_INLINE struct v16 v16_zero(void) {
-    return v16_make(_mm256_setzero_ps(), _mm256_setzero_ps());
-}
+VEC_INLINE struct v16 v16_zero(void) { return v16_make(_mm256_setzero_ps(), _mm256_setzero_ps()); }
 VEC_INLINE struct v16 v16_set1(float x) { return v16_make(_mm256_set1_ps(x), _mm256_set1_ps(x)); }
 VEC_INLINE struct v16 v16_load(const float *x) {
     return v16_make(_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8));
@@ -196,7 +192,8 @@ VEC_INLINE uint32_t m16_bits(struct m16 m) {
 }
 VEC_INLINE struct m16 m16_make(uint32_t bits) {
     __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    __m256i low = _mm256_set1_epi32((int) (bits & 255)), high = _mm256_set1_epi32((int) (bits >> 8));
+    __m256i low = _mm256_set1_epi32((int) (bits & 255)),
+            high = _mm256_set1_epi32((int) (bits >> 8));
     return (struct m16){
         _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(low, lane), lane)),
         _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(high, lane), lane))};
@@ -205,8 +202,8 @@ VEC_INLINE struct v16 v16_select(struct m16 m, struct v16 x, struct v16 y) {
     return v16_make(_mm256_blendv_ps(y.a, x.a, m.a), _mm256_blendv_ps(y.b, x.b, m.b));
 }
 VEC_INLINE __m256 vec_scale2(__m256 x, __m256 magic) {
-    return _mm256_castsi256_ps(_mm256_add_epi32(
-        _mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(magic), 23)));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x),
+                                                _mm256_slli_epi32(_mm256_castps_si256(magic), 23)));
 }
 VEC_INLINE struct v16 v16_scale2(struct v16 x, struct v16 magic) {
     return v16_make(vec_scale2(x.a, magic.a), vec_scale2(x.b, magic.b));
@@ -252,8 +249,7 @@ VEC_INLINE void v16_store_int(int32_t *x, struct v16 v) {
     _mm256_storeu_si256(out + 1, _mm256_cvttps_epi32(v.b));
 }
 VEC_INLINE __m256 vec_load_bf16(const void *x) {
-    return _mm256_castsi256_ps(
-        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(x)), 16));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(x)), 16));
 }
 VEC_INLINE struct v16 v16_load2_bf16(const void *low, const void *high) {
     return v16_make(vec_load_bf16(low), vec_load_bf16(high));
@@ -329,8 +325,7 @@ VEC_INLINE struct v16 v16_select(struct m16 m, struct v16 x, struct v16 y) {
     return x;
 }
 VEC_INLINE struct v16 v16_scale2(struct v16 x, struct v16 magic) {
-    VEC_EACH x.f[l] =
-        half_float_of(half_bits_of(x.f[l]) + (half_bits_of(magic.f[l]) << 23));
+    VEC_EACH x.f[l] = half_float_of(half_bits_of(x.f[l]) + (half_bits_of(magic.f[l]) << 23));
     return x;
 }
 VEC_INLINE struct v16 v16_split(struct v16 x, struct v16 *f) {
@@ -368,12 +363,8 @@ VEC_INLINE struct v16 v16_load2_f16(const void *low, const void *high) {
     VEC_EACH v.f[l] = half_from_f16(x[l]);
     return v;
 }
-VEC_INLINE void v16_store_f16(uint16_t *x, struct v16 v) {
-    VEC_EACH x[l] = half_to_f16(v.f[l]);
-}
-VEC_INLINE void v16_store_int(int32_t *x, struct v16 v) {
-    VEC_EACH x[l] = (int32_t) v.f[l];
-}
+VEC_INLINE void v16_store_f16(uint16_t *x, struct v16 v) { VEC_EACH x[l] = half_to_f16(v.f[l]); }
+VEC_INLINE void v16_store_int(int32_t *x, struct v16 v) { VEC_EACH x[l] = (int32_t) v.f[l]; }
 VEC_INLINE struct v16 v16_load2_bf16(const void *low, const void *high) {
     uint16_t x[16];
     struct v16 v;
