@@ -3,23 +3,25 @@
 
 The tokenizer must split as the Hugging Face `tokenizers` library splits, so its classes are not
 taken from a Unicode file of some version but from that library itself: its regex engine for the
-general categories and \\s, its own digit test, and the \\w of its added-token rules.
+general categories and \\s, its own digit test, the \\w of its added-token rules, and what its NFC moves.
 
 usage: python tools/unicode_classes.py > src/token/token_unicode_table.c
 needs: pip install tokenizers
 """
 
 import sys
+import unicodedata
 
 import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.models import BPE
+from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import Digits, Split
 
 CATEGORIES = ["Cn", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd",
               "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf",
-              "Co", "Cs"]
-SPACE, WORD, NUMERIC = 32, 64, 128
+              "Co", "Cs", "control space"]
+COMBINES, WORD, NUMERIC = 32, 64, 128
 BLOCK = 128
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
@@ -58,10 +60,29 @@ def matched_after(flag, probe):
     return out
 
 
+def combining():
+    """What the reference's NFC may change or move: text without these is normalized already."""
+    nfc = NFC().normalize_str
+    out = set()
+    for c in CODE_POINTS:
+        char = chr(c)
+        reorders = (nfc("q" + char + "\u0334") != "q" + char + "\u0334" or
+                    nfc("q\u0315" + char) != "q\u0315" + char)
+        if reorders or nfc(char) != char:
+            out.add(c)
+        parts = unicodedata.normalize("NFD", char)
+        for i in range(1, len(parts)):
+            first = unicodedata.normalize("NFC", parts[:i])
+            pair = first + parts[i]
+            if len(first) == 1 and nfc(pair) != pair:
+                out.add(ord(parts[i]))
+    return out
+
+
 def main():
     classes = bytearray(0x110000)
     for i, name in enumerate(CATEGORIES):
-        if name in ("Cn", "Cs"):
+        if name in ("Cn", "Cs", "control space"):
             continue
         for c in removed_by(Split(Regex("\\p{%s}" % name), "removed")):
             assert classes[c] == 0
@@ -73,7 +94,13 @@ def main():
     assert spaces == stripped, "\\s of the regex engine and of the added tokens differ"
     words = matched_after("single_word", lambda e: not e.ids)
     for c in spaces:
-        classes[c] |= SPACE
+        if CATEGORIES[classes[c]] == "Cc":
+            classes[c] = CATEGORIES.index("control space")
+    separators = {c for c in CODE_POINTS if CATEGORIES[classes[c]] in
+                  ("Zs", "Zl", "Zp", "control space")}
+    assert spaces == separators, "\\s is not the separators and the control spaces"
+    for c in combining():
+        classes[c] |= COMBINES
     for c in words:
         classes[c] |= WORD
     for c in numeric():

@@ -236,7 +236,7 @@ static enum err merge_word(const struct tokenizer *tokenizer, struct token_scrat
                            const uint8_t *word, size_t bytes, struct tokenizer_ids *ids) {
     if (tokenizer->ignore_merges) {
         uint32_t id = token_vocab_find(&tokenizer->vocab, word, bytes);
-        if (id != TOKENIZER_NONE) {
+        if (id != TOKENIZER_NONE && !(tokenizer->vocab.flags[id] & TOKEN_VOCAB_CONTROL)) {
             enum err e = token_bpe_reserve(ids, 1);
             if (!e) ids->ids[ids->count++] = id;
             return e;

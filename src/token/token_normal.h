@@ -17,7 +17,7 @@ struct token_normal_text {
 /* Normalizes text[first..end); user tells what of the text a user wrote, and its places move on
  * to `end`. */
 MUST_USE enum err token_normal_run(const struct tokenizer *tokenizer, struct token_scratch *scratch,
-                                   const uint8_t *text, size_t first, size_t end, size_t text_bytes,
+                                   const uint8_t *text, size_t first, size_t end,
                                    struct token_added_user *user, struct token_normal_text *out);
 
 #endif

@@ -22,8 +22,8 @@ uint64_t token_regex_digest(const struct token_regex *regex);
 /* What one thread's matches need; NULL without memory. */
 void *token_regex_match_create(void);
 void token_regex_match_destroy(void *match);
-/* The first non-empty match at or behind `from`; false when there is none.  The text before
- * `from` is seen by lookbehinds.  ERR_LIMIT when a match gives up. */
+/* The first match at or behind `from` (<= end), which may be empty; false when there is none.
+ * Lookbehinds see the text before `from`.  ERR_UNSUPPORTED when PCRE2 gives up on the text. */
 MUST_USE enum err token_regex_find(const struct token_regex *regex, void *match,
                                    const uint8_t *text, size_t from, size_t end, bool *is_found,
                                    size_t *match_first, size_t *match_end);

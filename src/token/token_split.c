@@ -80,11 +80,11 @@ static inline bool is_in(struct look look, uint32_t set) {
     return look.bytes && (1u << (look.class & 31) & set);
 }
 
-static inline bool is_space(struct look look) { return look.class & TOKEN_SPACE; }
+static inline bool is_space(struct look look) { return is_in(look, TOKEN_SPACES); }
 
 /* [^\s\p{L}\p{N}], without `set` */
 static inline bool is_other(struct look look, uint32_t set) {
-    return look.bytes && !(1u << (look.class & 31) & set) && !(look.class & TOKEN_SPACE);
+    return look.bytes && !(1u << (look.class & 31) & (set | TOKEN_SPACES));
 }
 
 static size_t run_of(const uint8_t *text, size_t at, size_t end, uint32_t set) {
@@ -278,6 +278,6 @@ size_t token_split_next(enum token_split_kind kind, const uint8_t *text, size_t 
     case TOKEN_SPLIT_NUMBER:
     case TOKEN_SPLIT_DIGIT_RUN: return next_digit(kind, text, at, end);
     }
-    CHECK(!"a kind of split");
+    CHECK(false); /* a kind that is none */
     return end;
 }

@@ -1,8 +1,8 @@
 /* token_unicode - what kind of character a code point is, as the reference library sees it.
  *
- * A class byte: bits 0-4 the general category, then three properties that the reference takes
- * from other engines than its categories (its regex engine's \s, the \w of its added-token rules,
- * its digit test).  The table is generated (tools/unicode_classes.py) and constant. */
+ * A class byte: bits 0-4 the general category (the controls that are white space are one of their
+ * own), then three properties that the reference takes from elsewhere than its categories.  The
+ * table is generated (tools/unicode_classes.py) and constant. */
 #ifndef GRAMME_TOKEN_TOKEN_UNICODE_H
 #define GRAMME_TOKEN_TOKEN_UNICODE_H
 
@@ -41,10 +41,13 @@ enum token_unicode_category {
     TOKEN_CF,
     TOKEN_CO,
     TOKEN_CS,
+    TOKEN_CONTROL_SPACE, /* U+0009-000D, U+0085: Cc and \s */
     TOKEN_CATEGORY_COUNT,
 };
 
-#define TOKEN_SPACE 32u    /* \s */
+/* \s as a set of categories */
+#define TOKEN_SPACES (1u << TOKEN_ZS | 1u << TOKEN_ZL | 1u << TOKEN_ZP | 1u << TOKEN_CONTROL_SPACE)
+#define TOKEN_COMBINES 32u /* NFC may change it, or move it, or join it to what stands before */
 #define TOKEN_WORD 64u     /* \w */
 #define TOKEN_NUMERIC 128u /* a digit to the Digits pre-tokenizer */
 
@@ -54,6 +57,10 @@ extern const uint8_t token_unicode_block[][128];
 /* cp < 0x110000 */
 static inline uint8_t token_unicode_class(uint32_t cp) {
     return token_unicode_block[token_unicode_index[cp >> 7]][cp & 127];
+}
+
+static inline bool token_unicode_is_space(uint8_t class) {
+    return TOKEN_SPACES >> (class & 31) & 1;
 }
 
 /* The character at text (valid UTF-8, at least one byte) and its length. */

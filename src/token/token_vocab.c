@@ -226,20 +226,28 @@ enum err token_vocab_reserve_merges(struct token_vocab *vocab, uint32_t count) {
     return ERR_OK;
 }
 
-void token_vocab_set_merge(struct token_vocab *vocab, uint32_t left, uint32_t right, uint32_t rank,
-                           uint32_t id) {
+enum err token_vocab_set_merge(struct token_vocab *vocab, uint32_t left, uint32_t right,
+                               uint32_t rank, uint32_t id) {
     uint64_t pair = (uint64_t) left << 32 | right;
     uint32_t at = token_vocab_merge_hash(pair) & vocab->merge_mask;
     while (vocab->merges[at].pair != UINT64_MAX && vocab->merges[at].pair != pair) {
         at = (at + 1) & vocab->merge_mask;
     }
     if (vocab->merges[at].pair == UINT64_MAX) {
-        CHECK(vocab->merge_count < vocab->merge_mask);
+        if (vocab->merge_count >= vocab->merge_mask - vocab->merge_mask / 8) return ERR_LIMIT;
         vocab->merge_count++;
     }
     vocab->merges[at] = (struct token_vocab_merge){.pair = pair, .rank = rank, .id = id};
     uint64_t mixed = vocab->digest ^ pair ^ (uint64_t) rank << 20 ^ id;
     vocab->digest = (mixed ^ mixed >> 31) * 0x9e3779b97f4a7c15u + 1;
+    return ERR_OK;
+}
+
+void token_vocab_drop_merges(struct token_vocab *vocab, uint8_t flag) {
+    for (uint32_t at = 0; at <= vocab->merge_mask; at++) {
+        struct token_vocab_merge *merge = &vocab->merges[at];
+        if (merge->pair != UINT64_MAX && vocab->flags[merge->id] & flag) merge->rank = UINT32_MAX;
+    }
 }
 
 enum err token_vocab_merge(struct token_vocab *vocab, const char *left, size_t left_bytes,
@@ -264,6 +272,5 @@ enum err token_vocab_merge(struct token_vocab *vocab, const char *left, size_t l
     if (left_id == TOKEN_VOCAB_NONE || right_id == TOKEN_VOCAB_NONE || id == TOKEN_VOCAB_NONE) {
         return ERR_NOT_FOUND;
     }
-    token_vocab_set_merge(vocab, left_id, right_id, rank, id);
-    return ERR_OK;
+    return token_vocab_set_merge(vocab, left_id, right_id, rank, id);
 }

@@ -18,11 +18,12 @@
 #define TOKEN_VOCAB_NONE UINT32_MAX
 
 enum token_vocab_flag {
-    TOKEN_VOCAB_PRESENT = 1, /* the id has a token */
-    TOKEN_VOCAB_MODEL = 2,   /* it is one of the model's: found by its bytes, merged into */
-    TOKEN_VOCAB_RAW = 4,     /* its spelling is no byte-level one: the bytes are the spelling */
-    TOKEN_VOCAB_SPECIAL = 8, /* control: gives no text with skip_special */
-    TOKEN_VOCAB_BYTE = 16,   /* <0xNN> of a byte-fallback vocabulary */
+    TOKEN_VOCAB_PRESENT = 1,  /* the id has a token */
+    TOKEN_VOCAB_MODEL = 2,    /* it is one of the model's: found by its bytes, merged into */
+    TOKEN_VOCAB_RAW = 4,      /* its spelling is no byte-level one: the bytes are the spelling */
+    TOKEN_VOCAB_SPECIAL = 8,  /* control: gives no text with skip_special */
+    TOKEN_VOCAB_BYTE = 16,    /* <0xNN> of a byte-fallback vocabulary */
+    TOKEN_VOCAB_CONTROL = 32, /* steers the model: text never becomes it, by no merge */
 };
 
 struct token_vocab_slot {
@@ -31,7 +32,7 @@ struct token_vocab_slot {
 };
 struct token_vocab_merge {
     uint64_t pair; /* left << 32 | right; UINT64_MAX: free */
-    uint32_t rank;
+    uint32_t rank; /* UINT32_MAX: merges no more */
     uint32_t id;
 };
 
@@ -70,12 +71,15 @@ uint32_t token_vocab_find_spelling(const struct token_vocab *vocab, const char *
 const uint8_t *token_vocab_token(const struct token_vocab *vocab, uint32_t id, size_t *bytes);
 
 MUST_USE enum err token_vocab_reserve_merges(struct token_vocab *vocab, uint32_t count);
-/* Within the reserved count.  ERR_NOT_FOUND when a part or the whole is no token; of a pair named
+/* ERR_LIMIT well past the reserved count.  ERR_NOT_FOUND when a part or the whole is no token; of a pair named
  * twice the later rank counts. */
 MUST_USE enum err token_vocab_merge(struct token_vocab *vocab, const char *left, size_t left_bytes,
                                     const char *right, size_t right_bytes, uint32_t rank);
-void token_vocab_set_merge(struct token_vocab *vocab, uint32_t left, uint32_t right, uint32_t rank,
-                           uint32_t id);
+MUST_USE enum err token_vocab_set_merge(struct token_vocab *vocab, uint32_t left, uint32_t right,
+                                        uint32_t rank, uint32_t id);
+
+/* Takes away the merges that make a token with the flag. */
+void token_vocab_drop_merges(struct token_vocab *vocab, uint8_t flag);
 
 /* Undoes GPT-2's byte-level spelling into out (bytes of room); SIZE_MAX when a character is none
  * of its alphabet. */

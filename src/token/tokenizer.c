@@ -233,7 +233,10 @@ enum err tokenizer_finish(struct tokenizer *tokenizer, struct err_text *text) {
     for (uint32_t i = 0; i < tokenizer->added.entry_count; i++) {
         const struct token_added_entry *entry = &tokenizer->added.entries[i];
         if (entry->flags & TOKEN_ADDED_SPECIAL) vocab->flags[entry->id] |= TOKEN_VOCAB_SPECIAL;
+        if (entry->flags & TOKEN_ADDED_CONTROL) vocab->flags[entry->id] |= TOKEN_VOCAB_CONTROL;
     }
+    /* Where they are control they are found before any merge; elsewhere they must not appear. */
+    token_vocab_drop_merges(vocab, TOKEN_VOCAB_CONTROL);
     if (!e && tokenizer->decoder != TOKENIZER_DECODE_BYTES) e = set_prints(tokenizer);
     tokenizer->token_bytes_max = text_bytes_of_an_id(tokenizer);
     if (!e) e = set_digest(tokenizer);

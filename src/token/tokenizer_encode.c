@@ -89,9 +89,9 @@ struct behave {
 };
 
 /* Whether the next element grows the open span, and whether it then closes it. */
-static enum err behave_add(struct encode *encode, const struct piece *piece,
-                           const struct tokenizer_step *step, struct behave *behave, size_t first,
-                           size_t end, bool is_match, uint32_t step_index) {
+static enum err behave_add(struct encode *encode, const struct piece *piece, struct behave *behave,
+                           size_t first, size_t end, bool is_match, uint32_t step_index) {
+    const struct tokenizer_step *step = &encode->tokenizer->steps[step_index];
     bool joins = false;
     switch (step->behavior) {
     case TOKENIZER_ISOLATED:
@@ -115,6 +115,12 @@ static enum err behave_add(struct encode *encode, const struct piece *piece,
     return e;
 }
 
+static size_t after_char(const uint8_t *text, size_t at, size_t end) {
+    uint32_t bytes = 1;
+    if (at < end) (void) token_unicode_decode(text + at, &bytes);
+    return at + bytes;
+}
+
 static enum err run_match(struct encode *encode, struct piece piece, uint32_t step_index) {
     const struct tokenizer_step *step = &encode->tokenizer->steps[step_index];
     if (!encode->scratch->match) {
@@ -122,24 +128,30 @@ static enum err run_match(struct encode *encode, struct piece piece, uint32_t st
         if (!encode->scratch->match) return ERR_MEMORY;
     }
     struct behave behave = {0};
-    size_t at = 0;
-    while (at < piece.bytes) {
-        bool is_found = false;
-        size_t first = piece.bytes, end = piece.bytes;
-        enum err e = token_regex_find(step->regex, encode->scratch->match, piece.text, at,
+    size_t done = 0, last_match_end = SIZE_MAX;
+    for (size_t from = 0; from <= piece.bytes;) {
+        bool is_found;
+        size_t first, end;
+        enum err e = token_regex_find(step->regex, encode->scratch->match, piece.text, from,
                                       piece.bytes, &is_found, &first, &end);
         if (e) return e;
-        if (!is_found) first = piece.bytes;
-        if (first > at) {
-            e = behave_add(encode, &piece, step, &behave, at, first, step->is_inverted, step_index);
-            if (e) return e;
+        if (!is_found) break;
+        /* An empty match cuts too, but not right behind the match before. */
+        bool is_empty = first == end;
+        from = is_empty ? after_char(piece.text, end, piece.bytes) : end;
+        if (is_empty && end == last_match_end) continue;
+        last_match_end = end;
+        if (first > done) {
+            e = behave_add(encode, &piece, &behave, done, first, step->is_inverted, step_index);
         }
-        if (is_found) {
-            e = behave_add(encode, &piece, step, &behave, first, end, !step->is_inverted,
-                           step_index);
-            if (e) return e;
-        }
-        at = end;
+        if (!e) e = behave_add(encode, &piece, &behave, first, end, !step->is_inverted, step_index);
+        if (e) return e;
+        done = end;
+    }
+    if (done < piece.bytes) {
+        enum err e =
+            behave_add(encode, &piece, &behave, done, piece.bytes, step->is_inverted, step_index);
+        if (e) return e;
     }
     if (!behave.has_open) return ERR_OK;
     return run_part(encode, &piece, behave.open, behave.open_end, step_index);
@@ -254,13 +266,16 @@ static bool is_word_at(const uint8_t *text, size_t at, size_t end) {
     return at < end && token_unicode_class(token_unicode_decode(text + at, &bytes)) & TOKEN_WORD;
 }
 
+static bool is_space_at(const uint8_t *text, uint32_t *bytes) {
+    return token_unicode_is_space(token_unicode_class(token_unicode_decode(text, bytes)));
+}
+
 static size_t skip_spaces_back(const uint8_t *text, size_t least, size_t at) {
     while (at > least) {
         size_t before = at - 1;
         while ((text[before] & 0xc0) == 0x80) before--;
         uint32_t bytes;
-        if (!(token_unicode_class(token_unicode_decode(text + before, &bytes)) & TOKEN_SPACE))
-            break;
+        if (!is_space_at(text + before, &bytes)) break;
         at = before;
     }
     return at;
@@ -269,7 +284,7 @@ static size_t skip_spaces_back(const uint8_t *text, size_t least, size_t at) {
 static size_t skip_spaces(const uint8_t *text, size_t at, size_t end) {
     while (at < end) {
         uint32_t bytes;
-        if (!(token_unicode_class(token_unicode_decode(text + at, &bytes)) & TOKEN_SPACE)) break;
+        if (!is_space_at(text + at, &bytes)) break;
         at += bytes;
     }
     return at;
@@ -324,8 +339,7 @@ static enum err normalize(struct encode *encode, const uint8_t *text, size_t fir
         return pre_tokenize(encode, text, first, end, text_bytes, user);
     }
     struct token_normal_text out;
-    enum err e =
-        token_normal_run(tokenizer, encode->scratch, text, first, end, text_bytes, user, &out);
+    enum err e = token_normal_run(tokenizer, encode->scratch, text, first, end, user, &out);
     if (e) return e;
     struct token_added_user after = {.ranges = out.ranges,
                                      .range_count = out.range_count,
@@ -373,6 +387,9 @@ enum err tokenizer_encode(const struct tokenizer *tokenizer, struct token_scratc
     ids->count = encode.first;
     if (e == ERR_LIMIT) {
         return err_set(text_out, e, "the text has more than %u tokens", id_count_max);
+    }
+    if (e == ERR_UNSUPPORTED) {
+        return err_set(text_out, e, "the tokenizer's split pattern gives up on this text");
     }
     return err_set(text_out, e, "no memory to tokenize %zu bytes", bytes);
 }

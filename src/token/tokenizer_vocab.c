@@ -110,8 +110,9 @@ static enum err add_merges(struct tokenizer *tokenizer, const struct tokenizer_v
             return err_set(text, ERR_FORMAT, "tokenizer.ggml.merges: merge %u is no pair", rank);
         }
         size_t left_bytes = (size_t) (space - merge->data);
-        (void) !token_vocab_merge(&tokenizer->vocab, merge->data, left_bytes, space + 1,
-                                  merge->bytes - left_bytes - 1, rank);
+        enum err merged = token_vocab_merge(&tokenizer->vocab, merge->data, left_bytes, space + 1,
+                                            merge->bytes - left_bytes - 1, rank);
+        if (merged && merged != ERR_NOT_FOUND) return err_set(text, merged, "no room for merges");
     }
     return ERR_OK;
 }
@@ -136,6 +137,115 @@ static enum err open_gpt2(struct tokenizer *tokenizer, const struct tokenizer_vo
     if (e) return err_set(text, e, "no room for a vocabulary of %u tokens", vocab->token_count);
     e = add_tokens(tokenizer, vocab, text);
     if (!e) e = add_merges(tokenizer, vocab, text);
+    return e;
+}
+
+/* --- SentencePiece -------------------------------------------------------------------------- */
+
+#define SPLIT_BYTES_MAX 512 /* no word is longer; keeps a foreign token's splits few */
+
+/* A way to make a token of two others. */
+struct split {
+    float score; /* of the whole */
+    uint32_t left_chars, right_chars;
+    uint32_t left, right, id;
+};
+struct splits {
+    struct split *items; /* owned */
+    size_t count, room;
+};
+
+/* The order of the reference's conversion: best score first, then the longer left part, then the
+ * longer right one; ids decide the rest. */
+static int compare_splits(const void *a, const void *b) {
+    const struct split *x = a, *y = b;
+    if (x->score != y->score) return x->score > y->score ? -1 : 1;
+    if (x->left_chars != y->left_chars) return x->left_chars > y->left_chars ? -1 : 1;
+    if (x->right_chars != y->right_chars) return x->right_chars > y->right_chars ? -1 : 1;
+    if (x->id != y->id) return x->id < y->id ? -1 : 1;
+    if (x->left != y->left) return x->left < y->left ? -1 : 1;
+    return (x->right > y->right) - (x->right < y->right);
+}
+
+static enum err add_splits(struct splits *splits, const struct token_vocab *tokens, uint32_t id,
+                           float score) {
+    size_t bytes;
+    const uint8_t *token = token_vocab_token(tokens, id, &bytes);
+    if (bytes > SPLIT_BYTES_MAX) return ERR_OK;
+    uint32_t chars = 0, left_chars = 0;
+    for (size_t i = 0; i < bytes; i++) chars += (token[i] & 0xc0) != 0x80;
+    for (size_t i = 1; i < bytes; i++) {
+        if ((token[i] & 0xc0) == 0x80) continue;
+        left_chars++;
+        uint32_t left = token_vocab_find(tokens, token, i);
+        if (left == TOKENIZER_NONE) continue;
+        uint32_t right = token_vocab_find(tokens, token + i, bytes - i);
+        if (right == TOKENIZER_NONE) continue;
+        if (splits->count == splits->room) {
+            size_t room = splits->room * 2 + 1024;
+            struct split *items = alloc_resize(splits->items, room * sizeof *items);
+            if (!items) return ERR_MEMORY;
+            splits->items = items;
+            splits->room = room;
+        }
+        splits->items[splits->count++] = (struct split){.score = score,
+                                                        .left_chars = left_chars,
+                                                        .right_chars = chars - left_chars,
+                                                        .left = left,
+                                                        .right = right,
+                                                        .id = id};
+    }
+    return ERR_OK;
+}
+
+/* SentencePiece keeps scores and no merges: every pair of tokens that makes a token merges, the
+ * better score first. */
+static enum err merge_by_score(struct tokenizer *tokenizer, const struct tokenizer_vocab *vocab,
+                               struct err_text *text) {
+    struct splits splits = {0};
+    enum err e = ERR_OK;
+    for (uint32_t id = 0; !e && id < vocab->token_count; id++) {
+        int type = type_of(vocab, id);
+        if (type != TYPE_NORMAL && type != TYPE_USER) continue;
+        e = add_splits(&splits, &tokenizer->vocab, id, vocab->scores[id]);
+    }
+    if (!e && splits.count > UINT32_MAX / 2) e = ERR_LIMIT;
+    if (!e) e = token_vocab_reserve_merges(&tokenizer->vocab, (uint32_t) splits.count);
+    if (!e && splits.count) {
+        qsort(splits.items, splits.count, sizeof *splits.items, compare_splits);
+    }
+    for (size_t i = 0; !e && i < splits.count; i++) {
+        const struct split *split = &splits.items[i];
+        e = token_vocab_set_merge(&tokenizer->vocab, split->left, split->right, (uint32_t) i,
+                                  split->id);
+    }
+    alloc_free(splits.items);
+    return e ? err_set(text, e, "no room for the merges of the vocabulary") : ERR_OK;
+}
+
+static enum err open_llama(struct tokenizer *tokenizer, const struct tokenizer_vocab *vocab,
+                           struct err_text *text) {
+    if (!vocab->scores) {
+        return err_set(text, ERR_FORMAT,
+                       "tokenizer.ggml.scores is missing, which a vocabulary of "
+                       "the llama model needs");
+    }
+    tokenizer->is_byte_fallback = true;
+    tokenizer->is_unk_fused = true;
+    tokenizer->unk_symbol = vocab->unk_id;
+    tokenizer->decoder = TOKENIZER_DECODE_SEQUENCE;
+    tokenizer->is_fallback_decoded = true;
+    memcpy(tokenizer->decode_mark, TOKENIZER_MARK, 3);
+    tokenizer->decode_mark_bytes = 3;
+    tokenizer->strip_left = vocab->add_space_prefix;
+    enum err e = token_vocab_init(&tokenizer->vocab, false, vocab->token_count);
+    if (!e && vocab->add_space_prefix) {
+        e = tokenizer_add_normal(tokenizer, TOKENIZER_PREPEND, "", 0, TOKENIZER_MARK, 3);
+    }
+    if (!e) e = tokenizer_add_normal(tokenizer, TOKENIZER_REPLACE, " ", 1, TOKENIZER_MARK, 3);
+    if (e) return err_set(text, e, "no room for a vocabulary of %u tokens", vocab->token_count);
+    e = add_tokens(tokenizer, vocab, text);
+    if (!e) e = merge_by_score(tokenizer, vocab, text);
     return e;
 }
 
@@ -179,6 +289,8 @@ enum err tokenizer_open_vocab(const struct tokenizer_vocab *vocab, struct err_te
     }
     if (is_named(&vocab->model, "gpt2")) {
         e = open_gpt2(tokenizer, vocab, text);
+    } else if (is_named(&vocab->model, "llama")) {
+        e = open_llama(tokenizer, vocab, text);
     } else {
         e = err_set(text, ERR_UNSUPPORTED,
                     "tokenizer.ggml.model '%.*s' is not supported; known are gpt2 and llama",
