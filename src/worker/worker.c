@@ -1,0 +1,330 @@
+/* worker - see worker.h.  The thread around worker_core: boots, then takes messages, steps, ticks,
+ * and sleeps when there is nothing of the three. */
+#include "worker/worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+#include <xxhash.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "model/model.h"
+#include "worker/worker_boot.h"
+#include "worker/worker_core.h"
+
+#define STACK_BYTES (4u << 20)
+#define MESSAGES_MAX 256u       /* taken between two steps */
+#define STATUS_GAP_US 5000u     /* the load shown to others is at most this old while stepping */
+#define DRAIN_GRACE_US 1000000u /* idle this long, what is finished is taken for heard */
+
+struct worker {
+    struct worker_options options;
+    const struct model *model; /* borrowed */
+    struct bus *bus;           /* borrowed */
+    uint64_t instance;
+    pthread_t thread;
+
+    /* The step thread's own. */
+    struct worker_boot boot;
+    struct bus_port *port;
+    struct worker_core *core;
+
+    _Atomic bool must_stop, must_drain, has_plan;
+    _Atomic uint64_t step_begin_us; /* of the step under way; 0: none */
+
+    pthread_mutex_t lock; /* guards all below; nothing else is locked inside it */
+    pthread_cond_t wake;
+    bool is_woken;
+    struct worker_status status;
+    bus_wake_fn on_change;
+    void *on_change_ctx;
+};
+
+/* --- seen from other threads ------------------------------------------------------------------ */
+
+static void wake_up(void *ctx) {
+    struct worker *worker = ctx;
+    pthread_mutex_lock(&worker->lock);
+    if (!worker->is_woken) {
+        worker->is_woken = true;
+        pthread_cond_signal(&worker->wake);
+    }
+    pthread_mutex_unlock(&worker->lock);
+}
+
+void worker_on_change(struct worker *worker, bus_wake_fn wake, void *ctx) {
+    pthread_mutex_lock(&worker->lock);
+    worker->on_change = wake;
+    worker->on_change_ctx = ctx;
+    pthread_mutex_unlock(&worker->lock);
+}
+
+void worker_get_status(const struct worker *worker, struct worker_status *out) {
+    struct worker *locked = (struct worker *) worker;
+    pthread_mutex_lock(&locked->lock);
+    *out = worker->status;
+    pthread_mutex_unlock(&locked->lock);
+    uint64_t begin_us = atomic_load(&worker->step_begin_us), now_us = clock_now_us();
+    out->stuck_ms = begin_us && now_us > begin_us ? (now_us - begin_us) / 1000 : 0;
+    out->is_stuck =
+        worker->options.step_timeout_ms && out->stuck_ms > worker->options.step_timeout_ms;
+}
+
+const struct plan *worker_get_plan(const struct worker *worker) {
+    return atomic_load(&worker->has_plan) ? &worker->boot.plan : NULL;
+}
+
+void worker_drain(struct worker *worker) {
+    atomic_store(&worker->must_drain, true);
+    wake_up(worker);
+}
+
+/* --- the step thread's side -------------------------------------------------------------------- */
+
+static void tell_change(struct worker *worker) {
+    pthread_mutex_lock(&worker->lock);
+    bus_wake_fn on_change = worker->on_change;
+    void *ctx = worker->on_change_ctx;
+    if (on_change) on_change(ctx); /* only wakes; under the lock, so that it cannot be taken away */
+    pthread_mutex_unlock(&worker->lock);
+}
+
+static void set_state(struct worker *worker, enum worker_state state) {
+    pthread_mutex_lock(&worker->lock);
+    worker->status.state = state;
+    pthread_mutex_unlock(&worker->lock);
+    tell_change(worker);
+}
+
+static void set_error(struct worker *worker, enum err e, const char *what) {
+    pthread_mutex_lock(&worker->lock);
+    err_set(&worker->status.error, e, "%s: %s", what, err_name(e));
+    pthread_mutex_unlock(&worker->lock);
+}
+
+static void set_load(struct worker *worker) {
+    struct engine_load load;
+    engine_get_load(worker->boot.engine, &load);
+    pthread_mutex_lock(&worker->lock);
+    worker->status.load = load;
+    pthread_mutex_unlock(&worker->lock);
+}
+
+static void progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes) {
+    struct worker *worker = ctx;
+    struct worker_status *status = &worker->status;
+    pthread_mutex_lock(&worker->lock);
+    bool is_new_stage = strncmp(status->stage, stage, sizeof status->stage - 1) != 0;
+    uint64_t percent = total_bytes / 100 ? done_bytes / (total_bytes / 100) : 100;
+    uint64_t before =
+        status->total_bytes / 100 ? status->done_bytes / (status->total_bytes / 100) : 0;
+    if (is_new_stage) {
+        memset(status->stage, 0, sizeof status->stage);
+        memcpy(status->stage, stage, strnlen(stage, sizeof status->stage - 1));
+    }
+    status->done_bytes = done_bytes;
+    status->total_bytes = total_bytes;
+    pthread_mutex_unlock(&worker->lock);
+    if (is_new_stage || percent != before) tell_change(worker);
+}
+
+static enum err boot(struct worker *worker) {
+    const struct worker_options *o = &worker->options;
+    struct worker_boot_options options = {.ops = o->ops,
+                                          .backend = o->backend,
+                                          .engine = o->engine,
+                                          .budget = o->budget,
+                                          .prefault = o->prefault};
+    struct err_text text = {""};
+    enum err e = worker_boot_open(&options, worker->model, progress, worker, &text, &worker->boot);
+    if (!e) {
+        atomic_store(&worker->has_plan, true);
+        return ERR_OK;
+    }
+    if (!text.text[0]) err_set(&text, e, "%s", err_name(e));
+    pthread_mutex_lock(&worker->lock);
+    worker->status.error = text;
+    pthread_mutex_unlock(&worker->lock);
+    return e;
+}
+
+/* Workers share KV and beliefs only when all of this is equal (protocol.md 2, HELLO). */
+static uint64_t numeric_digest(const struct worker *worker) {
+    const struct backend *backend = worker->boot.backend;
+    uint64_t parts[] = {
+        model_digest(worker->model), (uint64_t) worker->options.ops->kv_dtype(backend),
+        worker->options.backend.block_size, (uint64_t) worker->options.ops->numerics(backend)};
+    return XXH3_64bits(parts, sizeof parts);
+}
+
+static void send_on_bus(void *ctx, enum bus_subject subject, uint64_t to, const void *data,
+                        size_t bytes) {
+    struct worker *worker = ctx;
+    (void) bus_send(worker->port, subject, to, data, bytes); /* lost: SYNC repairs */
+}
+
+static enum err open_core(struct worker *worker) {
+    const struct backend_options *b = &worker->options.backend;
+    const struct plan *plan = &worker->boot.plan;
+    struct worker_core_options options = {
+        .engine = worker->boot.engine,
+        .sync_timeout_ms = worker->options.sync_timeout_ms,
+        .send = send_on_bus,
+        .send_ctx = worker,
+        .hello = {.instance = worker->instance,
+                  .component = 1,
+                  .numeric_digest = numeric_digest(worker),
+                  .tokenizer_digest = worker->options.tokenizer_digest,
+                  .model_len_max = plan->model_len_max,
+                  .seat_count = b->seat_count,
+                  .block_size = b->block_size,
+                  .block_count = plan->block_count,
+                  .batched_tokens_max = b->batched_tokens_max,
+                  .tp = b->rank_count,
+                  .version = GRAMME_VERSION},
+    };
+    return worker_core_create(&options, clock_now_us(), &worker->core);
+}
+
+static bool take_messages(struct worker *worker) {
+    struct bus_message message;
+    uint32_t count = 0;
+    while (count < MESSAGES_MAX && bus_take(worker->port, &message)) {
+        worker_core_message(worker->core, &message, clock_now_us());
+        count++;
+    }
+    if (count > 0) worker_core_flush(worker->core, clock_now_us());
+    return count > 0;
+}
+
+/* Until something arrives, or the next tick. */
+static void sleep_until_woken(struct worker *worker) {
+    uint64_t until_us = worker_core_tick_at(worker->core);
+    struct timespec until = {.tv_sec = (time_t) (until_us / 1000000),
+                             .tv_nsec = (long) (until_us % 1000000 * 1000)};
+    pthread_mutex_lock(&worker->lock);
+    int error = 0;
+    while (!worker->is_woken && error != ETIMEDOUT)
+        error = pthread_cond_timedwait(&worker->wake, &worker->lock, &until);
+    worker->is_woken = false;
+    pthread_mutex_unlock(&worker->lock);
+}
+
+static enum err step(struct worker *worker) {
+    uint64_t now_us = clock_now_us();
+    atomic_store(&worker->step_begin_us, now_us);
+    enum err e = worker_core_step(worker->core, now_us);
+    atomic_store(&worker->step_begin_us, 0);
+    return e;
+}
+
+static enum err serve(struct worker *worker) {
+    uint64_t status_at_us = 0, idle_since_us = 0;
+    bool is_draining = false;
+    while (!atomic_load(&worker->must_stop)) {
+        if (!is_draining && atomic_load(&worker->must_drain)) {
+            is_draining = true;
+            worker_core_drain(worker->core, clock_now_us());
+            set_state(worker, WORKER_DRAINING);
+        }
+        bool has_taken = take_messages(worker);
+        bool has_work = worker_core_has_work(worker->core);
+        if (has_work) {
+            enum err e = step(worker);
+            if (e) return e;
+        }
+        uint64_t now_us = clock_now_us();
+        worker_core_tick(worker->core, now_us);
+        bool is_idle = !worker_core_has_work(worker->core);
+        if (is_idle || now_us >= status_at_us) {
+            set_load(worker);
+            status_at_us = now_us + STATUS_GAP_US;
+        }
+        if (!is_idle) idle_since_us = 0;
+        else if (!idle_since_us) idle_since_us = now_us;
+        if (is_draining && is_idle &&
+            (worker_core_is_empty(worker->core) || now_us - idle_since_us > DRAIN_GRACE_US))
+            break;
+        if (is_idle && !has_taken) sleep_until_woken(worker);
+    }
+    return ERR_OK;
+}
+
+static void *run(void *ctx) {
+    struct worker *worker = ctx;
+    enum err e = boot(worker);
+    if (!e) {
+        e = open_core(worker);
+        if (e) set_error(worker, e, "the worker's book");
+    }
+    if (!e) {
+        set_load(worker);
+        set_state(worker, WORKER_SERVING);
+        e = serve(worker);
+        if (e) set_error(worker, e, "the backend is gone");
+        worker_core_bye(worker->core);
+    }
+    if (e) log_error("worker failed: %s", worker->status.error.text);
+    set_state(worker, e ? WORKER_FAILED : WORKER_STOPPED);
+    return NULL;
+}
+
+/* --- create, destroy -------------------------------------------------------------------------- */
+
+static enum err start_thread(struct worker *worker, struct err_text *text) {
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    int failed = pthread_create(&worker->thread, &attributes, run, worker);
+    pthread_attr_destroy(&attributes);
+    if (!failed) return ERR_OK;
+    errno = failed;
+    return err_set(text, ERR_IO, "the step thread: %s", strerror(failed));
+}
+
+enum err worker_create(const struct worker_options *options, const struct model *model,
+                       struct bus *bus, uint64_t instance, struct err_text *text,
+                       struct worker **out) {
+    struct worker *worker = alloc_zero(1, sizeof *worker);
+    if (!worker) return err_set(text, ERR_MEMORY, "no memory for the worker");
+    worker->options = *options;
+    worker->model = model;
+    worker->bus = bus;
+    worker->instance = instance;
+    worker->status.state = WORKER_LOADING;
+    pthread_mutex_init(&worker->lock, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC); /* clock_now_us is monotonic too */
+    pthread_cond_init(&worker->wake, &attributes);
+    pthread_condattr_destroy(&attributes);
+    enum err e = bus_port_open(bus, instance, 1u << BUS_HELLO, wake_up, worker, &worker->port);
+    if (e) err_set(text, e, "the worker's inbox: %s", err_name(e));
+    else e = start_thread(worker, text);
+    if (e) {
+        bus_port_close(worker->port);
+        pthread_cond_destroy(&worker->wake);
+        pthread_mutex_destroy(&worker->lock);
+        alloc_free(worker);
+        return e;
+    }
+    *out = worker;
+    return ERR_OK;
+}
+
+void worker_destroy(struct worker *worker) {
+    if (!worker) return;
+    atomic_store(&worker->must_stop, true);
+    wake_up(worker);
+    pthread_join(worker->thread, NULL);
+    bus_port_close(worker->port); /* no wake after this */
+    worker_core_destroy(worker->core);
+    if (worker->boot.backend) worker_boot_close(&worker->boot);
+    pthread_cond_destroy(&worker->wake);
+    pthread_mutex_destroy(&worker->lock);
+    alloc_free(worker);
+}
