@@ -1,7 +1,6 @@
 /* api - see api.h.  The server's life: what is opened, polled, ticked and closed. */
 #include "api/api.h"
 
-#include <openssl/sha.h>
 #include <string.h>
 #include <sys/random.h>
 
@@ -167,26 +166,8 @@ void api_destroy(struct api *api) {
 
 /* --- the beginning ----------------------------------------------------------------------- */
 
-void api_options_init(struct api_options *options) {
-    *options = (struct api_options){
-        .defaults = {.temperature = 1, .top_p = 1, .repetition_penalty = 1},
-        .queue_requests_max = 4096,
-        .queue_prompt_bytes_max = (uint64_t) 256 << 20,
-        .queue_timeout_ms = 300000,
-        .sse_keep_alive_ms = 15000,
-        .sync_timeout_ms = 3000,
-        .migration_timeout_ms = 30000,
-        .migration_limit = 2,
-        .version = GRAMME_VERSION,
-    };
-}
-
 static enum err take_options(struct api *api, const struct api_options *options) {
     api->options = *options;
-    api->key_count = options->api_key_count < API_KEYS_MAX ? options->api_key_count : API_KEYS_MAX;
-    for (uint32_t i = 0; i < api->key_count; i++)
-        SHA256((const unsigned char *) options->api_keys[i], strlen(options->api_keys[i]),
-               api->key_digests[i]);
     if (!options->tokenizer) return ERR_OK;
     CHECK(options->served_name_count > 0 && options->model_len_max > 0);
     struct token_scratch *scratch = NULL;

@@ -80,8 +80,6 @@ struct api {
     void *health_ctx;
     struct api_request *requests;
     struct api_request *touched, *touched_last;
-    uint8_t key_digests[API_KEYS_MAX][32];
-    uint32_t key_count;
     uint32_t waiting_count;
     uint64_t waiting_bytes;
     uint32_t admitted_counts[API_RATE_SECONDS]; /* by second */
