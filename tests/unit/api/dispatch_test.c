@@ -1,0 +1,388 @@
+/* Goal: tokens arrive each once and in order whatever the bus does; lost attempts are found and
+ * go on with the very same tokens; refusals, deaths and missing workers become the right answer. */
+#include "fake_worker.h"
+
+#include "api/dispatch.h"
+
+#define WORKS_MAX 64u
+
+struct fixture {
+    struct bus *bus;
+    struct metrics *metrics;
+    struct dispatch *dispatch;
+    struct fake_worker worker;
+    uint64_t now_us;
+    struct dispatch_work works[WORKS_MAX];
+    struct token_log logs[WORKS_MAX][3];
+    struct token_log prompt_logs[WORKS_MAX];
+    struct sampling sampling;
+    struct api_error errors[WORKS_MAX];
+    uint32_t news_count, failed_count;
+};
+
+static const uint32_t prompt[] = {'h', 'i', '!'};
+
+static void on_news(void *ctx, struct dispatch_work *work) {
+    struct fixture *f = ctx;
+    f->news_count++;
+}
+
+static void on_failed(void *ctx, struct dispatch_work *work, const struct api_error *error) {
+    struct fixture *f = ctx;
+    f->failed_count++;
+    f->errors[work - f->works] = *error;
+}
+
+static void open_fixture(struct fixture *f) {
+    *f = (struct fixture){.now_us = 1000000};
+    assert_int_equal(bus_local_create(4096, 1 << 22, &f->bus), ERR_OK);
+    assert_int_equal(metrics_create("m", 100, &f->metrics), ERR_OK);
+    struct dispatch_options options = {.instance = 7,
+                                       .sync_timeout_ms = 3000,
+                                       .migration_timeout_ms = 30000,
+                                       .migration_limit = 2};
+    struct dispatch_handler handler = {.ctx = f, .on_news = on_news, .on_failed = on_failed};
+    assert_int_equal(
+        dispatch_create(f->bus, &options, &handler, f->metrics, NULL, NULL, &f->dispatch), ERR_OK);
+    fake_open(&f->worker, f->bus, 1001);
+    fake_hello(&f->worker);
+    dispatch_poll(f->dispatch, f->now_us);
+    sampling_init(&f->sampling);
+    f->sampling.max_tokens = 20;
+}
+
+static void close_fixture(struct fixture *f) {
+    for (uint32_t i = 0; i < WORKS_MAX; i++) {
+        dispatch_drop(f->dispatch, &f->works[i]);
+        for (int c = 0; c < 3; c++) token_log_release(&f->logs[i][c]);
+        token_log_release(&f->prompt_logs[i]);
+    }
+    dispatch_destroy(f->dispatch);
+    if (f->worker.port) fake_close(&f->worker);
+    metrics_destroy(f->metrics);
+    bus_destroy(f->bus);
+}
+
+static enum err submit(struct fixture *f, uint32_t i, uint32_t choices) {
+    for (int c = 0; c < 3; c++) token_log_init(&f->logs[i][c], f->sampling.logprobs >= 0);
+    token_log_init(&f->prompt_logs[i], true);
+    f->works[i] = (struct dispatch_work){.prompt_ids = prompt,
+                                         .prompt_count = 3,
+                                         .sampling = &f->sampling,
+                                         .logs = f->logs[i],
+                                         .choice_count = choices,
+                                         .prompt_log = &f->prompt_logs[i],
+                                         .request_id = "r",
+                                         .traceparent = "",
+                                         .deadline_us = f->now_us + 300000000};
+    return dispatch_submit(f->dispatch, &f->works[i], f->now_us);
+}
+
+/* 10 ms of everybody's time. */
+static void turn(struct fixture *f) {
+    f->now_us += 10000;
+    if (f->worker.port) {
+        fake_poll(&f->worker);
+        fake_step(&f->worker);
+    }
+    dispatch_poll(f->dispatch, f->now_us);
+    if (f->now_us % 50000 == 0) {
+        dispatch_tick(f->dispatch, f->now_us);
+        if (f->worker.port && !f->worker.is_silent) fake_load(&f->worker, false);
+    }
+}
+
+static void expect_whole(struct fixture *f, uint32_t i, uint32_t choices, uint32_t count) {
+    for (uint32_t c = 0; c < choices; c++) {
+        const struct token_log *log = &f->logs[i][c];
+        assert_int_equal(log->count, count);
+        assert_int_equal(log->finish, MSG_FINISH_LENGTH);
+        for (uint32_t k = 0; k < count; k++)
+            assert_int_equal(log->ids[k], fake_token(&f->worker, c, k));
+    }
+    assert_int_equal(f->works[i].state, DISPATCH_IDLE);
+}
+
+static void test_plain(void **state) {
+    struct fixture f;
+    open_fixture(&f);
+    assert_int_equal(submit(&f, 0, 2), ERR_OK);
+    assert_int_equal(f.works[0].state, DISPATCH_SENT);
+    for (int i = 0; i < 40; i++) turn(&f);
+    expect_whole(&f, 0, 2, 20);
+    assert_true(f.works[0].was_acked && f.works[0].was_admitted);
+    assert_int_equal(f.works[0].cached_tokens, 1);
+    assert_int_equal(f.works[0].queue_us, 2000);
+    assert_int_equal(f.worker.generate_count, 1);
+    assert_int_equal(f.worker.cancel_count, 0);
+    assert_true(metrics_value(f.metrics, METRIC_TOKEN_GAPS) == 0);
+    /* finished: SYNC omits it, a few times, then there is silence */
+    for (int i = 0; i < 300; i++) turn(&f);
+    uint32_t syncs = f.worker.sync_count;
+    for (int i = 0; i < 300; i++) turn(&f);
+    assert_int_equal(f.worker.sync_count, syncs);
+    close_fixture(&f);
+}
+
+static void test_loss_doubles_and_late(void **state) {
+    static const uint32_t percents[][2] = {{10, 0}, {0, 40}, {30, 30}, {60, 20}};
+    for (size_t p = 0; p < ARRAY_COUNT(percents); p++) {
+        struct fixture f;
+        open_fixture(&f);
+        f.worker.loss_percent = percents[p][0];
+        f.worker.double_percent = percents[p][1];
+        f.sampling.logprobs = 1;
+        f.sampling.prompt_logprobs = p == 2 ? 0 : -1;
+        for (uint32_t i = 0; i < 30; i++) assert_int_equal(submit(&f, i, i % 3 + 1), ERR_OK);
+        bool is_done = false;
+        for (int i = 0; i < 3000 && !is_done; i++) {
+            turn(&f);
+            is_done = true;
+            for (uint32_t k = 0; k < 30; k++)
+                is_done = is_done && f.works[k].state == DISPATCH_IDLE;
+        }
+        assert_int_equal(f.failed_count, 0);
+        for (uint32_t i = 0; i < 30; i++) {
+            expect_whole(&f, i, i % 3 + 1, 20);
+            for (uint32_t k = 0; k < 20; k++) assert_true(f.logs[i][0].entries[k].logprob == -0.5f);
+            if (p == 2) assert_int_equal(f.prompt_logs[i].count, 2);
+        }
+        assert_int_equal(metrics_value(f.metrics, METRIC_TOKEN_GAPS) > 0, percents[p][0] > 0);
+        close_fixture(&f);
+    }
+}
+
+/* GENERATE that never arrived: SYNC finds it. */
+static void test_lost_generate(void **state) {
+    struct fixture f;
+    open_fixture(&f);
+    f.worker.loses_generate = true;
+    assert_int_equal(submit(&f, 0, 1), ERR_OK);
+    for (int i = 0; i < 600; i++) turn(&f); /* longer than GONE_MAX denials */
+    assert_int_equal(f.failed_count, 0);
+    assert_int_equal(f.works[0].state, DISPATCH_SENT);
+    assert_true(f.worker.generate_count > 16);
+    f.worker.loses_generate = false;
+    for (int i = 0; i < 100; i++) turn(&f);
+    expect_whole(&f, 0, 1, 20);
+    close_fixture(&f);
+}
+
+/* A worker that forgot: the attempt goes on where it stood. */
+static void test_gone_in_the_middle(void **state) {
+    struct fixture f;
+    open_fixture(&f);
+    assert_int_equal(submit(&f, 0, 2), ERR_OK);
+    for (int i = 0; i < 8; i++) turn(&f);
+    uint32_t had = f.logs[0][0].count;
+    assert_in_range(had, 3, 19);
+    fake_forget(&f.worker);
+    for (int i = 0; i < 100; i++) turn(&f);
+    expect_whole(&f, 0, 2, 20);
+    assert_true(f.worker.resumed_tokens >= 2 * had);
+    assert_int_equal(f.worker.generate_count, 2);
+    close_fixture(&f);
+}
+
+/* A dead inbox, then a new worker. */
+static void test_worker_dies(void **state) {
+    struct fixture f;
+    open_fixture(&f);
+    assert_int_equal(submit(&f, 0, 1), ERR_OK);
+    for (int i = 0; i < 8; i++) turn(&f);
+    uint32_t had = f.logs[0][0].count;
+    fake_close(&f.worker);
+    for (int i = 0; i < 60; i++) turn(&f);
+    assert_int_equal(f.works[0].state, DISPATCH_HOMELESS);
+    assert_int_equal(dispatch_worker_count(f.dispatch), 0);
+    assert_int_equal(submit(&f, 1, 1), ERR_PEER_GONE); /* a new one is told at once */
+    fake_open(&f.worker, f.bus, 1002);
+    fake_hello(&f.worker);
+    for (int i = 0; i < 60; i++) turn(&f);
+    expect_whole(&f, 0, 1, 20);
+    assert_int_equal(f.worker.resumed_tokens, had);
+    assert_true(metrics_value(f.metrics, METRIC_MIGRATIONS) == 1);
+    close_fixture(&f);
+}
+
+static void test_two_deaths_end_it(void **state) {
+    struct fixture f;
+    open_fixture(&f);
+    assert_int_equal(submit(&f, 0, 1), ERR_OK);
+    for (uint64_t life = 0; life < 2; life++) {
+        for (int i = 0; i < 8; i++) turn(&f);
+        fake_close(&f.worker);
+        for (int i = 0; i < 30; i++) turn(&f);
+        if (life) break;
+        fake_open(&f.worker, f.bus, 1002);
+        fake_hello(&f.worker);
+    }
+    assert_int_equal(f.failed_count, 1);
+    assert_int_equal(f.errors[0].status, 500);
+    assert_string_equal(f.errors[0].code, "worker_died");
+    close_fixture(&f);
+}
+
+static void test_nobody_comes(void **state) {
+    struct fixture f;
+    open_fixture(&f);
+    assert_int_equal(submit(&f, 0, 1), ERR_OK);
+    for (int i = 0; i < 4; i++) turn(&f);
+    fake_close(&f.worker);
+    for (int i = 0; i < 2900; i++) turn(&f);
+    assert_int_equal(f.failed_count, 0);
+    for (int i = 0; i < 400; i++) turn(&f);
+    assert_int_equal(f.failed_count, 1);
+    assert_int_equal(f.errors[0].status, 503);
+    close_fixture(&f);
+}
+
+static void test_refusals(void **state) {
+    static const struct {
+        uint8_t reason;
+        int status;
+        uint32_t retry_after_s;
+    } cases[] = {
+        {MSG_REFUSE_BUSY, 429, 3},
+        {MSG_REFUSE_NO_ROOM, 400, 0},
+        {MSG_REFUSE_BAD, 400, 0},
+        {MSG_REFUSE_DRAINING, 503, 1},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct fixture f;
+        open_fixture(&f);
+        f.worker.refuses = cases[i].reason;
+        f.worker.retry_after_ms = 2500;
+        assert_int_equal(submit(&f, 0, 1), ERR_OK);
+        for (int k = 0; k < 10; k++) turn(&f);
+        assert_int_equal(f.failed_count, 1);
+        assert_int_equal(f.errors[0].status, cases[i].status);
+        assert_int_equal(f.errors[0].retry_after_s, cases[i].retry_after_s);
+        assert_int_equal(f.works[0].state, DISPATCH_IDLE);
+        close_fixture(&f);
+    }
+}
+
+static void test_cancel_and_close(void **state) {
+    struct fixture f;
+    open_fixture(&f);
+    assert_int_equal(submit(&f, 0, 1), ERR_OK);
+    assert_int_equal(submit(&f, 1, 2), ERR_OK);
+    for (int i = 0; i < 5; i++) turn(&f);
+    dispatch_drop(f.dispatch, &f.works[0]);
+    dispatch_drop(f.dispatch, &f.works[0]); /* again: nothing */
+    f.logs[1][0].is_closed = true;
+    dispatch_note_closed(f.dispatch, &f.works[1]); /* one choice still runs */
+    assert_int_not_equal(f.works[1].state, DISPATCH_IDLE);
+    fake_poll(&f.worker);
+    assert_int_equal(f.worker.cancel_count, 1);
+    f.logs[1][1].is_closed = true;
+    dispatch_note_closed(f.dispatch, &f.works[1]);
+    assert_int_equal(f.works[1].state, DISPATCH_IDLE);
+    fake_poll(&f.worker);
+    assert_int_equal(f.worker.cancel_count, 2);
+    uint32_t had = f.logs[0][0].count;
+    for (int i = 0; i < 50; i++) turn(&f);
+    assert_int_equal(f.logs[0][0].count, had);
+    close_fixture(&f);
+}
+
+/* Two workers: new work goes to the idler; one that falls silent loses its streams to the other. */
+static void test_two_workers(void **state) {
+    struct fixture f;
+    struct fake_worker second;
+    open_fixture(&f);
+    fake_open(&second, f.bus, 1002);
+    fake_hello(&second);
+    f.sampling.max_tokens = 200;
+    dispatch_poll(f.dispatch, f.now_us);
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(submit(&f, i, 1), ERR_OK);
+    for (int i = 0; i < 10; i++) {
+        turn(&f);
+        fake_poll(&second);
+        fake_step(&second);
+    }
+    assert_int_equal(f.worker.generate_count, 2);
+    assert_int_equal(second.generate_count, 2);
+    f.worker.is_silent = true;
+    for (int i = 0; i < 900; i++) {
+        turn(&f);
+        fake_poll(&second);
+        fake_step(&second);
+        if (f.now_us % 50000 == 0) fake_load(&second, false);
+    }
+    assert_int_equal(f.failed_count, 0);
+    assert_int_equal(second.generate_count, 4);
+    for (uint32_t i = 0; i < 4; i++) expect_whole(&f, i, 1, 200);
+    fake_close(&second);
+    close_fixture(&f);
+}
+
+/* Messages of other attempts, other senders and broken ones change nothing. */
+static void test_strangers(void **state) {
+    struct fixture f;
+    open_fixture(&f);
+    assert_int_equal(submit(&f, 0, 1), ERR_OK);
+    struct fake_worker stranger;
+    fake_open(&stranger, f.bus, 2000);
+    struct fake_attempt attempt = {.from = 7, .attempt = 1, .is_admitted = true, .max_tokens = 20};
+    attempt.choice_count = 1;
+    attempt.logprobs = attempt.prompt_logprobs = -1;
+    fake_tokens(&stranger, &attempt, 0, 0, 5, false);
+    attempt.attempt = 99;
+    fake_tokens(&f.worker, &attempt, 0, 0, 5, false);
+    (void) bus_send(f.worker.port, BUS_INBOX, 7, "\xff\xff\xff\xff", 4);
+    (void) bus_send(f.worker.port, BUS_INBOX, 7, "", 0);
+    dispatch_poll(f.dispatch, f.now_us);
+    assert_int_equal(f.logs[0][0].count, 0);
+    assert_true(metrics_value(f.metrics, METRIC_MESSAGES_DROPPED) == 4);
+    for (int i = 0; i < 40; i++) turn(&f);
+    expect_whole(&f, 0, 1, 20);
+    fake_close(&stranger);
+    close_fixture(&f);
+}
+
+/* Every allocation may fail: a message is then as good as lost, and repaired. */
+static void test_memory(void **state) {
+    bool was_reached = true;
+    for (uint64_t n = 1; was_reached; n++) {
+        struct fixture f;
+        open_fixture(&f);
+        f.sampling.logprobs = 1;
+        assert_int_equal(submit(&f, 0, 2), ERR_OK);
+        was_reached = false;
+        for (int i = 0; i < 200; i++) {
+            f.now_us += 10000;
+            fake_poll(&f.worker);
+            fake_step(&f.worker);
+            if (i < 12) alloc_fail_at(n, 0);
+            dispatch_poll(f.dispatch, f.now_us);
+            if (f.now_us % 50000 == 0) dispatch_tick(f.dispatch, f.now_us);
+            if (alloc_count() >= n && i < 12) was_reached = true;
+            alloc_fail_at(0, 0);
+        }
+        assert_int_equal(f.failed_count, 0);
+        expect_whole(&f, 0, 2, 20);
+        close_fixture(&f);
+        if (n > 1) continue;
+        assert_true(was_reached);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_plain),
+        cmocka_unit_test(test_loss_doubles_and_late),
+        cmocka_unit_test(test_lost_generate),
+        cmocka_unit_test(test_gone_in_the_middle),
+        cmocka_unit_test(test_worker_dies),
+        cmocka_unit_test(test_two_deaths_end_it),
+        cmocka_unit_test(test_nobody_comes),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_cancel_and_close),
+        cmocka_unit_test(test_two_workers),
+        cmocka_unit_test(test_strangers),
+        cmocka_unit_test(test_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
