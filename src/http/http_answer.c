@@ -152,6 +152,7 @@ void http_answer_body(struct http_exchange *exchange, const void *data, size_t b
             out->bytes += size_bytes + bytes + 2;
         }
     }
+    exchange->has_news = true;
     http_conn_mark_dirty(exchange->conn);
 }
 

@@ -28,36 +28,55 @@ size_t http_conn_pending_bytes(const struct http_conn *conn) {
     return conn->out.bytes + queued;
 }
 
-void http_conn_mark_dirty(struct http_conn *conn) {
-    struct http_server *server = conn->server;
-    if (conn->is_dirty || conn->state == CONN_CLOSING) return;
-    conn->is_dirty = true;
-    conn->dirty_next = NULL;
-    conn->dirty_previous = server->dirty_last;
-    if (server->dirty_last) {
-        server->dirty_last->dirty_next = conn;
+void http_conn_mark_clean(struct http_conn *conn) {
+    struct http_conn_queue *queue = conn->queue;
+    if (!queue) return;
+    conn->queue = NULL;
+    queue->count--;
+    if (conn->queue_next) {
+        conn->queue_next->queue_previous = conn->queue_previous;
     } else {
-        server->dirty = conn;
+        queue->last = conn->queue_previous;
     }
-    server->dirty_last = conn;
-    server->dirty_count++;
-    http_server_wake(server);
+    if (conn->queue_previous) {
+        conn->queue_previous->queue_next = conn->queue_next;
+    } else {
+        queue->first = conn->queue_next;
+    }
 }
 
-void http_conn_mark_clean(struct http_conn *conn) {
-    struct http_server *server = conn->server;
-    if (!conn->is_dirty) return;
-    conn->is_dirty = false;
-    server->dirty_count--;
-    if (conn->dirty_next) {
-        conn->dirty_next->dirty_previous = conn->dirty_previous;
+static void enqueue(struct http_conn *conn, struct http_conn_queue *queue) {
+    http_conn_mark_clean(conn);
+    conn->queue = queue;
+    conn->queue_next = NULL;
+    conn->queue_previous = queue->last;
+    if (queue->last) {
+        queue->last->queue_next = conn;
     } else {
-        server->dirty_last = conn->dirty_previous;
+        queue->first = conn;
     }
-    if (conn->dirty_previous) {
-        conn->dirty_previous->dirty_next = conn->dirty_next;
+    queue->last = conn;
+    queue->count++;
+}
+
+/* More of a stream that was written in this very millisecond can wait for the next. */
+static bool can_wait(const struct http_conn *conn) {
+    const struct http_exchange *exchange = conn->exchange;
+    return exchange && exchange->has_news && !exchange->is_ended && !conn->is_aborted &&
+           conn->out.bytes < HTTP_PACE_BYTES &&
+           uv_now(conn->server->loop) - conn->paced_ms < HTTP_PACE_MS;
+}
+
+void http_conn_mark_dirty(struct http_conn *conn) {
+    struct http_server *server = conn->server;
+    if (conn->state == CONN_CLOSING || conn->queue == &server->dirty) return;
+    if (can_wait(conn)) {
+        if (conn->queue == &server->held) return;
+        enqueue(conn, &server->held);
+        http_server_pace(server);
     } else {
-        server->dirty = conn->dirty_next;
+        enqueue(conn, &server->dirty);
+        http_server_wake(server);
     }
 }
 
@@ -187,7 +206,7 @@ static void reading_start(struct http_conn *conn) {
 
 static void stash_add(struct http_conn *conn, const uint8_t *data, size_t bytes) {
     if (bytes == 0 || conn->must_close) return; /* nothing behind a last request is answered */
-    if (conn->stash_at >= HTTP_STASH_BYTES) { /* a client that never lets it run empty */
+    if (conn->stash_at >= HTTP_STASH_BYTES) {   /* a client that never lets it run empty */
         conn->stash.bytes -= conn->stash_at;
         memmove(conn->stash.data, conn->stash.data + conn->stash_at, conn->stash.bytes);
         conn->stash_at = 0;
@@ -260,6 +279,10 @@ static bool write_out(struct http_conn *conn) {
     if (conn->is_in_flight || conn->out.bytes == 0) return true;
     struct http_server *server = conn->server;
     uv_buf_t piece = uv_buf_init((char *) conn->out.data, (unsigned) conn->out.bytes);
+    if (conn->exchange && conn->exchange->has_news) {
+        conn->exchange->has_news = false;
+        conn->paced_ms = uv_now(server->loop);
+    }
     server->write_count++;
     int written = uv_try_write((uv_stream_t *) &conn->tcp, &piece, 1);
     if (written == UV_EAGAIN) written = 0;

@@ -20,17 +20,31 @@
 /* Only what is dirty now: an answer that a pipelined request caused meanwhile has its own turn,
  * so that one client cannot hold the others up. */
 static void flush_all(struct http_server *server) {
-    for (uint32_t count = server->dirty_count; count > 0 && server->dirty; count--) {
-        struct http_conn *conn = server->dirty;
+    for (uint32_t count = server->dirty.count; count > 0 && server->dirty.first; count--) {
+        struct http_conn *conn = server->dirty.first;
         http_conn_mark_clean(conn);
         http_conn_flush(conn);
     }
-    if (!server->dirty) uv_idle_stop(&server->idle);
+    if (!server->dirty.first) uv_idle_stop(&server->idle);
 }
 
 static void on_prepare(uv_prepare_t *handle) { flush_all(handle->data); }
 static void on_check(uv_check_t *handle) { flush_all(handle->data); }
 static void on_idle(uv_idle_t *handle) { (void) handle; }
+
+static void on_pace(uv_timer_t *timer) {
+    struct http_server *server = timer->data;
+    for (uint32_t count = server->held.count; count > 0; count--) {
+        struct http_conn *conn = server->held.first;
+        http_conn_mark_clean(conn);
+        http_conn_mark_dirty(conn);
+    }
+}
+
+void http_server_pace(struct http_server *server) {
+    if (!uv_is_active((uv_handle_t *) &server->pace))
+        uv_timer_start(&server->pace, on_pace, HTTP_PACE_MS, 0);
+}
 
 void http_server_wake(struct http_server *server) { uv_idle_start(&server->idle, on_idle); }
 
@@ -166,8 +180,10 @@ enum err http_server_create(uv_loop_t *loop, const struct http_limits *limits,
     CHECK(uv_check_init(loop, &server->check) == 0);
     CHECK(uv_idle_init(loop, &server->idle) == 0);
     CHECK(uv_timer_init(loop, &server->sweep) == 0);
-    server->prepare.data = server->check.data = server->idle.data = server->sweep.data = server;
-    server->handle_count = 4;
+    CHECK(uv_timer_init(loop, &server->pace) == 0);
+    server->prepare.data = server->check.data = server->idle.data = server;
+    server->sweep.data = server->pace.data = server;
+    server->handle_count = 5;
     uv_prepare_start(&server->prepare, on_prepare);
     uv_check_start(&server->check, on_check);
     uv_unref((uv_handle_t *) &server->prepare);
@@ -289,4 +305,5 @@ void http_server_close(struct http_server *server, void (*done)(void *ctx), void
     uv_close((uv_handle_t *) &server->check, on_handle_closed);
     uv_close((uv_handle_t *) &server->idle, on_handle_closed);
     uv_close((uv_handle_t *) &server->sweep, on_handle_closed);
+    uv_close((uv_handle_t *) &server->pace, on_handle_closed);
 }

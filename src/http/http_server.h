@@ -8,7 +8,8 @@
  *   exchange:   received -> on_request -> start -> body* -> end      on_gone: the client left
  *
  * Pipelined requests are read while one is answered only up to one body buffer; they are handled
- * one after the other.  Writes of one loop turn share one write call.  TCP_NODELAY is on. */
+ * one after the other.  What one loop turn gives a connection goes out in one write, and a stream
+ * is written at most once a millisecond.  TCP_NODELAY is on. */
 #ifndef GRAMME_HTTP_HTTP_SERVER_H
 #define GRAMME_HTTP_HTTP_SERVER_H
 

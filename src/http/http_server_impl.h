@@ -15,8 +15,10 @@ struct http_server {
     uv_check_t check;     /* and right after it has read; */
     uv_idle_t idle;       /* it does not sleep while something is dirty */
     uv_timer_t sweep;
+    uv_timer_t pace;
     struct http_conn *conns;
-    struct http_conn *dirty, *dirty_last; /* first come, first flushed */
+    struct http_conn_queue dirty; /* to be flushed this turn */
+    struct http_conn_queue held;  /* streams that wait for the next millisecond */
     uint8_t *read_buffer;
     void (*done)(void *ctx);
     void *done_ctx;
@@ -24,7 +26,6 @@ struct http_server {
     uint64_t sweep_ms;
     int64_t date_second;
     uint32_t listener_count;
-    uint32_t dirty_count;
     uint32_t conn_count; /* also those over the limit, and those closing */
     uint32_t over_limit_count;
     uint32_t exchange_count;
@@ -38,6 +39,8 @@ struct http_server {
 
 void http_server_conn_opened(struct http_server *server, struct http_conn *conn);
 void http_server_conn_closed(struct http_server *server, struct http_conn *conn);
+/* Something is held: it becomes dirty in HTTP_PACE_MS. */
+void http_server_pace(struct http_server *server);
 /* Something is dirty: the loop must not sleep before a flush. */
 void http_server_wake(struct http_server *server);
 const char *http_server_date(struct http_server *server);

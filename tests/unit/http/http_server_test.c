@@ -107,6 +107,48 @@ static void test_stream(void **state) {
     fixture_close(&f);
 }
 
+/* Tokens faster than the pace share writes, none is kept back, and the end never waits. */
+static void test_stream_is_paced(void **state) {
+    struct fixture f;
+    struct client c;
+    fixture_open(&f, NULL);
+    f.answers_at_once = false;
+    client_open(&c, &f);
+    client_send(&f, &c, GET("/stream"));
+    assert_true(wait_count(&f, &f.requests, 1));
+    http_answer_start(f.last, 200, NULL, NULL, 0);
+    turn(&f);
+    uint64_t writes = http_server_write_count(f.server);
+    http_answer_body(f.last, "first", 5);
+    turn(&f);
+    assert_int_equal(http_server_write_count(f.server), writes + 1);
+    uint64_t moments = 1, now_ms = 0;
+    for (int i = 0; i < 500; i++) {
+        http_answer_body(f.last, "token", 5);
+        turn(&f);
+        if (uv_now(&f.loop) != now_ms) moments++;
+        now_ms = uv_now(&f.loop);
+    }
+    assert_true(http_server_write_count(f.server) - writes <= moments + 1);
+    http_answer_body(f.last, "kept?", 5);
+    assert_true(client_wait(&f, &c, "kept?"));
+    http_answer_body(f.last, "last", 4);
+    http_answer_end(f.last);
+    turn(&f);
+    client_read(&c);
+    assert_non_null(strstr(c.data, "4\r\nlast\r\n0\r\n\r\n"));
+    /* one that is held when it dies */
+    client_send(&f, &c, GET("/again"));
+    assert_true(wait_count(&f, &f.requests, 2));
+    http_answer_start(f.last, 200, NULL, NULL, 0);
+    http_answer_body(f.last, "a", 1);
+    turn(&f);
+    http_answer_body(f.last, "b", 1);
+    client_close(&c);
+    assert_true(wait_count(&f, &f.gone, 1));
+    fixture_close(&f);
+}
+
 static void test_pipelining(void **state) {
     struct fixture f;
     struct client c;
@@ -665,6 +707,7 @@ int main(void) {
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_versions_and_close),
         cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_stream_is_paced),
         cmocka_unit_test(test_pipelining),
         cmocka_unit_test(test_pipelining_is_bounded),
         cmocka_unit_test(test_bodies_split_at_every_byte),
