@@ -155,7 +155,7 @@ static void print_result(const struct options *options, const struct model *mode
     double prefill = tokens * bench->prompt_tokens / prefill_s;
     double decode = bench->gen_tokens ? tokens * bench->gen_tokens / decode_s : 0;
     /* Bytes a step reads: all weights once, and each sequence's KV at its mean depth. */
-    double kv = (double) boot->plan.block_bytes / options_count(options, OPT_BLOCK_SIZE);
+    double kv = (double) boot->plan.block_bytes / (double) options_count(options, OPT_BLOCK_SIZE);
     double depth = bench->prompt_tokens + bench->gen_tokens / 2.0;
     double step_bytes = (double) model_weight_bytes(model) + tokens * depth * kv;
     double read = bench->gen_tokens ? step_bytes * bench->gen_tokens / decode_s / 1e9 : 0;

@@ -78,15 +78,14 @@ enum err cmd_model_boot_options(const struct options *options, const struct mode
     enum err e = read_engine_options(options, spec, text, &boot);
     if (e) return e;
     struct device_cpu cpu;
-    device_cpu_probe(NULL, &cpu);
+    device_cpu_look(NULL, &cpu);
     boot.backend.thread_count = cpu.thread_count;
     if (options_is_set(options, OPT_THREADS))
         boot.backend.thread_count = (uint32_t) options_count(options, OPT_THREADS);
-    boot.backend.may_spin = boot.backend.thread_count <= cpu.core_count;
-    log_debug("%u threads (%s), %.1f GiB of memory available (%s)", boot.backend.thread_count,
-              cpu.thread_reason, (double) cpu.available_bytes / (1u << 30), cpu.memory_reason);
-    boot.budget.total_bytes = cpu.total_bytes;
-    boot.budget.available_bytes = cpu.available_bytes;
+    boot.backend.may_spin = boot.backend.thread_count <= cpu.thread_count;
+    log_debug("%s", device_cpu_describe(&cpu).text);
+    boot.budget.total_bytes = cpu.memory_bytes;
+    boot.budget.available_bytes = cpu.memory_available_bytes;
     if (options_is_set(options, OPT_GPU_MEMORY_UTILIZATION))
         boot.budget.utilization = options_number(options, OPT_GPU_MEMORY_UTILIZATION);
     if (options_is_set(options, OPT_KV_CACHE_MEMORY_BYTES))
