@@ -1,0 +1,639 @@
+/* Goal: whatever the bus loses, doubles and reorders, whoever cancels, dies or falls silent, and
+ * however small the pools are: each request's tokens are the function of its prompt, nothing
+ * waits for ever, and every pool is whole at the end.
+ *
+ * The real engine, pool, scheduler and worker_core run in virtual time; the frontends here keep
+ * their side of protocol.md 2 in its plainest form.  One seed decides everything; a failure
+ * prints it, and `serve_sim_test SEED` runs that one alone.  At the end the marks prove that
+ * each state and each repair was reached by some seed. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/sim/sim_backend.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "fake_bus.h"
+#include "worker/worker_core.h"
+
+#define SEEDS 300u
+#define WORKERS 2u
+#define FRONTENDS 2u
+#define WORKS_MAX 24u
+#define CHOICES_MAX 4u
+#define PROMPT_MAX 120u
+#define OUTPUTS_MAX 64u
+#define VOCAB 300u
+#define EOS 2u
+#define LEN_MAX 256u
+#define FRONTEND_TICK_US 50000u
+#define SYNC_US 250000u
+#define SYNC_TIMEOUT_US 3000000u
+#define END_US 240000000u /* virtual: four minutes, far beyond every timeout */
+
+/* --- one seed's numbers ----------------------------------------------------------------------- */
+
+static uint64_t seed_now, random_state, now_us;
+
+static uint32_t below(uint32_t n) {
+    random_state += 0x9e3779b97f4a7c15u;
+    uint64_t z = random_state;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (uint32_t) ((z >> 33) % n);
+}
+
+__attribute__((noreturn, format(printf, 1, 2))) static void wrong(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fprintf(stderr, "seed %llu, %.3f s: ", (unsigned long long) seed_now, (double) now_us / 1e6);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    exit(1);
+}
+
+/* What was reached, over all seeds. */
+static struct {
+    uint64_t tokens, finished, stopped, cancelled_waiting, cancelled_running, refused_busy;
+    uint64_t migrated_by_gone, migrated_by_silence, resumed, gaps, old_tokens, dropped_unbound;
+    uint64_t preemptions, prefix_hits, prompt_logprobs, worker_deaths, frontend_deaths;
+    uint64_t shared_prompts, two_in_flight, redispatch_first, timed_out, whole_prefill;
+    struct worker_core_counts core;
+    struct fake_bus_counts bus;
+} marks;
+
+/* --- workers ------------------------------------------------------------------------------------ */
+
+struct worker {
+    uint64_t instance;
+    struct backend *backend;
+    struct mem *mem;
+    struct engine *engine;
+    struct worker_core *core;
+    uint64_t busy_until_us;
+    uint32_t step_us;
+    bool is_dead;
+};
+
+static struct fake_bus *bus;
+static struct worker workers[WORKERS];
+static uint64_t instance_last;
+static struct engine_options engine_options;
+static struct backend_options backend_options;
+
+static void send_from_worker(void *ctx, enum bus_subject subject, uint64_t to, const void *data,
+                             size_t bytes) {
+    const struct worker *worker = ctx;
+    fake_bus_send(bus, now_us, worker->instance, subject, to, data, bytes);
+}
+
+static void worker_start(struct worker *worker) {
+    static const uint32_t eos_ids[1] = {EOS};
+    struct model_spec spec = {.vocab_size = VOCAB, .weight_type = TENSOR_F32};
+    struct mem_plan plan = {0};
+    struct err_text text = {""};
+    *worker = (struct worker){.instance = ++instance_last, .step_us = 500 + below(20000)};
+    engine_options.eos_ids = eos_ids;
+    engine_options.eos_count = 1;
+    CHECK(!sim_backend_ops.open(&spec, &backend_options, &text, &worker->backend));
+    sim_backend_ops.plan(worker->backend, 0, &plan);
+    mem_plan_add(&plan, MEM_KV,
+                 engine_options.block_count * sim_backend_ops.block_bytes(worker->backend, 0),
+                 "kv");
+    CHECK(!mem_create(&plan, UINT64_MAX, &text, &worker->mem));
+    CHECK(!sim_backend_ops.load(worker->backend, NULL, engine_options.block_count, &worker->mem,
+                                NULL, NULL, &text));
+    CHECK(!engine_create(&engine_options, worker->backend, &worker->engine));
+    struct worker_core_options options = {.engine = worker->engine,
+                                          .hello = {.instance = worker->instance},
+                                          .sync_timeout_ms = SYNC_TIMEOUT_US / 1000,
+                                          .send = send_from_worker,
+                                          .send_ctx = worker};
+    fake_bus_listen(bus, worker->instance, 1u << BUS_HELLO);
+    CHECK(!worker_core_create(&options, now_us, &worker->core));
+}
+
+static void worker_stop(struct worker *worker) {
+    struct worker_core_counts counts;
+    struct engine_load load;
+    worker_core_get_counts(worker->core, &counts);
+    engine_get_load(worker->engine, &load);
+    uint64_t *to = (uint64_t *) &marks.core;
+    const uint64_t *from = (const uint64_t *) &counts;
+    for (size_t i = 0; i < sizeof counts / sizeof *to; i++) to[i] += from[i];
+    marks.preemptions += load.preemption_count;
+    marks.prefix_hits += load.prefix_hit_tokens;
+    fake_bus_leave(bus, worker->instance);
+    worker_core_destroy(worker->core);
+    engine_destroy(worker->engine);
+    sim_backend_ops.close(worker->backend);
+    mem_destroy(worker->mem);
+    worker->core = NULL;
+}
+
+static void worker_run(struct worker *worker) {
+    if (worker->busy_until_us > now_us) return;
+    worker_core_flush(worker->core, now_us);
+    if (worker_core_has_work(worker->core)) {
+        if (worker_core_step(worker->core, now_us)) wrong("the backend failed");
+        worker->busy_until_us = now_us + 1 + below(worker->step_us);
+        worker_core_check(worker->core);
+    }
+    worker_core_tick(worker->core, now_us);
+}
+
+static uint64_t worker_next_us(const struct worker *worker) {
+    if (worker_core_has_work(worker->core)) return worker->busy_until_us;
+    uint64_t tick_us = worker_core_tick_at(worker->core);
+    return tick_us > worker->busy_until_us ? tick_us : worker->busy_until_us;
+}
+
+/* --- frontends ---------------------------------------------------------------------------------- */
+
+enum work_state { WORK_LATER, WORK_HOMELESS, WORK_SENT, WORK_DONE };
+
+struct work {
+    enum work_state state;
+    uint64_t start_us, cancel_us; /* cancel_us 0: never */
+    uint64_t attempt, worker_instance, answered_us, retry_us;
+    bool is_redispatch, is_running, may_time_out, is_cancelled;
+    struct sampling sampling;
+    uint32_t prompt[PROMPT_MAX], prompt_count, choice_count;
+    uint32_t prompt_next; /* prompt logprobs */
+    struct {
+        uint32_t ids[OUTPUTS_MAX], count;
+        uint32_t wanted[OUTPUTS_MAX], wanted_count;
+        bool is_stopped; /* the function of the prompt ends with a stop id */
+        uint8_t finish;
+    } choices[CHOICES_MAX];
+};
+
+struct frontend {
+    uint64_t instance;
+    struct work works[WORKS_MAX];
+    uint32_t work_count;
+    uint64_t attempt_last, sync_number, synced_us, tick_us;
+    bool wants_sync, is_dead;
+};
+
+static struct frontend frontends[FRONTENDS];
+
+static void send_buf(const struct frontend *frontend, uint64_t to, struct buf *out) {
+    CHECK(!buf_error(out));
+    fake_bus_send(bus, now_us, frontend->instance, BUS_INBOX, to, out->data, out->bytes);
+    buf_release(out);
+}
+
+static void expect(struct work *work, uint32_t at) {
+    struct sampling s = work->sampling;
+    uint32_t stop_ids[2] = {EOS};
+    s.stop_ids = stop_ids;
+    s.stop_id_count = 1;
+    struct sim_text text = {0};
+    uint64_t history = 0;
+    for (uint32_t i = 0; i < work->prompt_count; i++) sim_backend_feed(&text, work->prompt[i]);
+    uint32_t count = 0;
+    while (count < s.max_tokens && !work->choices[at].is_stopped) {
+        struct sim_draw how = {&s, at, count, VOCAB, backend_options.sim_stop_period, history};
+        uint32_t id = sim_backend_draw(&text, &how);
+        work->choices[at].wanted[count++] = id;
+        history += sim_backend_history(id);
+        sim_backend_feed(&text, id);
+        work->choices[at].is_stopped = id == EOS && count > s.min_tokens;
+    }
+    work->choices[at].wanted_count = count;
+}
+
+static void make_work(struct work *work) {
+    *work = (struct work){.start_us = now_us + below(4000000), .prompt_next = 1};
+    work->prompt_count = 1 + below(below(3) ? 40 : PROMPT_MAX);
+    uint32_t family = below(3); /* few beginnings, so that prefixes are shared */
+    for (uint32_t i = 0; i < work->prompt_count; i++)
+        work->prompt[i] = i < 24 ? (family * 7 + i) % VOCAB : below(VOCAB);
+    work->choice_count = below(3) ? 1 : 1 + below(CHOICES_MAX);
+    struct sampling *s = &work->sampling;
+    sampling_init(s);
+    s->max_tokens = 1 + below(OUTPUTS_MAX);
+    s->min_tokens = below(3) ? 0 : below(s->max_tokens + 1);
+    s->temperature = below(2) ? 1.0f : 0.0f;
+    s->seed = below(1000);
+    if (below(3) == 0) s->presence_penalty = 0.5f;
+    if (below(3) == 0) s->logprobs = (int32_t) below(3);
+    if (below(5) == 0) s->prompt_logprobs = (int32_t) below(3);
+    s->skip_prefix_cache = below(6) == 0;
+    if (below(5) == 0) work->cancel_us = work->start_us + below(1500000);
+    work->may_time_out = below(12) == 0;
+    for (uint32_t i = 0; i < work->choice_count; i++) expect(work, i);
+}
+
+static void finish_work(struct work *work) {
+    work->state = WORK_DONE;
+    work->attempt = 0;
+}
+
+static void dispatch(struct frontend *frontend, struct work *work) {
+    struct worker *worker = &workers[below(WORKERS)];
+    struct msg_choice choices[CHOICES_MAX];
+    struct buf out;
+    uint32_t count = 0;
+    bool is_resumed = false;
+    for (uint32_t i = 0; i < work->choice_count; i++) {
+        if (work->choices[i].finish) continue; /* whole already */
+        choices[count++] = (struct msg_choice){i, work->choices[i].ids, work->choices[i].count};
+        is_resumed |= work->choices[i].count > 0;
+    }
+    marks.resumed += is_resumed;
+    marks.redispatch_first += work->is_redispatch;
+    work->attempt = ++frontend->attempt_last;
+    work->worker_instance = worker->instance;
+    work->answered_us = now_us;
+    work->state = WORK_SENT;
+    work->is_running = false;
+    struct msg_generate message = {.attempt = work->attempt,
+                                   .prompt_ids = work->prompt,
+                                   .prompt_count = work->prompt_count,
+                                   .choices = choices,
+                                   .choice_count = count,
+                                   .sampling = work->sampling,
+                                   .remaining_ms = work->may_time_out ? 1 + below(40) : 0,
+                                   .is_redispatch = work->is_redispatch,
+                                   .request_id = "sim",
+                                   .traceparent = ""};
+    buf_init(&out, 0);
+    msg_encode_generate(&message, &out);
+    send_buf(frontend, worker->instance, &out);
+}
+
+static void go_elsewhere(struct work *work) {
+    work->state = WORK_HOMELESS;
+    work->attempt = 0;
+    work->is_redispatch = true;
+    work->retry_us = now_us;
+}
+
+static struct work *find_work(struct frontend *frontend, uint64_t from, uint64_t attempt) {
+    for (uint32_t i = 0; i < frontend->work_count; i++) {
+        struct work *work = &frontend->works[i];
+        if (work->state == WORK_SENT && work->attempt == attempt && work->worker_instance == from)
+            return work;
+    }
+    marks.dropped_unbound++;
+    return NULL;
+}
+
+static void take_ids(struct frontend *frontend, struct work *work,
+                     const struct msg_tokens_entry *entry) {
+    uint32_t at = entry->choice_index;
+    if (at >= work->choice_count) wrong("choice %u of %u", at, work->choice_count);
+    if (entry->first_index > work->choices[at].count) {
+        marks.gaps++;
+        frontend->wants_sync = true;
+        return;
+    }
+    for (uint32_t i = 0; i < entry->id_count; i++) {
+        uint32_t index = entry->first_index + i;
+        if (index >= work->choices[at].wanted_count)
+            wrong("token %u of choice %u, only %u wanted", index, at,
+                  work->choices[at].wanted_count);
+        if (entry->ids[i] != work->choices[at].wanted[index])
+            wrong("choice %u token %u is %u, not %u", at, index, entry->ids[i],
+                  work->choices[at].wanted[index]);
+        if ((work->sampling.logprobs >= 0) != (entry->logprobs != NULL))
+            wrong("logprobs are not as asked");
+        if (entry->logprobs && (entry->logprobs[i].token_id != entry->ids[i] ||
+                                entry->logprobs[i].top_count != (uint32_t) work->sampling.logprobs))
+            wrong("a logprob of another token");
+        if (index < work->choices[at].count) {
+            marks.old_tokens++;
+            continue;
+        }
+        work->choices[at].ids[work->choices[at].count++] = entry->ids[i];
+        marks.tokens++;
+    }
+    if (!entry->finish || entry->first_index + entry->id_count < work->choices[at].count) return;
+    if (work->choices[at].count != work->choices[at].wanted_count)
+        wrong("choice %u ends after %u tokens, not %u", at, work->choices[at].count,
+              work->choices[at].wanted_count);
+    if (entry->finish != (work->choices[at].is_stopped ? MSG_FINISH_STOP : MSG_FINISH_LENGTH))
+        wrong("choice %u ends with %u", at, entry->finish);
+    work->choices[at].finish = entry->finish;
+    marks.stopped += entry->finish == MSG_FINISH_STOP;
+}
+
+static void take_entry(struct frontend *frontend, uint64_t from,
+                       const struct msg_tokens_entry *entry) {
+    struct work *work = find_work(frontend, from, entry->attempt);
+    if (!work) return;
+    work->answered_us = now_us;
+    work->is_running |= entry->is_admitted;
+    if (entry->finish == MSG_FINISH_ERROR) {
+        if (!work->may_time_out) wrong("an error: %s", entry->error);
+        marks.timed_out++;
+        finish_work(work);
+        return;
+    }
+    if (entry->finish == MSG_FINISH_CANCELLED) wrong("cancelled, and nobody asked");
+    if (entry->prompt_logprob_count && entry->prompt_first <= work->prompt_next) {
+        for (uint32_t i = 0; i < entry->prompt_logprob_count; i++)
+            if (entry->prompt_logprobs[i].token_id != work->prompt[entry->prompt_first + i])
+                wrong("prompt logprob %u of another token", entry->prompt_first + i);
+        uint32_t next = entry->prompt_first + entry->prompt_logprob_count;
+        if (next > work->prompt_next) {
+            marks.prompt_logprobs += next - work->prompt_next;
+            work->prompt_next = next;
+        }
+    } else if (entry->prompt_logprob_count) {
+        frontend->wants_sync = true;
+    }
+    take_ids(frontend, work, entry);
+    for (uint32_t i = 0; i < work->choice_count; i++)
+        if (!work->choices[i].finish) return;
+    if (work->sampling.prompt_logprobs >= 0 && work->prompt_next < work->prompt_count) {
+        frontend->wants_sync = true; /* whole but for what was lost of the prompt */
+        return;
+    }
+    marks.finished++;
+    marks.shared_prompts += work->choice_count > 1;
+    finish_work(work);
+}
+
+static void frontend_take(struct frontend *frontend, const struct bus_message *message) {
+    struct arena arena;
+    arena_init(&arena, 0);
+    uint32_t kind = msg_peek_kind(message->data, message->bytes);
+    if (kind == MSG_TOKENS) {
+        struct msg_tokens tokens;
+        if (msg_decode_tokens(message->data, message->bytes, &arena, &tokens)) wrong("bad TOKENS");
+        for (uint32_t i = 0; i < tokens.entry_count; i++)
+            take_entry(frontend, message->from, &tokens.entries[i]);
+    } else if (kind == MSG_GONE) {
+        struct msg_attempt gone;
+        if (msg_decode_attempt(message->data, message->bytes, &gone)) wrong("bad GONE");
+        struct work *work = find_work(frontend, message->from, gone.attempt);
+        if (work) {
+            marks.migrated_by_gone++;
+            go_elsewhere(work);
+        }
+    } else if (kind == MSG_REFUSE) {
+        struct msg_refuse refuse;
+        if (msg_decode_refuse(message->data, message->bytes, &arena, &refuse)) wrong("bad REFUSE");
+        struct work *work = find_work(frontend, message->from, refuse.attempt);
+        if (work && refuse.reason != MSG_REFUSE_BUSY) wrong("refused: %s", refuse.text);
+        if (work) {
+            marks.refused_busy++;
+            work->state = WORK_HOMELESS;
+            work->attempt = 0;
+            work->retry_us = now_us + 100000 + below(400000);
+        }
+    }
+    arena_release(&arena);
+}
+
+static void send_sync(struct frontend *frontend, uint64_t to) {
+    struct msg_sync_entry entries[WORKS_MAX];
+    struct msg_sync_choice choices[WORKS_MAX][CHOICES_MAX];
+    struct buf out;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < frontend->work_count; i++) {
+        const struct work *work = &frontend->works[i];
+        if (work->state != WORK_SENT || work->worker_instance != to) continue;
+        for (uint32_t c = 0; c < work->choice_count; c++)
+            choices[count][c] = (struct msg_sync_choice){c, work->choices[c].count};
+        entries[count] = (struct msg_sync_entry){work->attempt, choices[count], work->choice_count,
+                                                 work->prompt_next};
+        count++;
+    }
+    buf_init(&out, 0);
+    msg_encode_sync(&(struct msg_sync){++frontend->sync_number, entries, count}, &out);
+    send_buf(frontend, to, &out);
+}
+
+static void cancel_work(struct frontend *frontend, struct work *work) {
+    struct buf out;
+    if (work->is_running) marks.cancelled_running++;
+    else marks.cancelled_waiting++;
+    if (work->state == WORK_SENT) {
+        buf_init(&out, 0);
+        msg_encode_cancel(&(struct msg_attempt){work->attempt}, &out);
+        send_buf(frontend, work->worker_instance, &out);
+    }
+    work->is_cancelled = true;
+    finish_work(work);
+}
+
+static void frontend_tick(struct frontend *frontend) {
+    frontend->tick_us = now_us + FRONTEND_TICK_US;
+    for (uint32_t i = 0; i < frontend->work_count; i++) {
+        struct work *work = &frontend->works[i];
+        if (work->state == WORK_DONE) continue;
+        if (work->cancel_us && now_us >= work->cancel_us) {
+            cancel_work(frontend, work);
+            continue;
+        }
+        if (work->state == WORK_LATER && now_us >= work->start_us) work->state = WORK_HOMELESS;
+        if (work->state == WORK_HOMELESS && now_us >= work->retry_us) dispatch(frontend, work);
+        if (work->state == WORK_SENT && now_us - work->answered_us > SYNC_TIMEOUT_US) {
+            marks.migrated_by_silence++;
+            go_elsewhere(work);
+        }
+    }
+    if (now_us - frontend->synced_us < SYNC_US && !frontend->wants_sync) return;
+    frontend->synced_us = now_us;
+    frontend->wants_sync = false;
+    for (uint32_t w = 0; w < WORKERS; w++) send_sync(frontend, workers[w].instance);
+}
+
+static bool is_frontend_done(const struct frontend *frontend) {
+    for (uint32_t i = 0; i < frontend->work_count; i++)
+        if (frontend->works[i].state != WORK_DONE) return false;
+    return true;
+}
+
+/* --- one seed ----------------------------------------------------------------------------------- */
+
+static void choose_options(uint64_t seed) {
+    static const uint32_t block_sizes[] = {8, 16};
+    uint32_t block_size = block_sizes[below(2)];
+    uint32_t seats = 1 + below(10);
+    uint32_t tokens = 16 + below(120);
+    /* As few blocks as the longest sequence needs, up to plenty. */
+    uint32_t least = (PROMPT_MAX + OUTPUTS_MAX) / block_size + 1;
+    engine_options = (struct engine_options){
+        .block_size = block_size,
+        .block_count = least + below(3) * below(20),
+        .seat_count = seats,
+        .batched_tokens_max = tokens,
+        .model_len_max = LEN_MAX,
+        .vocab_size = VOCAB,
+        .queue_requests_max = below(3) ? 64 : 2,
+        .queue_prompt_bytes_max = 1 << 20,
+        .is_chunked_prefill = tokens < PROMPT_MAX || below(3) > 0,
+        .prefill_chunk_max = below(2) ? 0 : 1 + below(20),
+        .has_prefix_cache = below(4) > 0,
+    };
+    backend_options = (struct backend_options){.rank_count = 1,
+                                               .block_size = block_size,
+                                               .seat_count = seats,
+                                               .batched_tokens_max = tokens,
+                                               .model_len_max = LEN_MAX,
+                                               .sim_in_flight_max = 1 + below(2),
+                                               .sim_stop_period = below(2) ? 0 : 20 + below(30)};
+    marks.two_in_flight += backend_options.sim_in_flight_max == 2;
+    marks.whole_prefill += !engine_options.is_chunked_prefill;
+}
+
+static void deliver(void) {
+    struct bus_message message;
+    uint64_t to;
+    while (fake_bus_take(bus, now_us, &to, &message)) {
+        for (uint32_t w = 0; w < WORKERS; w++)
+            if (workers[w].instance == to) worker_core_message(workers[w].core, &message, now_us);
+        for (uint32_t f = 0; f < FRONTENDS; f++)
+            if (frontends[f].instance == to && !frontends[f].is_dead)
+                frontend_take(&frontends[f], &message);
+    }
+}
+
+/* A worker or a frontend goes, without a word; a new worker takes the place. */
+static void maybe_kill(uint32_t *deaths) {
+    if (*deaths == 0 || below(400) != 0) return;
+    --*deaths;
+    if (below(4) == 0) {
+        struct frontend *frontend = &frontends[below(FRONTENDS)];
+        if (frontend->is_dead) return;
+        frontend->is_dead = true;
+        fake_bus_leave(bus, frontend->instance);
+        marks.frontend_deaths++;
+        return;
+    }
+    struct worker *worker = &workers[below(WORKERS)];
+    marks.worker_deaths++;
+    worker_stop(worker);
+    worker_start(worker);
+}
+
+static uint64_t next_us(void) {
+    uint64_t next = fake_bus_next_us(bus);
+    for (uint32_t w = 0; w < WORKERS; w++)
+        if (worker_next_us(&workers[w]) < next) next = worker_next_us(&workers[w]);
+    for (uint32_t f = 0; f < FRONTENDS; f++)
+        if (!frontends[f].is_dead && frontends[f].tick_us < next) next = frontends[f].tick_us;
+    return next > now_us ? next : now_us + 1;
+}
+
+static bool is_over(void) {
+    for (uint32_t f = 0; f < FRONTENDS; f++)
+        if (!frontends[f].is_dead && !is_frontend_done(&frontends[f])) return false;
+    for (uint32_t w = 0; w < WORKERS; w++)
+        if (!worker_core_is_empty(workers[w].core)) return false;
+    return true;
+}
+
+static void check_whole(const struct worker *worker) {
+    struct engine_load load;
+    worker_core_check(worker->core);
+    engine_get_load(worker->engine, &load);
+    if (load.blocks_free + load.blocks_cached != load.blocks_total) wrong("the pool lacks blocks");
+    if (load.waiting_tokens || load.running_requests) wrong("something is left in the engine");
+}
+
+static void run_seed(uint64_t seed) {
+    seed_now = random_state = seed;
+    now_us = 1000000;
+    instance_last = 100;
+    struct fake_bus_options options = {.seed = seed * 31,
+                                       .lost_per_mille = below(3) * below(120),
+                                       .doubled_per_mille = below(3) * below(100),
+                                       .delay_us_max = below(2) ? 2000 : 60000};
+    bus = fake_bus_create(&options);
+    choose_options(seed);
+    for (uint32_t w = 0; w < WORKERS; w++) worker_start(&workers[w]);
+    for (uint32_t f = 0; f < FRONTENDS; f++) {
+        struct frontend *frontend = &frontends[f];
+        *frontend = (struct frontend){
+            .instance = ++instance_last, .work_count = below(WORKS_MAX), .tick_us = now_us};
+        fake_bus_listen(bus, frontend->instance, 1u << BUS_LOAD);
+        for (uint32_t i = 0; i < frontend->work_count; i++) make_work(&frontend->works[i]);
+    }
+    uint32_t deaths = below(3) ? 0 : 1 + below(3);
+    while (!is_over()) {
+        if (now_us > END_US) wrong("something waits for ever");
+        deliver();
+        maybe_kill(&deaths);
+        for (uint32_t f = 0; f < FRONTENDS; f++)
+            if (!frontends[f].is_dead && frontends[f].tick_us <= now_us)
+                frontend_tick(&frontends[f]);
+        for (uint32_t w = 0; w < WORKERS; w++) worker_run(&workers[w]);
+        now_us = next_us();
+    }
+    struct fake_bus_counts counts;
+    fake_bus_get_counts(bus, &counts);
+    marks.bus.lost += counts.lost;
+    marks.bus.doubled += counts.doubled;
+    marks.bus.reordered += counts.reordered;
+    marks.bus.sent += counts.sent;
+    for (uint32_t w = 0; w < WORKERS; w++) {
+        check_whole(&workers[w]);
+        worker_stop(&workers[w]);
+    }
+    fake_bus_destroy(bus);
+}
+
+static int marks_missing;
+
+static void mark(const char *name, uint64_t count) {
+    printf("%10llu %s\n", (unsigned long long) count, name);
+    if (count == 0) marks_missing++;
+}
+#define MARK(field) mark(#field, marks.field)
+
+int main(int argc, char **argv) {
+    log_configure(LOG_ERROR, LOG_HUMAN, NULL);
+    if (argc > 1) {
+        run_seed(strtoull(argv[1], NULL, 10));
+        return 0;
+    }
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) run_seed(seed);
+    MARK(tokens);
+    MARK(finished);
+    MARK(stopped);
+    MARK(cancelled_waiting);
+    MARK(cancelled_running);
+    MARK(refused_busy);
+    MARK(migrated_by_gone);
+    MARK(migrated_by_silence);
+    MARK(resumed);
+    MARK(redispatch_first);
+    MARK(gaps);
+    MARK(old_tokens);
+    MARK(dropped_unbound);
+    MARK(preemptions);
+    MARK(prefix_hits);
+    MARK(prompt_logprobs);
+    MARK(shared_prompts);
+    MARK(timed_out);
+    MARK(worker_deaths);
+    MARK(frontend_deaths);
+    MARK(two_in_flight);
+    MARK(whole_prefill);
+    MARK(core.generates);
+    MARK(core.repeated_generates);
+    MARK(core.late_generates);
+    MARK(core.refused);
+    MARK(core.syncs);
+    MARK(core.stale_syncs);
+    MARK(core.resent_ids);
+    MARK(core.gone);
+    MARK(core.cancels);
+    MARK(core.omitted_live);
+    MARK(core.omitted_finished);
+    MARK(core.silent_senders);
+    MARK(bus.lost);
+    MARK(bus.doubled);
+    MARK(bus.reordered);
+    if (marks_missing) printf("%d marks were not reached\n", marks_missing);
+    return marks_missing != 0;
+}
