@@ -19,6 +19,8 @@ struct fake_attempt {
     int32_t logprobs, prompt_logprobs;
     uint32_t index[FAKE_CHOICES_MAX], made[FAKE_CHOICES_MAX];
     char request_id[160];
+    uint32_t prompt[64];      /* its first ids */
+    struct sampling sampling; /* without its arrays */
 };
 
 struct fake_worker {
@@ -208,6 +210,9 @@ static inline void fake_take_generate(struct fake_worker *worker, const struct b
             .logprobs = generate.sampling.logprobs,
             .prompt_logprobs = generate.sampling.prompt_logprobs,
         };
+        for (uint32_t i = 0; i < generate.prompt_count && i < 64; i++)
+            attempt->prompt[i] = generate.prompt_ids[i];
+        attempt->sampling = generate.sampling;
         snprintf(attempt->request_id, sizeof attempt->request_id, "%s", generate.request_id);
         for (uint32_t c = 0; c < generate.choice_count; c++) {
             attempt->index[c] = generate.choices[c].index;
