@@ -204,7 +204,6 @@ static bool pump_stream(struct api_request *request, uint64_t now_us) {
         http_answer_body(exchange, api->out.data, api->out.bytes);
         request->written_us = now_us;
         metrics_add(api->metrics, METRIC_STREAM_EVENTS, (double) (answer->event_count - events));
-        metrics_add(api->metrics, METRIC_STREAM_WRITES, 1);
     }
     if (!is_all && !is_ended)
         for (uint32_t i = 0; i < answer->choice_count; i++)

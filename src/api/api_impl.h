@@ -69,6 +69,7 @@ struct api {
     uv_loop_t *loop;
     struct api_options options;
     struct http_server *http;
+    uint64_t writes_told; /* of http's write calls, already in the metrics */
     struct dispatch *dispatch;
     struct metrics *metrics;
     struct token_scratch *scratch; /* the loop thread's */

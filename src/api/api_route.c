@@ -71,6 +71,9 @@ static void get_metrics(struct api_call *call) {
     metrics_set(api->metrics, METRIC_KV_USAGE, load.blocks_total ? used / load.blocks_total : 0);
     metrics_set(api->metrics, METRIC_WORKERS, dispatch_worker_count(api->dispatch));
     metrics_set(api->metrics, METRIC_CONNECTIONS, http_server_connection_count(api->http));
+    uint64_t writes = http_server_write_count(api->http);
+    metrics_add(api->metrics, METRIC_HTTP_WRITES, (double) (writes - api->writes_told));
+    api->writes_told = writes;
     metrics_render(api->metrics, &api->out);
     send_text(call, 200, "text/plain; version=0.0.4; charset=utf-8");
 }

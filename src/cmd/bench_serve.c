@@ -165,7 +165,7 @@ static double process_cpu_ms(pid_t pid) {
 }
 
 static void look_at_server(const struct bench *bench, struct server_state *out) {
-    static const char name[] = "\ngramme:http_writes_total";
+    static const char name[] = "\ngramme_http_writes_total";
     *out = (struct server_state){.cpu_ms = -1, .writes = -1};
     struct buf body;
     buf_init(&body, FETCH_BYTES_MAX);

@@ -163,7 +163,7 @@ class Server:
         def is_idle():
             m = self.metrics()
             return (m["vllm:num_requests_running"] == 0 and m["vllm:num_requests_waiting"] == 0
-                    and m["vllm:gpu_cache_usage_perc"] == 0)
+                    and m["vllm:kv_cache_usage_perc"] == 0)
         wait_for(is_idle, "no request and no block in use")
 
 
