@@ -68,7 +68,7 @@ VEC_KERNEL void score_slots(const uint32_t rows, const uint32_t pairs, const enu
 VEC_KERNEL void score_rows(const uint32_t rows, const enum kv_dtype dtype,
                            const struct cpu_attention_tile *tile, uint32_t head_dim,
                            const float *queries, uint32_t first, uint32_t end, float *scores) {
-    const uint32_t pairs = rows <= 3 ? 2 : 1;
+    const uint32_t pairs = rows <= 2 ? 2 : 1;
     uint32_t packet_end = (end + CPU_PACKET - 1) / CPU_PACKET;
     uint32_t pair = first / 16, pair_end = (end + 15) / 16;
     while (pair < pair_end) {
@@ -154,7 +154,7 @@ VEC_KERNEL void weigh_rows(const uint32_t rows, const enum kv_dtype dtype,
                            const struct cpu_attention_tile *tile, uint32_t head_dim, uint32_t first,
                            uint32_t end, const float *scores, float *acc) {
     if (first >= end) return;
-    const uint32_t vectors = rows == 1 ? 4 : rows <= 3 ? 2 : 1;
+    const uint32_t vectors = rows == 1 ? 4 : rows <= 2 ? 2 : 1;
     uint32_t d = 0;
     for (; d + vectors * 16 <= head_dim; d += vectors * 16)
         weigh_slots(rows, vectors, dtype, tile, head_dim, d, first, end, scores, acc);

@@ -137,7 +137,8 @@ static void naive_step(struct naive *naive, uint32_t token, uint32_t position) {
         naive_norm(naive, ROLE_FFN_NORM, layer, x, hidden, normed);
         double *gate = naive_matrix(naive, ROLE_GATE, layer, normed, NULL);
         double *up = naive_matrix(naive, ROLE_UP, layer, normed, NULL);
-        for (uint32_t i = 0; i < spec->ffn_size; i++) gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i];
+        for (uint32_t i = 0; i < spec->ffn_size; i++)
+            gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i];
         double *down = naive_matrix(naive, ROLE_DOWN, layer, gate, NULL);
         for (uint32_t i = 0; i < hidden; i++) x[i] += down[i];
         double *owned[] = {q, k, v, o, gate, up, down};
@@ -149,7 +150,8 @@ static void naive_step(struct naive *naive, uint32_t token, uint32_t position) {
 }
 
 static void naive_open(struct naive *naive, struct model *model, const struct model_spec *spec) {
-    size_t count = (size_t) spec->layer_count * NAIVE_LEN_MAX * spec->kv_head_count * spec->head_dim;
+    size_t count =
+        (size_t) spec->layer_count * NAIVE_LEN_MAX * spec->kv_head_count * spec->head_dim;
     *naive = (struct naive){.spec = spec, .model = model};
     naive->keys = calloc(count, sizeof(double));
     naive->values = calloc(count, sizeof(double));
@@ -247,7 +249,7 @@ static void rope_scalings(void **state) {
 #define OUTPUTS 6
 
 struct way {
-    uint32_t streams;     /* in one batch */
+    uint32_t streams; /* in one batch */
     uint32_t chunk;
     uint32_t block_size;
     uint32_t threads;
@@ -325,7 +327,7 @@ static void ways_agree(const char *shape, enum tensor_type type, enum kv_dtype d
         {1, 1, 16, 1, 4096, NULL},       {1, 16, 8, 2, 4096, NULL},
         {1, 17, 32, 3, 4096, NULL},      {1, 512, 64, 2, 100, NULL},
         {1, 512, 128, 3, 7, NULL},       {16, 100, 8, 3, 33, NULL},
-        {1, 40, 16, 1, 4096, "scalar"},  {7, 512, 16, 2, 4096, "scalar"},
+        {1, 40, 16, 1, 4096, "scalar"},  {2, 512, 16, 2, 4096, "scalar"},
         {1, 512, 16, 3, 4096, "avx2"},   {7, 40, 16, 2, 4096, "avx2"},
         {1, 512, 16, 1, 4096, "avx512"}, {7, 40, 16, 2, 4096, "avx512"},
     };
@@ -362,8 +364,8 @@ static void same_bits_q8a32(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(families),       cmocka_unit_test(sliding_window),
-        cmocka_unit_test(rope_scalings),  cmocka_unit_test(same_bits_f32a),
+        cmocka_unit_test(families),        cmocka_unit_test(sliding_window),
+        cmocka_unit_test(rope_scalings),   cmocka_unit_test(same_bits_f32a),
         cmocka_unit_test(same_bits_q8a32),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
