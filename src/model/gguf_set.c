@@ -38,8 +38,9 @@ static enum err check_part(const struct gguf_set *set, uint32_t index, uint32_t 
                            struct err_text *text) {
     const struct gguf_part *part = &set->parts[index];
     uint32_t number = UINT32_MAX, of = 0;
-    if (!gguf_get_u32(&part->gguf, "split.no", &number) || number != index ||
-        !gguf_get_u32(&part->gguf, "split.count", &of) || of != count)
+    bool has_both = gguf_get_u32(&part->gguf, "split.count", &of);
+    has_both = gguf_get_u32(&part->gguf, "split.no", &number) && has_both;
+    if (!has_both || number != index || of != count)
         return err_set(text, ERR_FORMAT,
                        "%s: says it is part %u of %u (split.no, split.count): expected part %u of "
                        "%u",

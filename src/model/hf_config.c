@@ -303,7 +303,9 @@ static enum err read_scaling(const struct source *source, const json_t *scaling,
     if (!type_value) type_value = json_file_get(scaling, "type");
     const char *type = type_value ? json_string_value(type_value) : "default";
     if (type && strcmp(type, "default") == 0) return ERR_OK;
-    spec->rope.factor = 0;
+    if (!json_file_get(scaling, "factor"))
+        return err_set(source->text, ERR_FORMAT, "%s: key %s.factor is absent: expected a number",
+                       source->file, key);
     uint32_t original = 0, context = spec->context_tokens;
     enum err e = rope_f32(source, scaling, "factor", &spec->rope.factor);
     if (!e)

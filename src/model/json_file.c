@@ -14,7 +14,7 @@ enum err json_file_parse(const char *json, size_t bytes, const char *file, struc
                          json_t **out) {
     json_error_t reason;
     json_t *root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &reason);
-    if (!root && json_error_code(&reason) == json_error_out_of_memory)
+    if (!root && !reason.text[0]) /* jansson says nothing when memory runs out */
         return err_set(text, ERR_MEMORY, "%s: no memory", file);
     if (!root)
         return err_set(text, ERR_FORMAT, "%s:%d:%d: %s", file, reason.line, reason.column,

@@ -178,7 +178,7 @@ enum err safetensors_parse(const uint8_t *bytes, uint64_t size, const char *file
                               JSON_REJECT_DUPLICATES, &reason);
     enum err e;
     if (root) e = read_table(&reader, root, &table);
-    else if (json_error_code(&reason) == json_error_out_of_memory)
+    else if (!reason.text[0]) /* jansson says nothing when memory runs out */
         e = err_set(text, ERR_MEMORY, "%s: no memory for its header", file);
     else
         e = err_set(text, ERR_FORMAT, "%s: the header is no JSON object: %s at byte %d", file,
