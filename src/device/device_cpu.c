@@ -11,6 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #define FILE_BYTES 16384 /* /proc/self/status and memory.stat have a few KB */
 #define PATH_BYTES 1024
@@ -268,15 +271,26 @@ static void look_at_memory(const struct device_roots *roots, const struct level 
     }
 }
 
+#if defined(__x86_64__)
+/* Bits of CPUID (Intel's manual, volume 2) that clang 14 has no names for. */
+static bool has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
+}
+static bool has_bf16(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+}
+#endif
+
 static void look_at_features(struct device_cpu *cpu) {
 #if defined(__x86_64__)
-    cpu->has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
+    cpu->has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     cpu->has_avx512 = cpu->has_avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
     cpu->has_avx512_vnni = cpu->has_avx512 && __builtin_cpu_supports("avx512vnni");
-    cpu->has_avx512_bf16 = cpu->has_avx512 && __builtin_cpu_supports("avx512bf16");
+    cpu->has_avx512_bf16 = cpu->has_avx512 && has_bf16();
 #else
     (void) cpu;
 #endif
