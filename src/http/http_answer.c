@@ -9,6 +9,7 @@
 #include "http/http_server_impl.h"
 
 #define LENGTH_CHUNKED UINT64_MAX
+#define HEAD_BYTES 1000u /* one allocation for the head of most answers */
 
 static const char *status_phrase(int status) {
     switch (status) {
@@ -88,6 +89,8 @@ static void add_head(struct http_exchange *exchange, int status, const char *con
         (is_streamed && may_have_body && !exchange->is_chunked))
         conn->must_close = true;
 
+    http_conn_mark_dirty(conn); /* also when there is no memory: the flush ends it */
+    if (!buf_reserve(out, HEAD_BYTES)) return;
     buf_add(out, "HTTP/1.1 ", 9);
     add_number(out, (uint64_t) status);
     buf_add(out, " ", 1);
@@ -109,7 +112,6 @@ static void add_head(struct http_exchange *exchange, int status, const char *con
     }
     for (size_t i = 0; i < header_count; i++) add_header(out, headers[i].name, headers[i].value);
     buf_add(out, "\r\n", 2);
-    http_conn_mark_dirty(conn);
 }
 
 void http_answer_send(struct http_exchange *exchange, int status, const char *content_type,

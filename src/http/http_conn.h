@@ -25,7 +25,7 @@
 
 #define HTTP_STASH_BYTES 65536u /* pipelined bytes beyond which reading pauses */
 #define HTTP_READ_BYTES 65536u  /* the server's one read buffer */
-#define HTTP_KEEP_BYTES 4096u   /* a buffer of at most this size stays with an idle connection */
+#define HTTP_KEEP_BYTES 1024u   /* a buffer of at most this size stays with an idle connection */
 #define HTTP_LINGER_MS 2000u    /* how long a closing connection's input is dropped */
 /* A stream is written at most once in this time: tokens that come faster share a write (a write to
  * a loopback socket costs about 4 us of the kernel's time, a token's event 0.3 us of ours; Zen 3,

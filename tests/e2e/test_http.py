@@ -4,7 +4,7 @@ import re
 import time
 import unittest
 
-from harness import Server, chat_body, read_all, read_answer, status_of
+from harness import Server, chat_body, read_all, read_answer, status_of, wait_for
 
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -243,3 +243,4 @@ class Limits(unittest.TestCase):
         finally:
             for s in sockets:
                 s.close()
+        wait_for(lambda: server.request("GET", "/version").status == 200, "there is room again")

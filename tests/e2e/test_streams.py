@@ -1,10 +1,12 @@
 """Streams: their form, many at once, clients that leave, clients that do not read, drain."""
+import json
 import os
 import signal
+import subprocess
 import time
 import unittest
 
-from harness import NAME, Server, chat_body, in_parallel, read_all, status_of, wait_for
+from harness import BINARY, NAME, Server, chat_body, in_parallel, read_all, status_of, wait_for
 
 
 def resident_bytes(pid):
@@ -109,7 +111,6 @@ class Clients(unittest.TestCase):
 
     def test_leaves_a_whole_answer(self):
         import http.client
-        import json
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port)
         connection.request("POST", "/v1/chat/completions",
                            json.dumps(chat_body(max_tokens=1500, ignore_eos=True)),
@@ -117,6 +118,58 @@ class Clients(unittest.TestCase):
         self.running(1)
         connection.close()
         self.server.wait_idle()
+
+
+class Queue(unittest.TestCase):
+    def test_full_queue(self):
+        """Beyond --max-queue: 429 with Retry-After; those before it are served."""
+        with Server(sim_step="20ms", max_num_seqs=1, max_queue=2) as server:
+            def stream():
+                return server.stream(chat_body(max_tokens=60, ignore_eos=True))
+
+            first = stream()
+            events = iter(first.events())
+            next(events)
+            streams = [stream(), stream()]
+
+            def is_full():
+                m = server.metrics()
+                return m["vllm:num_requests_running"] == 1 and m["vllm:num_requests_waiting"] == 2
+            wait_for(is_full, "one running, two waiting")
+            answer = server.chat()
+            self.assertEqual(answer.status, 429)
+            self.assertGreaterEqual(int(answer.headers["Retry-After"]), 1)
+            self.assertEqual(answer.json()["error"]["type"], "RateLimitError")
+            self.assertTrue(list(events))
+            for waited in streams:
+                self.assertTrue(waited.text())
+
+    def test_queue_timeout(self):
+        with Server(sim_step="20ms", max_num_seqs=1, queue_timeout="300ms") as server:
+            stream = server.stream(chat_body(max_tokens=1000, ignore_eos=True))
+            next(iter(stream.events()))
+            self.assertEqual(server.chat().status, 503)
+            stream.close()
+
+    def test_1024_clients_get_no_429(self):
+        with Server(max_num_seqs=64) as server:
+            done = subprocess.run(
+                [BINARY, "bench", "serve", "--url", f"http://127.0.0.1:{server.port}", "--concurrency", "1024",
+                 "--requests", "1024", "--warmup", "0", "--max-tokens", "4", "--prompt-tokens", "20", "--json"],
+                capture_output=True, text=True, timeout=120)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            figures = json.loads(done.stdout)
+            self.assertEqual((figures["requests"], figures["failed"]), (1024, 0), done.stderr)
+            server.wait_idle()
+
+    def test_sse_keep_alive(self):
+        """Silence is filled with comments, which clients skip."""
+        with Server(sim_step="700ms", sse_keep_alive="100ms") as server:
+            body = json.dumps(chat_body(max_tokens=2, ignore_eos=True, stream=True)).encode()
+            data = server.raw(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+                              b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+            self.assertIn(b"\r\n: ", data.replace(b"\n: ", b"\r\n: "))
+            self.assertIn(b"data: [DONE]", data)
 
 
 class SlowReader(unittest.TestCase):
@@ -127,7 +180,6 @@ class SlowReader(unittest.TestCase):
                     kv_cache_memory_bytes="2GiB") as server:
             server.chat()
             before = resident_bytes(server.process.pid)
-            import json
             body = json.dumps(chat_body("x", n=32, max_tokens=7000, ignore_eos=True, stream=True)).encode()
             slow = server.connect(receive_bytes=4096)
             slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s"
