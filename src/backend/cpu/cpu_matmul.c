@@ -95,7 +95,7 @@ static void run_product(const struct product *product, uint32_t first, uint32_t 
     CHECK(product->activations->columns == matrix->columns);
     if (rows == 0 || first == end) return;
     /* Few rows: many groups in flight hide the latency of one accumulator each. */
-    uint32_t tile_groups = rows < 4 ? 8 : 4;
+    uint32_t tile_groups = rows <= 6 ? 8 : 4;
     uint32_t room = TILE_LANES / (count_planes(product) * tile_groups);
     uint32_t tile_rows = room > TILE_ROWS_MAX ? TILE_ROWS_MAX : room;
     if (tile_rows > TILE_ROWS_STEP) tile_rows -= tile_rows % TILE_ROWS_STEP;

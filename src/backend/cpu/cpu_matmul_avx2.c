@@ -2,10 +2,9 @@
 #include <immintrin.h>
 
 #define HALVES 2
-#define TILE_ROWS 4     /* 8 accumulators of 16 bits, two of weights, the rest for the rows */
-#define TILE_ROWS_F32 6 /* 12 of 16 registers accumulate */
-#define FEW_GROUPS 4    /* 8 accumulators: 2 FMA a cycle, 4 cycles each */
-#define FEW_ROWS 3
+#define ROWS_MAX 4     /* 8 accumulators of 16 bits, two of weights, the rest for the rows */
+#define ROWS_MAX_F32 5 /* 10 sums; with 12 the compiler's spills cost more than they bring */
+#define GROUPS_MAX 4   /* 8 accumulators: 2 FMA a cycle, 4 cycles each */
 #define PREFETCH_BYTES 1024
 #define DOT_CHUNKS_5 4
 #define DOT_CHUNKS_6 2
@@ -44,16 +43,23 @@ static inline vfloat v_to_float(vint v) { return _mm256_cvtepi32_ps(v); }
 static inline vfloat v_mul(vfloat a, vfloat b) { return _mm256_mul_ps(a, b); }
 static inline vfloat v_fma(vfloat a, vfloat b, vfloat c) { return _mm256_fmadd_ps(a, b, c); }
 
+/* Keeps a chain of sums a chain: integer sums may be reassociated, and compilers make a tree of them
+ * that needs every product at once, in registers that are not there. */
+static inline vint pin(vint sum) {
+    __asm__("" : "+x"(sum));
+    return sum;
+}
+
 /* Unsigned weights: two products in each 16 bits, summed; widened by dot_flush. */
 static inline vint dot_step(vint sum, vint weight, vint four) {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weight, four));
+    return pin(_mm256_add_epi16(sum, _mm256_maddubs_epi16(weight, four)));
 }
 static inline vint dot_flush(vint sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 /* Signed weights: |w| x (a with w's sign).  |-128| is 128 as an unsigned byte, -a fits as
  * |a| <= 127, and two products reach 2 x 128 x 127 = 32512. */
 static inline vint dot_step_signed(vint sum, vint weight, vint four) {
     vint products = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(four, weight));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(products, _mm256_set1_epi16(1)));
+    return pin(_mm256_add_epi32(sum, _mm256_madd_epi16(products, _mm256_set1_epi16(1))));
 }
 
 #include "backend/cpu/cpu_matmul_lanes.h"

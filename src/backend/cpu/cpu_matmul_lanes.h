@@ -2,14 +2,15 @@
  * includes this file: one group is HALVES vectors of LANES outputs.  Included by one body file
  * each; the scalar twin is cpu_matmul_scalar.c.
  *
- * Up to 3 rows read the packed blocks as they lie: memory is the limit there.  From 4 rows on a
- * piece of the group (PANEL_*) is unpacked once into the L1 cache and every row tile runs over it;
- * 8-bit and f32 weights need no unpacking.
+ * A register tile is a few rows by one group (f32a with up to 3 rows: several groups, to hide the
+ * latency of FMA).  It reads the packed weights as they lie, and unpacks them once a tile: the
+ * shifts run beside the multiplications, and an unpacked copy would cost stores and cache.  Pieces
+ * of K (STEP_*) keep a group's weights in the L1 cache while all rows pass over them.
  *
  * Why 16 bits hold what vpmaddubsw makes of two products (dot_step, |activation| <= 127):
  *   4 bits: 2 x 15 x 127 = 3810, eight chunks 30480;     5 bits: 7874, four chunks 31496;
  *   6 bits: 16002, two chunks 32004;                     8 bits: |w| <= 128, 32512, one chunk.
- * All are below 32768, so nothing saturates or wraps; FLUSH is that number of chunks. */
+ * All are below 32768, so nothing saturates or wraps; DOT_CHUNKS_* is that number of chunks. */
 #ifndef GRAMME_BACKEND_CPU_CPU_MATMUL_LANES_H
 #define GRAMME_BACKEND_CPU_CPU_MATMUL_LANES_H
 
@@ -21,21 +22,21 @@
 #define LANES (CPU_GROUP / HALVES)
 #define VECTOR_BYTES (64 / HALVES)
 
+/* The next register tile of `left` rows: as even as can be, so that no lone row is left over, which
+ * would unpack the weights for itself. */
+INLINE uint32_t tile_rows(uint32_t left, uint32_t most) {
+    uint32_t count = (left + most - 1) / most;
+    return (left + count - 1) / count;
+}
+
 /* --- q8a32 -------------------------------------------------------------------------------- */
 
-#define PANEL_BLOCKS 16u
-/* Offsets in an unpacked block: quants (8 chunks x 64), scales and mins in f32, sub-scales. */
-#define PANEL_SCALES 512u
-#define PANEL_MINS 576u
-#define PANEL_SUBS 640u
-#define PANEL_BYTES 704u
+#define STEP_BLOCKS 16u /* at most 8.5 KiB of weights */
 
 /* One chunk (4 k) of a block as bytes. */
-INLINE vint fetch(enum tensor_type type, bool is_panel, const uint8_t *block, unsigned chunk,
-                  unsigned half) {
+INLINE vint fetch(enum tensor_type type, const uint8_t *block, unsigned chunk, unsigned half) {
     const struct cpu_block_layout layout = cpu_block_layout(type);
     unsigned at = half * VECTOR_BYTES;
-    if (is_panel) return v_load(block + 64 * chunk + at);
     if (layout.bits == 8) return v_load(block + layout.quants + 64 * chunk + at);
     vint nibbles = v_load(block + layout.quants + 64 * (chunk % 4) + at);
     vint quants = v_and(chunk < 4 ? nibbles : v_srl16(nibbles, 4), v_set8(0x0f));
@@ -53,42 +54,32 @@ INLINE vint fetch(enum tensor_type type, bool is_panel, const uint8_t *block, un
     return quants;
 }
 
-INLINE vfloat fetch_scale(enum tensor_type type, bool is_panel, const uint8_t *block,
-                          unsigned half) {
-    if (is_panel) return v_loadf(block + PANEL_SCALES + half * VECTOR_BYTES);
+INLINE vfloat fetch_scale(enum tensor_type type, const uint8_t *block, unsigned half) {
     if (cpu_block_layout(type).is_wide) return v_loadf(block + half * VECTOR_BYTES);
     return v_load_half(block + half * VECTOR_BYTES / 2);
 }
 
-INLINE vfloat fetch_min(enum tensor_type type, bool is_panel, const uint8_t *block, unsigned half) {
+INLINE vfloat fetch_min(enum tensor_type type, const uint8_t *block, unsigned half) {
     const struct cpu_block_layout layout = cpu_block_layout(type);
-    if (is_panel) return v_loadf(block + PANEL_MINS + half * VECTOR_BYTES);
     if (layout.is_wide) return v_loadf(block + layout.mins + half * VECTOR_BYTES);
     return v_load_half(block + layout.mins + half * VECTOR_BYTES / 2);
 }
 
-INLINE vint fetch_sub(enum tensor_type type, bool is_panel, const uint8_t *block, unsigned part,
-                      unsigned half) {
-    unsigned at = is_panel ? PANEL_SUBS : cpu_block_layout(type).subs;
-    return v_load_int8(block + at + 16 * part + half * LANES);
-}
-
 struct tile_ints {
-    vint v[TILE_ROWS][HALVES];
+    vint v[ROWS_MAX][HALVES];
 };
 
 /* Exact sums of quant x activation over chunks [from, to), offsets not yet taken off. */
-INLINE void dot_chunks(enum tensor_type type, bool is_panel, const unsigned rows,
-                       const uint8_t *block, const uint8_t *x, uint64_t stride, unsigned from,
-                       unsigned to, struct tile_ints *out) {
+INLINE void dot_chunks(enum tensor_type type, const unsigned rows, const uint8_t *block,
+                       const uint8_t *x, uint64_t stride, unsigned from, unsigned to,
+                       struct tile_ints *out) {
     const unsigned bits = cpu_block_layout(type).bits;
     const unsigned flush = bits == 8 ? 1 : bits == 6 ? DOT_CHUNKS_6 : bits == 5 ? DOT_CHUNKS_5 : 8;
     struct tile_ints partial;
     UNROLL for (unsigned chunk = from; chunk < to; chunk++) {
         bool is_first = (chunk - from) % flush == 0, is_flushed = (chunk - from + 1) % flush == 0;
         vint weight[HALVES];
-        UNROLL for (unsigned h = 0; h < HALVES; h++) weight[h] =
-            fetch(type, is_panel, block, chunk, h);
+        UNROLL for (unsigned h = 0; h < HALVES; h++) weight[h] = fetch(type, block, chunk, h);
         UNROLL for (unsigned r = 0; r < rows; r++) {
             vint four = v_broadcast32(x + r * stride + 4 * chunk);
             UNROLL for (unsigned h = 0; h < HALVES; h++) {
@@ -110,12 +101,11 @@ INLINE void dot_chunks(enum tensor_type type, bool is_panel, const unsigned rows
 #define BLOCK_OF(row) ((const struct cpu_activation_block *) (const void *) (row))
 
 /* Exact sum of weight x activation over the block, as the class defines it. */
-INLINE void dot_block(enum tensor_type type, bool is_panel, const unsigned rows,
-                      const uint8_t *block, const uint8_t *x, uint64_t stride,
-                      struct tile_ints *out) {
+INLINE void dot_block(enum tensor_type type, const unsigned rows, const uint8_t *block,
+                      const uint8_t *x, uint64_t stride, struct tile_ints *out) {
     const struct cpu_block_layout layout = cpu_block_layout(type);
     if (layout.subs == 0) {
-        dot_chunks(type, is_panel, rows, block, x, stride, 0, 8, out);
+        dot_chunks(type, rows, block, x, stride, 0, 8, out);
         bool has_offset = layout.has_offset || (layout.bits == 8 && DOT_SIGNED_OFFSET != 0);
         int shift = layout.has_offset ? (int) layout.offset_shift : 7;
         if (!has_offset) return;
@@ -127,8 +117,8 @@ INLINE void dot_block(enum tensor_type type, bool is_panel, const unsigned rows,
         return;
     }
     struct tile_ints parts[2];
-    dot_chunks(type, is_panel, rows, block, x, stride, 0, 4, &parts[0]);
-    dot_chunks(type, is_panel, rows, block, x, stride, 4, 8, &parts[1]);
+    dot_chunks(type, rows, block, x, stride, 0, 4, &parts[0]);
+    dot_chunks(type, rows, block, x, stride, 4, 8, &parts[1]);
     UNROLL for (unsigned r = 0; r < rows; r++) {
         vint halves = v_broadcast32(BLOCK_OF(x + r * stride)->halves);
         vint total[2] = {v_sra32(v_sll32(halves, 16), 16), v_sra32(halves, 16)};
@@ -137,7 +127,7 @@ INLINE void dot_block(enum tensor_type type, bool is_panel, const unsigned rows,
             UNROLL for (unsigned part = 0; part < 2; part++) {
                 vint offset = v_sll32(total[part], (int) layout.offset_shift);
                 sum[part] = v_mul32(v_sub32(parts[part].v[r][h], offset),
-                                    fetch_sub(type, is_panel, block, part, h));
+                                    v_load_int8(block + layout.subs + 16 * part + h * LANES));
             }
             out->v[r][h] = v_add32(sum[0], sum[1]);
         }
@@ -145,24 +135,22 @@ INLINE void dot_block(enum tensor_type type, bool is_panel, const unsigned rows,
 }
 
 /* `rows` rows over consecutive blocks of one group; sums are read and written back. */
-INLINE void run_blocks(enum tensor_type type, bool is_panel, const unsigned rows,
-                       const uint8_t *block, uint32_t block_count, const uint8_t *x,
-                       uint64_t stride, float *sums, uint64_t sums_ld) {
+INLINE void run_blocks(enum tensor_type type, const unsigned rows, const uint8_t *block,
+                       uint32_t block_count, const uint8_t *x, uint64_t stride, float *sums,
+                       uint64_t sums_ld) {
     const struct cpu_block_layout layout = cpu_block_layout(type);
-    const unsigned block_bytes = is_panel ? PANEL_BYTES : layout.bytes;
-    vfloat sum[TILE_ROWS][HALVES];
+    vfloat sum[ROWS_MAX][HALVES];
     UNROLL for (unsigned r = 0; r < rows; r++) UNROLL for (unsigned h = 0; h < HALVES; h++)
         sum[r][h] = v_loadf(sums + r * sums_ld + h * LANES);
     for (uint32_t b = 0; b < block_count; b++) {
-        if (rows == 1)
-            for (unsigned line = 0; line < block_bytes; line += 64)
-                __builtin_prefetch(block + PREFETCH_BYTES + line, 0, 3);
+        for (unsigned line = 0; line < layout.bytes; line += 64)
+            __builtin_prefetch(block + PREFETCH_BYTES + line, 0, 3);
         struct tile_ints product;
-        dot_block(type, is_panel, rows, block, x, stride, &product);
+        dot_block(type, rows, block, x, stride, &product);
         vfloat scale[HALVES], min[HALVES];
         UNROLL for (unsigned h = 0; h < HALVES; h++) {
-            scale[h] = fetch_scale(type, is_panel, block, h);
-            if (layout.mins != 0) min[h] = fetch_min(type, is_panel, block, h);
+            scale[h] = fetch_scale(type, block, h);
+            if (layout.mins != 0) min[h] = fetch_min(type, block, h);
         }
         UNROLL for (unsigned r = 0; r < rows; r++) {
             const struct cpu_activation_block *row = BLOCK_OF(x + r * stride);
@@ -173,7 +161,7 @@ INLINE void run_blocks(enum tensor_type type, bool is_panel, const unsigned rows
                 if (layout.mins != 0) sum[r][h] = v_fma(min[h], v_broadcastf(&row->sum), sum[r][h]);
             }
         }
-        block += block_bytes;
+        block += layout.bytes;
         x += sizeof(struct cpu_activation_block);
     }
     UNROLL for (unsigned r = 0; r < rows; r++) UNROLL for (unsigned h = 0; h < HALVES; h++)
@@ -192,80 +180,41 @@ struct blocks {
     float *sums;
 };
 
-INLINE void unpack(enum tensor_type type, const uint8_t *packed, uint32_t block_count,
-                   uint8_t *panel) {
-    const struct cpu_block_layout layout = cpu_block_layout(type);
-    for (uint32_t b = 0; b < block_count; b++, packed += layout.bytes, panel += PANEL_BYTES) {
-        /* The same piece of the next call: the rows in between take long enough. */
-        for (unsigned line = 0; line < layout.bytes; line += 64)
-            __builtin_prefetch(packed + PANEL_BLOCKS * layout.bytes + line, 0, 2);
-        UNROLL for (unsigned h = 0; h < HALVES; h++) {
-            UNROLL for (unsigned chunk = 0; chunk < 8; chunk++) v_store(
-                panel + 64 * chunk + h * VECTOR_BYTES, fetch(type, false, packed, chunk, h));
-            v_storef(panel + PANEL_SCALES + h * VECTOR_BYTES, fetch_scale(type, false, packed, h));
-            if (layout.mins != 0)
-                v_storef(panel + PANEL_MINS + h * VECTOR_BYTES, fetch_min(type, false, packed, h));
-        }
-        if (layout.subs != 0) memcpy(panel + PANEL_SUBS, packed + layout.subs, 2 * CPU_GROUP);
-    }
-}
-
-/* All rows over a piece of one group, in register tiles. */
-INLINE void run_rows(enum tensor_type type, bool is_panel, const uint8_t *block,
-                     uint32_t block_count, const uint8_t *x, uint64_t stride, uint32_t row_count,
-                     float *sums, uint64_t sums_ld) {
-    uint32_t r = 0;
-    for (; r + TILE_ROWS <= row_count; r += TILE_ROWS)
-        run_blocks(type, is_panel, TILE_ROWS, block, block_count, x + r * stride, stride,
-                   sums + r * sums_ld, sums_ld);
-    for (; r + 2 <= row_count; r += 2)
-        run_blocks(type, is_panel, 2, block, block_count, x + r * stride, stride,
-                   sums + r * sums_ld, sums_ld);
-    for (; r < row_count; r++)
-        run_blocks(type, is_panel, 1, block, block_count, x + r * stride, stride,
-                   sums + r * sums_ld, sums_ld);
-}
-
 INLINE void run_q8a32(enum tensor_type type, const struct blocks *work) {
     const struct cpu_block_layout layout = cpu_block_layout(type);
-    const uint64_t sums_ld = (uint64_t) work->group_count * CPU_GROUP;
-    if (work->row_count < 4) {
-        for (uint32_t g = 0; g < work->group_count; g++) {
-            const uint8_t *block = work->packed + g * work->group_bytes;
-            float *sums = work->sums + g * CPU_GROUP;
-            if (work->row_count == 3)
-                run_blocks(type, false, 3, block, work->block_count, work->x, work->stride, sums,
-                           sums_ld);
-            else if (work->row_count == 2)
-                run_blocks(type, false, 2, block, work->block_count, work->x, work->stride, sums,
-                           sums_ld);
-            else
-                run_blocks(type, false, 1, block, work->block_count, work->x, work->stride, sums,
-                           sums_ld);
-        }
-        return;
-    }
-    _Alignas(64) uint8_t panel[PANEL_BLOCKS * PANEL_BYTES];
-    for (uint32_t first = 0; first < work->block_count; first += PANEL_BLOCKS) {
+    const uint64_t ld = (uint64_t) work->group_count * CPU_GROUP, stride = work->stride;
+    /* One row reads each weight once: no piece needs to stay. */
+    const uint32_t step = work->row_count == 1 ? work->block_count : STEP_BLOCKS;
+    for (uint32_t first = 0; first < work->block_count; first += step) {
         uint32_t count = work->block_count - first;
-        if (count > PANEL_BLOCKS) count = PANEL_BLOCKS;
-        const uint8_t *x = work->x + first * sizeof(struct cpu_activation_block);
+        if (count > step) count = step;
         for (uint32_t g = 0; g < work->group_count; g++) {
             const uint8_t *block =
                 work->packed + g * work->group_bytes + (uint64_t) first * layout.bytes;
+            const uint8_t *x = work->x + first * sizeof(struct cpu_activation_block);
             float *sums = work->sums + g * CPU_GROUP;
-            if (layout.bits == 8) {
-                run_rows(type, false, block, count, x, work->stride, work->row_count, sums,
-                         sums_ld);
-                continue;
+            for (uint32_t left = work->row_count, rows; left != 0; left -= rows) {
+                rows = tile_rows(left, ROWS_MAX);
+                switch (rows) {
+                case 1: run_blocks(type, 1, block, count, x, stride, sums, ld); break;
+                case 2: run_blocks(type, 2, block, count, x, stride, sums, ld); break;
+                case 3: run_blocks(type, 3, block, count, x, stride, sums, ld); break;
+                case 4: run_blocks(type, 4, block, count, x, stride, sums, ld); break;
+#if ROWS_MAX >= 8
+                case 5: run_blocks(type, 5, block, count, x, stride, sums, ld); break;
+                case 6: run_blocks(type, 6, block, count, x, stride, sums, ld); break;
+                case 7: run_blocks(type, 7, block, count, x, stride, sums, ld); break;
+                case 8: run_blocks(type, 8, block, count, x, stride, sums, ld); break;
+#endif
+                default: __builtin_unreachable();
+                }
+                x += rows * stride;
+                sums += rows * ld;
             }
-            unpack(type, block, count, panel);
-            run_rows(type, true, panel, count, x, work->stride, work->row_count, sums, sums_ld);
         }
     }
 }
 
-/* One function a type: each is a whole kernel by inlining. */
 #define DEFINE_Q8A32(name, type)                                                                   \
     static void name(const struct blocks *work) { run_q8a32(type, work); }
 DEFINE_Q8A32(run_q8_0, TENSOR_Q8_0)
@@ -279,156 +228,141 @@ DEFINE_Q8A32(run_q6_k, TENSOR_Q6_K)
 
 /* --- f32a --------------------------------------------------------------------------------- */
 
-#define PANEL_K 256u /* 16 KiB of f32: half of an L1 cache */
+#define STEP_K 256u /* at most 16 KiB of weights */
 
-/* Weights of k (and, BF16, k + 1: k is even then) as f32. */
-INLINE void fetch_f32(enum tensor_type type, const uint8_t *group, uint64_t k, unsigned half,
-                      vfloat out[2]) {
+/* Weights of k + odd as f32; k is even wherever odd is not 0. */
+INLINE vfloat fetch_f32(enum tensor_type type, const uint8_t *group, uint64_t k, unsigned odd,
+                        unsigned half) {
     if (type == TENSOR_BF16) {
         vint pair = v_load(group + k * (CPU_GROUP * 2) + half * VECTOR_BYTES);
-        out[0] = v_as_float(v_sll32(pair, 16));
-        out[1] = v_as_float(v_and(pair, v_set32((int32_t) 0xffff0000)));
+        return v_as_float(odd ? v_and(pair, v_set32((int32_t) 0xffff0000)) : v_sll32(pair, 16));
+    }
+    if (type == TENSOR_F16)
+        return v_load_half(group + (k + odd) * (CPU_GROUP * 2) + half * VECTOR_BYTES / 2);
+    return v_loadf(group + (k + odd) * (CPU_GROUP * 4) + half * VECTOR_BYTES);
+}
+
+/* One register tile of f32a: rows of x by neighbouring groups. */
+struct float_tile {
+    const uint8_t *packed; /* the first group, k = 0 */
+    uint64_t group_bytes;
+    const float *x; /* the first row, k = 0 */
+    uint64_t x_ld;
+    float *sums;
+    uint64_t sums_ld;
+};
+
+struct float_sums {
+    vfloat v[GROUPS_MAX][ROWS_MAX_F32][HALVES];
+};
+
+/* One k.  Up to 4 rows a value of each stays while the weights pass, with more the weights stay
+ * while the rows pass: either way the sums have all registers but a few.  For the same reason the
+ * two k of a BF16 pair load it twice, and the compiler is kept from holding it in between. */
+INLINE void add_k(enum tensor_type type, const unsigned rows, const unsigned groups,
+                  const struct float_tile *tile, const float *const x[ROWS_MAX_F32], uint64_t k,
+                  unsigned odd, struct float_sums *sum) {
+    if (rows > 1) __asm__ volatile("" : "+r"(k) : : "memory");
+    if (rows > 4) {
+        vfloat weight[HALVES];
+        UNROLL for (unsigned h = 0; h < HALVES; h++) weight[h] =
+            fetch_f32(type, tile->packed, k, odd, h);
+        UNROLL for (unsigned r = 0; r < rows; r++) {
+            vfloat value = v_broadcastf(x[r] + k + odd);
+            UNROLL for (unsigned h = 0; h < HALVES; h++) sum->v[0][r][h] =
+                v_fma(weight[h], value, sum->v[0][r][h]);
+        }
         return;
     }
-    for (unsigned i = 0; i < 2; i++) {
-        if (type == TENSOR_F16)
-            out[i] = v_load_half(group + (k + i) * (CPU_GROUP * 2) + half * VECTOR_BYTES / 2);
-        else out[i] = v_loadf(group + (k + i) * (CPU_GROUP * 4) + half * VECTOR_BYTES);
+    vfloat value[4];
+    UNROLL for (unsigned r = 0; r < rows; r++) value[r] = v_broadcastf(x[r] + k + odd);
+    UNROLL for (unsigned g = 0; g < groups; g++) UNROLL for (unsigned h = 0; h < HALVES; h++) {
+        vfloat weight = fetch_f32(type, tile->packed + g * tile->group_bytes, k, odd, h);
+        UNROLL for (unsigned r = 0; r < rows; r++) sum->v[g][r][h] =
+            v_fma(weight, value[r], sum->v[g][r][h]);
     }
 }
 
-INLINE vfloat fetch_f32_last(enum tensor_type type, const uint8_t *group, uint64_t k,
-                             unsigned half) {
-    if (type == TENSOR_BF16)
-        return v_as_float(v_sll32(v_load(group + k * (CPU_GROUP * 2) + half * VECTOR_BYTES), 16));
-    if (type == TENSOR_F16)
-        return v_load_half(group + k * (CPU_GROUP * 2) + half * VECTOR_BYTES / 2);
-    return v_loadf(group + k * (CPU_GROUP * 4) + half * VECTOR_BYTES);
+/* k in [k_first, k_end); sums are read and written back.  k_first is even. */
+INLINE void run_float_tile(enum tensor_type type, const unsigned rows, const unsigned groups,
+                           const struct float_tile *tile, uint64_t k_first, uint64_t k_end) {
+    struct float_sums sum;
+    const float *x[ROWS_MAX_F32];
+    UNROLL for (unsigned r = 0; r < rows; r++) x[r] = tile->x + r * tile->x_ld;
+    UNROLL for (unsigned g = 0; g < groups; g++) UNROLL for (unsigned r = 0; r < rows; r++)
+        UNROLL for (unsigned h = 0; h < HALVES; h++)
+            sum.v[g][r][h] = v_loadf(tile->sums + r * tile->sums_ld + g * CPU_GROUP + h * LANES);
+    uint64_t k = k_first;
+    for (; k + 2 <= k_end; k += 2) {
+        add_k(type, rows, groups, tile, x, k, 0, &sum);
+        add_k(type, rows, groups, tile, x, k, 1, &sum);
+    }
+    if (k < k_end) add_k(type, rows, groups, tile, x, k, 0, &sum);
+    UNROLL for (unsigned g = 0; g < groups; g++) UNROLL for (unsigned r = 0; r < rows; r++)
+        UNROLL for (unsigned h = 0; h < HALVES; h++)
+            v_storef(tile->sums + r * tile->sums_ld + g * CPU_GROUP + h * LANES, sum.v[g][r][h]);
 }
 
 /* What an f32a call works on; k counts from the group's start. */
 struct floats {
-    const uint8_t *packed;
-    uint64_t group_bytes;
-    uint32_t group_count;
+    struct float_tile all; /* the first tile */
+    uint32_t group_count, row_count;
     uint32_t k_first, k_end;
-    const float *x; /* first row, k = 0 */
-    uint64_t ld;
-    uint32_t row_count;
-    float *sums;
 };
 
-/* `rows` rows by `groups` groups straight from the packed weights: rows x groups x HALVES
- * accumulators hide the latency of FMA. */
-INLINE void run_few(enum tensor_type type, const unsigned rows, const unsigned groups,
-                    const struct floats *work, uint32_t group, uint32_t row) {
-    const uint64_t sums_ld = (uint64_t) work->group_count * CPU_GROUP;
-    const uint8_t *packed = work->packed + group * work->group_bytes;
-    const float *x = work->x + row * work->ld;
-    float *sums = work->sums + row * sums_ld + group * CPU_GROUP;
-    vfloat sum[FEW_GROUPS][FEW_ROWS][HALVES];
-    UNROLL for (unsigned g = 0; g < groups; g++) UNROLL for (unsigned r = 0; r < rows; r++)
-        UNROLL for (unsigned h = 0; h < HALVES; h++) sum[g][r][h] = v_zerof();
-    uint32_t k = work->k_first;
-    for (; k + 2 <= work->k_end; k += 2)
-        UNROLL for (unsigned g = 0; g < groups; g++) UNROLL for (unsigned h = 0; h < HALVES; h++) {
-            vfloat weight[2];
-            fetch_f32(type, packed + g * work->group_bytes, k, h, weight);
-            UNROLL for (unsigned i = 0; i < 2; i++) UNROLL for (unsigned r = 0; r < rows; r++)
-                sum[g][r][h] =
-                    v_fma(weight[i], v_broadcastf(x + r * work->ld + k + i), sum[g][r][h]);
-        }
-    if (k < work->k_end)
-        for (unsigned g = 0; g < groups; g++)
-            for (unsigned h = 0; h < HALVES; h++)
-                for (unsigned r = 0; r < rows; r++)
-                    sum[g][r][h] = v_fma(fetch_f32_last(type, packed + g * work->group_bytes, k, h),
-                                         v_broadcastf(x + r * work->ld + k), sum[g][r][h]);
-    UNROLL for (unsigned g = 0; g < groups; g++) UNROLL for (unsigned r = 0; r < rows; r++)
-        UNROLL for (unsigned h = 0; h < HALVES; h++)
-            v_storef(sums + r * sums_ld + g * CPU_GROUP + h * LANES, sum[g][r][h]);
-}
-
-/* `rows` rows over a panel of f32 weights (k, 16). */
-INLINE void run_panel(const unsigned rows, const float *panel, uint32_t k_count, const float *x,
-                      uint64_t ld, float *sums, uint64_t sums_ld) {
-    vfloat sum[TILE_ROWS_F32][HALVES];
-    UNROLL for (unsigned r = 0; r < rows; r++) UNROLL for (unsigned h = 0; h < HALVES; h++)
-        sum[r][h] = v_loadf(sums + r * sums_ld + h * LANES);
-    for (uint32_t k = 0; k < k_count; k++, panel += CPU_GROUP) {
-        vfloat weight[HALVES];
-        UNROLL for (unsigned h = 0; h < HALVES; h++) weight[h] = v_loadf(panel + h * LANES);
-        UNROLL for (unsigned r = 0; r < rows; r++) {
-            vfloat value = v_broadcastf(x + r * ld + k);
-            UNROLL for (unsigned h = 0; h < HALVES; h++) sum[r][h] =
-                v_fma(weight[h], value, sum[r][h]);
-        }
+/* Up to 3 rows: all groups, `groups` at a time. */
+INLINE void run_few_rows(enum tensor_type type, const unsigned rows, const unsigned groups,
+                         const struct floats *work) {
+    struct float_tile tile = work->all;
+    for (uint32_t left = work->group_count; left != 0;) {
+        uint32_t count = left >= groups ? groups : 1;
+        if (count == 1) run_float_tile(type, rows, 1, &tile, work->k_first, work->k_end);
+        else run_float_tile(type, rows, groups, &tile, work->k_first, work->k_end);
+        tile.packed += count * tile.group_bytes;
+        tile.sums += count * CPU_GROUP;
+        left -= count;
     }
-    UNROLL for (unsigned r = 0; r < rows; r++) UNROLL for (unsigned h = 0; h < HALVES; h++)
-        v_storef(sums + r * sums_ld + h * LANES, sum[r][h]);
 }
 
-static void run_panel_rows(const float *panel, uint32_t k_count, const float *x, uint64_t ld,
-                           uint32_t row_count, float *sums, uint64_t sums_ld) {
-    uint32_t r = 0;
-    for (; r + TILE_ROWS_F32 <= row_count; r += TILE_ROWS_F32)
-        run_panel(TILE_ROWS_F32, panel, k_count, x + r * ld, ld, sums + r * sums_ld, sums_ld);
-    for (; r + 4 <= row_count; r += 4)
-        run_panel(4, panel, k_count, x + r * ld, ld, sums + r * sums_ld, sums_ld);
-    for (; r + 2 <= row_count; r += 2)
-        run_panel(2, panel, k_count, x + r * ld, ld, sums + r * sums_ld, sums_ld);
-    for (; r < row_count; r++)
-        run_panel(1, panel, k_count, x + r * ld, ld, sums + r * sums_ld, sums_ld);
-}
-
-INLINE void widen(enum tensor_type type, const uint8_t *group, uint32_t k_first, uint32_t k_count,
-                  float *panel) {
-    uint32_t k = 0;
-    for (; k + 2 <= k_count; k += 2, panel += 2 * CPU_GROUP) {
-        /* The next panel: the rows in between take long enough. */
-        __builtin_prefetch(group + (uint64_t) (k_first + k + PANEL_K) * (CPU_GROUP * 2), 0, 2);
-        UNROLL for (unsigned h = 0; h < HALVES; h++) {
-            vfloat weight[2];
-            fetch_f32(type, group, k_first + k, h, weight);
-            v_storef(panel + h * LANES, weight[0]);
-            v_storef(panel + CPU_GROUP + h * LANES, weight[1]);
+INLINE void run_many_rows(enum tensor_type type, const struct floats *work, uint32_t g,
+                          uint32_t k_first, uint32_t k_end) {
+    struct float_tile tile = work->all;
+    tile.packed += g * tile.group_bytes;
+    tile.sums += g * CPU_GROUP;
+    for (uint32_t left = work->row_count, rows; left != 0; left -= rows) {
+        rows = tile_rows(left, ROWS_MAX_F32);
+        switch (rows) {
+        case 1: run_float_tile(type, 1, 1, &tile, k_first, k_end); break;
+        case 2: run_float_tile(type, 2, 1, &tile, k_first, k_end); break;
+        case 3: run_float_tile(type, 3, 1, &tile, k_first, k_end); break;
+        case 4: run_float_tile(type, 4, 1, &tile, k_first, k_end); break;
+        case 5: run_float_tile(type, 5, 1, &tile, k_first, k_end); break;
+#if ROWS_MAX_F32 >= 12
+        case 6: run_float_tile(type, 6, 1, &tile, k_first, k_end); break;
+        case 7: run_float_tile(type, 7, 1, &tile, k_first, k_end); break;
+        case 8: run_float_tile(type, 8, 1, &tile, k_first, k_end); break;
+        case 9: run_float_tile(type, 9, 1, &tile, k_first, k_end); break;
+        case 10: run_float_tile(type, 10, 1, &tile, k_first, k_end); break;
+        case 11: run_float_tile(type, 11, 1, &tile, k_first, k_end); break;
+        case 12: run_float_tile(type, 12, 1, &tile, k_first, k_end); break;
+#endif
+        default: __builtin_unreachable();
         }
+        tile.x += rows * tile.x_ld;
+        tile.sums += rows * tile.sums_ld;
     }
-    if (k < k_count)
-        for (unsigned h = 0; h < HALVES; h++)
-            v_storef(panel + h * LANES, fetch_f32_last(type, group, k_first + k, h));
 }
 
 INLINE void run_f32a(enum tensor_type type, const struct floats *work) {
-    if (work->row_count < 4) {
-        uint32_t g = 0;
-        if (work->row_count == 1)
-            for (; g + FEW_GROUPS <= work->group_count; g += FEW_GROUPS)
-                run_few(type, 1, FEW_GROUPS, work, g, 0);
-        for (; g + FEW_GROUPS / 2 <= work->group_count; g += FEW_GROUPS / 2) {
-            if (work->row_count == 1) run_few(type, 1, FEW_GROUPS / 2, work, g, 0);
-            else if (work->row_count == 2) run_few(type, 2, FEW_GROUPS / 2, work, g, 0);
-            else run_few(type, 3, FEW_GROUPS / 2, work, g, 0);
-        }
-        for (; g < work->group_count; g++)
-            for (uint32_t r = 0; r < work->row_count; r++) run_few(type, 1, 1, work, g, r);
-        return;
+    switch (work->row_count) {
+    case 1: run_few_rows(type, 1, GROUPS_MAX, work); return;
+    case 2: run_few_rows(type, 2, GROUPS_MAX / 2, work); return;
+    case 3: run_few_rows(type, 3, GROUPS_MAX / 2, work); return;
+    default: break;
     }
-    _Alignas(64) float panel[PANEL_K * CPU_GROUP];
-    const uint64_t sums_ld = (uint64_t) work->group_count * CPU_GROUP;
-    memset(work->sums, 0, work->row_count * sums_ld * sizeof(float));
-    for (uint32_t k = work->k_first; k < work->k_end; k += PANEL_K) {
-        uint32_t count = work->k_end - k < PANEL_K ? work->k_end - k : PANEL_K;
-        for (uint32_t g = 0; g < work->group_count; g++) {
-            const uint8_t *group = work->packed + g * work->group_bytes;
-            const float *weights = (const float *) (const void *) group + (uint64_t) k * CPU_GROUP;
-            if (type != TENSOR_F32) {
-                widen(type, group, k, count, panel);
-                weights = panel;
-            }
-            run_panel_rows(weights, count, work->x + k, work->ld, work->row_count,
-                           work->sums + g * CPU_GROUP, sums_ld);
-        }
+    for (uint32_t k = work->k_first; k < work->k_end; k += STEP_K) {
+        uint32_t end = work->k_end - k < STEP_K ? work->k_end : k + STEP_K;
+        for (uint32_t g = 0; g < work->group_count; g++) run_many_rows(type, work, g, k, end);
     }
 }
 
@@ -446,16 +380,18 @@ static void run_sums(const struct cpu_matrix *matrix, const struct cpu_activatio
     const uint64_t stride = cpu_activations_stride(matrix->numerics, matrix->columns);
     const uint8_t *x = activations->data + row_first * stride;
     const uint8_t *packed = matrix->data + group * matrix->group_bytes;
+    memset(sums, 0, (uint64_t) row_count * group_count * CPU_GROUP * sizeof(float));
     if (matrix->numerics == NUMERICS_F32A) {
-        const struct floats work = {.packed = packed,
-                                    .group_bytes = matrix->group_bytes,
+        const struct floats work = {.all = {.packed = packed,
+                                            .group_bytes = matrix->group_bytes,
+                                            .x = (const float *) (const void *) x,
+                                            .x_ld = stride / sizeof(float),
+                                            .sums = sums,
+                                            .sums_ld = (uint64_t) group_count * CPU_GROUP},
                                     .group_count = group_count,
-                                    .k_first = k_first,
-                                    .k_end = k_end,
-                                    .x = (const float *) (const void *) x,
-                                    .ld = stride / sizeof(float),
                                     .row_count = row_count,
-                                    .sums = sums};
+                                    .k_first = k_first,
+                                    .k_end = k_end};
         if (matrix->type == TENSOR_F16) run_f16(&work);
         else if (matrix->type == TENSOR_BF16) run_bf16(&work);
         else run_f32(&work);
@@ -471,7 +407,6 @@ static void run_sums(const struct cpu_matrix *matrix, const struct cpu_activatio
                                 .stride = stride,
                                 .row_count = row_count,
                                 .sums = sums};
-    memset(sums, 0, (uint64_t) row_count * group_count * CPU_GROUP * sizeof(float));
     switch (matrix->type) {
     case TENSOR_Q8_0: run_q8_0(&work); break;
     case TENSOR_Q4_0: run_q4_0(&work); break;

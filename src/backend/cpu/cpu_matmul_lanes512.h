@@ -7,10 +7,9 @@
 #include <stdint.h>
 
 #define HALVES 1
-#define TILE_ROWS 8      /* 8 sums in f32 and 8 in int of 32 registers */
-#define TILE_ROWS_F32 12 /* latency 4 x 2 a cycle = 8, and each weight is used 12 times */
-#define FEW_GROUPS 8
-#define FEW_ROWS 3
+#define ROWS_MAX 8      /* 8 sums in f32 and 8 in int of 32 registers */
+#define ROWS_MAX_F32 12 /* latency 4 x 2 a cycle = 8, and each weight is used 12 times */
+#define GROUPS_MAX 8
 #define PREFETCH_BYTES 2048
 
 typedef __m512i vint;
