@@ -3,6 +3,7 @@
  * Nothing here writes to a socket; http_conn_flush does, once a loop turn.  Memory that runs out
  * shows as out.failed there, and the connection is cut off. */
 #include <string.h>
+#include <strings.h>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -74,6 +75,11 @@ static void add_header(struct buf *out, const char *name, const char *value) {
     buf_add(out, "\r\n", 2);
 }
 
+/* The handler may ask for the connection's end; the header itself is written here. */
+static bool is_connection(const struct http_header *header) {
+    return strcasecmp(header->name, "connection") == 0;
+}
+
 static void add_head(struct http_exchange *exchange, int status, const char *content_type,
                      const struct http_header *headers, size_t header_count, uint64_t length) {
     struct http_conn *conn = exchange->conn;
@@ -88,6 +94,9 @@ static void add_head(struct http_exchange *exchange, int status, const char *con
     if (!request->keeps_alive || conn->server->is_draining ||
         (is_streamed && may_have_body && !exchange->is_chunked))
         conn->must_close = true;
+    for (size_t i = 0; i < header_count; i++)
+        if (is_connection(&headers[i]) && strcasecmp(headers[i].value, "close") == 0)
+            conn->must_close = true;
 
     http_conn_mark_dirty(conn); /* also when there is no memory: the flush ends it */
     if (!buf_reserve(out, HEAD_BYTES)) return;
@@ -110,7 +119,8 @@ static void add_head(struct http_exchange *exchange, int status, const char *con
     } else if (request->minor_version == 0) {
         buf_add_string(out, "Connection: keep-alive\r\n");
     }
-    for (size_t i = 0; i < header_count; i++) add_header(out, headers[i].name, headers[i].value);
+    for (size_t i = 0; i < header_count; i++)
+        if (!is_connection(&headers[i])) add_header(out, headers[i].name, headers[i].value);
     buf_add(out, "\r\n", 2);
 }
 

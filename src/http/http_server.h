@@ -94,7 +94,7 @@ struct http_header {
     const char *value;
 };
 /* A whole answer at once; Content-Length, Date and connection headers are added.  HEAD sends no
- * body. */
+ * body.  {"Connection", "close"} among the headers ends the connection after the answer. */
 void http_answer_send(struct http_exchange *exchange, int status, const char *content_type,
                       const struct http_header *headers, size_t header_count, const void *body,
                       size_t bytes);

@@ -6,7 +6,7 @@ import subprocess
 import time
 import unittest
 
-from harness import BINARY, NAME, Server, chat_body, in_parallel, read_all, status_of, wait_for
+from harness import BINARY, NAME, Server, chat_body, in_parallel, read_all, read_answer, status_of, wait_for
 
 
 def resident_bytes(pid):
@@ -206,6 +206,26 @@ class Life(unittest.TestCase):
                              ["length"])
             stream.close()
             self.assertEqual(server.wait(), 0)
+
+    def test_refused_while_draining(self):
+        with Server(sim_step="10ms") as server:
+            kept = server.connect()
+            kept.sendall(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")
+            self.assertEqual(status_of(read_answer(kept)), 200)
+            stream = server.stream(chat_body(max_tokens=100, ignore_eos=True))
+            events = iter(stream.events())
+            next(events)
+            server.signal(signal.SIGTERM)
+            wait_for(lambda: server.request("GET", "/health").status == 503, "health is 503")
+            answer = server.chat()
+            self.assertEqual(answer.status, 503)
+            self.assertEqual(answer.headers["Connection"], "close")
+            kept.sendall(b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n")
+            self.assertEqual(status_of(read_all(kept)), 503)  # and the connection ends
+            kept.close()
+            self.assertTrue(list(events))
+            self.assertEqual(server.wait(), 0)
+            stream.close()
 
     def test_drain_timeout(self):
         """What does not finish in time ends with an error event, not with silence."""

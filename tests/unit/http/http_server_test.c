@@ -64,6 +64,25 @@ static void test_versions_and_close(void **state) {
     fixture_close(&f);
 }
 
+static void test_handler_closes(void **state) {
+    struct fixture f;
+    struct client c;
+    fixture_open(&f, NULL);
+    f.answers_at_once = false;
+    client_open(&c, &f);
+    client_send(&f, &c, GET("/"));
+    assert_true(wait_count(&f, &f.requests, 1));
+    const struct http_header headers[] = {{"connection", "Close"}, {"A", "b"}};
+    http_answer_send(f.last, 503, NULL, headers, 2, "x", 1);
+    assert_true(client_wait_eof(&f, &c));
+    const char *first = strstr(c.data, "onnection:");
+    assert_non_null(first);
+    assert_null(strstr(first + 1, "onnection:"));
+    assert_non_null(strstr(c.data, "A: b\r\n"));
+    client_close(&c);
+    fixture_close(&f);
+}
+
 static void test_stream(void **state) {
     struct fixture f;
     struct client c;
@@ -706,6 +725,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_versions_and_close),
+        cmocka_unit_test(test_handler_closes),
         cmocka_unit_test(test_stream),
         cmocka_unit_test(test_stream_is_paced),
         cmocka_unit_test(test_pipelining),
