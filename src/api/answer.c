@@ -5,32 +5,17 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "api/utf8_text.h"
 #include "base/alloc.h"
 
 #define LOGPROB_MIN (-9999.0) /* what vLLM prints for minus infinity */
 
 /* --- pieces of JSON ---------------------------------------------------------------------- */
 
-/* The length of the whole character at text[0], 0 when it is none. */
-static size_t whole_character(const unsigned char *text, size_t bytes) {
-    unsigned char c = text[0];
-    if (c < 0x80) return 1;
-    size_t length = c >= 0xc2 && c < 0xe0   ? 2
-                    : c >= 0xe0 && c < 0xf0 ? 3
-                    : c >= 0xf0 && c < 0xf5 ? 4
-                                            : 0;
-    if (!length || length > bytes) return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((text[i] & 0xc0) != 0x80) return 0;
-    if ((c == 0xe0 && text[1] < 0xa0) || (c == 0xed && text[1] >= 0xa0)) return 0;
-    if ((c == 0xf0 && text[1] < 0x90) || (c == 0xf4 && text[1] >= 0x90)) return 0;
-    return length;
-}
-
 void answer_add_text(struct buf *out, const char *bytes, size_t count) {
     size_t from = 0, at = 0;
     while (at < count) {
-        size_t length = whole_character((const unsigned char *) bytes + at, count - at);
+        size_t length = utf8_text_length((const unsigned char *) bytes + at, count - at);
         if (length) {
             at += length;
             continue;
@@ -46,7 +31,7 @@ void answer_add_text(struct buf *out, const char *bytes, size_t count) {
 static uint64_t count_characters(const char *bytes, size_t count) {
     uint64_t characters = 0;
     for (size_t at = 0; at < count; characters++) {
-        size_t length = whole_character((const unsigned char *) bytes + at, count - at);
+        size_t length = utf8_text_length((const unsigned char *) bytes + at, count - at);
         at += length ? length : 1;
     }
     return characters;

@@ -5,27 +5,16 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "api/utf8_text.h"
+
 /* Messages quote what the client sent, possibly cut in the middle of a character or not UTF-8 at
  * all; an error body must be valid JSON whatever it quotes. */
 static void make_printable(char *text) {
-    for (unsigned char *at = (unsigned char *) text; *at;) {
-        unsigned length = *at < 0x80                  ? 1
-                          : *at >= 0xc2 && *at < 0xe0 ? 2
-                          : *at < 0xe0                ? 0
-                          : *at < 0xf0                ? 3
-                          : *at < 0xf5                ? 4
-                                                      : 0;
-        bool is_whole = length > 0;
-        for (unsigned i = 1; i < length && is_whole; i++) is_whole = (at[i] & 0xc0) == 0x80;
-        if (is_whole && length == 3)
-            is_whole = !(at[0] == 0xe0 && at[1] < 0xa0) && !(at[0] == 0xed && at[1] >= 0xa0);
-        if (is_whole && length == 4)
-            is_whole = !(at[0] == 0xf0 && at[1] < 0x90) && !(at[0] == 0xf4 && at[1] >= 0x90);
-        if (!is_whole) {
-            *at++ = '?';
-            continue;
-        }
-        at += length;
+    size_t bytes = strlen(text);
+    for (size_t at = 0; at < bytes;) {
+        size_t length = utf8_text_length((unsigned char *) text + at, bytes - at);
+        if (!length) text[at] = '?';
+        at += length ? length : 1;
     }
 }
 

@@ -280,7 +280,9 @@ static void note_admission(struct api_request *request, uint64_t now_us) {
     }
     if (!is_acked || !is_admitted) return;
     struct api *api = request->api;
-    request->admitted_us = now_us;
+    /* The news comes after the step that admitted it; the worker says how long it had waited. */
+    uint64_t told_us = request->sent_us + request->works[0].queue_us;
+    request->admitted_us = told_us < now_us ? told_us : now_us;
     request->written_us = now_us;
     leave_queue(request);
     count_rate(api, now_us, 1);
@@ -296,8 +298,8 @@ static void run(struct api_request *request, uint64_t now_us) {
     }
     for (uint32_t i = 0; i < request->work_count; i++)
         request->answer.prompts[i].cached_tokens = request->works[i].cached_tokens;
-    note_tokens(request, now_us);
     note_admission(request, now_us);
+    note_tokens(request, now_us);
     advance(request, now_us);
 }
 
@@ -463,6 +465,7 @@ static void prepared(struct api_request *request) {
         return;
     }
     uint64_t now_us = clock_now_us();
+    request->sent_us = now_us;
     for (uint32_t i = 0; i < request->work_count && !e; i++)
         e = dispatch_submit(api->dispatch, &request->works[i], now_us);
     if (!e) return;

@@ -56,7 +56,7 @@ struct api_request {
     size_t body_bytes;
     enum err prepare_error;
     struct api_error error; /* status 0: none */
-    uint64_t received_us, admitted_us, first_token_us, last_token_us, written_us;
+    uint64_t received_us, sent_us, admitted_us, first_token_us, last_token_us, written_us;
     uint64_t queued_bytes; /* counted in api->waiting_bytes */
     uint32_t tokens_seen;
     bool is_waiting; /* counted in api->waiting_count */

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "api/json_read.h"
+
 #define PATH_DEPTH_MAX 16 /* levels that a path names; what lies deeper is told by its ancestor */
 
 struct path_level {
@@ -76,19 +78,32 @@ void json_field_path_at(const char *text, size_t bytes, size_t offset, char *out
     path_print(levels, depth, out, room);
 }
 
+/* Where a byte stands, for people: lines and columns (in bytes) from 1. */
+static void position_of(const char *text, size_t offset, unsigned *line, unsigned *column) {
+    *line = *column = 1;
+    for (size_t i = 0; i < offset; i++) {
+        (*column)++;
+        if (text[i] != '\n') continue;
+        (*line)++;
+        *column = 1;
+    }
+}
+
 enum err json_field_parse(const void *body, size_t bytes, struct api_error *error, json_t **out) {
-    json_error_t where;
-    json_t *root =
-        bytes ? json_loadb(body, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &where) : NULL;
     if (!bytes)
         return api_error_set(error, 400, NULL, "the body is empty; a JSON object is wanted");
-    if (!root) {
-        if (json_error_code(&where) == json_error_out_of_memory) return api_error_memory(error);
+    json_t *root = NULL;
+    struct json_read_fault fault;
+    enum err e = json_read(body, bytes, &fault, &root);
+    if (e == ERR_MEMORY) return api_error_memory(error);
+    if (e) {
         char path[128];
-        json_field_path_at(body, bytes, where.position > 0 ? (size_t) where.position : 0, path,
-                           sizeof path);
-        return api_error_set(error, 400, path, "the body is not valid JSON: line %d column %d: %s",
-                             where.line, where.column, where.text);
+        unsigned line, column;
+        json_field_path_at(body, bytes, fault.offset, path, sizeof path);
+        position_of(body, fault.offset, &line, &column);
+        return api_error_set(error, 400, path,
+                             "the body is not valid JSON: line %u column %u%s%s: %s", line, column,
+                             path[0] ? ", in " : "", path, fault.why);
     }
     if (!json_is_object(root)) {
         api_error_set(error, 400, NULL, "the body must be a JSON object, not %s",
