@@ -50,7 +50,7 @@ def numeric():
 
 def matched_after(flag, probe):
     """The code points c for which the added token <Q> with `flag` behaves as `probe` says."""
-    tokenizer = Tokenizer(BPE(vocab={"a": 0}, merges=[]))
+    tokenizer = Tokenizer(BPE(vocab={"\ue000": 0}, merges=[]))
     tokenizer.add_tokens([AddedToken("<Q>", normalized=False, **{flag: True})])
     out = set()
     for c in CODE_POINTS:

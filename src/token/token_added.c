@@ -11,7 +11,10 @@ static void trie_release(struct token_added_trie *trie) {
 }
 
 void token_added_release(struct token_added *added) {
-    for (uint32_t i = 0; i < added->entry_count; i++) alloc_free(added->entries[i].content);
+    for (uint32_t i = 0; i < added->entry_count; i++) {
+        alloc_free(added->entries[i].content);
+        alloc_free(added->entries[i].pattern);
+    }
     alloc_free(added->entries);
     trie_release(&added->plain);
     trie_release(&added->normalized);
@@ -79,17 +82,24 @@ enum err token_added_add(struct token_added *added, uint32_t id, const char *con
         added->entry_room = room;
     }
     if (flags & TOKEN_ADDED_SPECIAL || is_markup(content, bytes)) flags |= TOKEN_ADDED_CONTROL;
-    char *copy = alloc_string(content, bytes);
-    if (!copy) return ERR_MEMORY;
+    struct token_added_entry entry = {.bytes = (uint32_t) bytes,
+                                      .pattern_bytes = (uint32_t) pattern_bytes,
+                                      .id = id,
+                                      .flags = flags};
     struct token_added_trie *trie =
         flags & TOKEN_ADDED_NORMALIZED ? &added->normalized : &added->plain;
-    enum err e = trie_add(trie, (const uint8_t *) pattern, pattern_bytes, added->entry_count);
+    enum err e = ERR_MEMORY;
+    entry.content = alloc_string(content, bytes);
+    entry.pattern = alloc_string(pattern, pattern_bytes);
+    if (entry.content && entry.pattern) {
+        e = trie_add(trie, (const uint8_t *) pattern, pattern_bytes, added->entry_count);
+    }
     if (e) {
-        alloc_free(copy);
+        alloc_free(entry.content);
+        alloc_free(entry.pattern);
         return e;
     }
-    added->entries[added->entry_count++] = (struct token_added_entry){
-        .content = copy, .bytes = (uint32_t) bytes, .id = id, .flags = flags};
+    added->entries[added->entry_count++] = entry;
     return ERR_OK;
 }
 

@@ -45,6 +45,8 @@ struct token_added_trie {
 struct token_added_entry {
     char *content; /* owned, as the file spells it */
     uint32_t bytes;
+    char *pattern; /* owned, what is matched; it is also what the token prints as */
+    uint32_t pattern_bytes;
     uint32_t id;
     uint8_t flags;
 };

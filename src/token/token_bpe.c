@@ -8,8 +8,6 @@
 
 #define SHORT_SYMBOLS 64 /* measured: scanning wins over a heap up to about here */
 
-static const struct token_vocab_merge no_merge = {.rank = UINT32_MAX, .id = TOKENIZER_NONE};
-
 enum err token_bpe_reserve(struct tokenizer_ids *ids, size_t count) {
     if (count <= ids->room - ids->count) return ERR_OK;
     if (count > UINT32_MAX / 2 - ids->count) return ERR_LIMIT;
@@ -22,10 +20,18 @@ enum err token_bpe_reserve(struct tokenizer_ids *ids, size_t count) {
     return ERR_OK;
 }
 
-static const struct token_vocab_merge *merge_of(const struct tokenizer *tokenizer, uint32_t left,
-                                                uint32_t right) {
+/* The merge of two ids: its rank (UINT32_MAX: none) and what it makes. */
+static inline uint32_t merge_of(const struct tokenizer *tokenizer, struct token_scratch *scratch,
+                                uint32_t left, uint32_t right, uint32_t *merged) {
     const struct token_vocab_merge *merge = token_vocab_find_merge(&tokenizer->vocab, left, right);
-    return merge ? merge : &no_merge;
+    if (!merge) return UINT32_MAX;
+    *merged = merge->id;
+    if (__builtin_expect(merge->id & TOKEN_VOCAB_MERGE_CONTROL, 0)) {
+        scratch->met_control = true;
+        if (!scratch->allows_control) return UINT32_MAX;
+        *merged &= ~TOKEN_VOCAB_MERGE_CONTROL;
+    }
+    return merge->rank;
 }
 
 /* --- the symbols a word begins as ---------------------------------------------------------- */
@@ -84,12 +90,11 @@ static size_t byte_symbols(const struct tokenizer *tokenizer, const uint8_t *wor
 /* --- merging ------------------------------------------------------------------------------- */
 
 /* In place; gives the number of ids left. */
-static size_t merge_short(const struct tokenizer *tokenizer, uint32_t *ids, size_t count) {
+static size_t merge_short(const struct tokenizer *tokenizer, struct token_scratch *scratch,
+                          uint32_t *ids, size_t count) {
     uint32_t ranks[SHORT_SYMBOLS], merged[SHORT_SYMBOLS]; /* of the pair (i, i + 1) */
     for (size_t i = 0; i + 1 < count; i++) {
-        const struct token_vocab_merge *merge = merge_of(tokenizer, ids[i], ids[i + 1]);
-        ranks[i] = merge->rank;
-        merged[i] = merge->id;
+        ranks[i] = merge_of(tokenizer, scratch, ids[i], ids[i + 1], &merged[i]);
     }
     while (count > 1) {
         uint32_t least = UINT32_MAX;
@@ -109,14 +114,10 @@ static size_t merge_short(const struct tokenizer *tokenizer, uint32_t *ids, size
             merged[i] = merged[i + 1];
         }
         if (at + 1 < count) {
-            const struct token_vocab_merge *merge = merge_of(tokenizer, ids[at], ids[at + 1]);
-            ranks[at] = merge->rank;
-            merged[at] = merge->id;
+            ranks[at] = merge_of(tokenizer, scratch, ids[at], ids[at + 1], &merged[at]);
         }
         if (at > 0) {
-            const struct token_vocab_merge *merge = merge_of(tokenizer, ids[at - 1], ids[at]);
-            ranks[at - 1] = merge->rank;
-            merged[at - 1] = merge->id;
+            ranks[at - 1] = merge_of(tokenizer, scratch, ids[at - 1], ids[at], &merged[at - 1]);
         }
     }
     return count;
@@ -176,16 +177,14 @@ static enum err reserve_symbols(struct token_scratch *scratch, size_t count) {
 }
 
 /* Sets the pair that begins at `at`; true when it merges. */
-static bool set_pair(const struct tokenizer *tokenizer, struct token_scratch_symbol *symbols,
+static bool set_pair(const struct tokenizer *tokenizer, struct token_scratch *scratch,
                      uint32_t at) {
-    struct token_scratch_symbol *symbol = &symbols[at];
+    struct token_scratch_symbol *symbol = &scratch->symbols[at];
     symbol->rank = UINT32_MAX;
     if (symbol->next == UINT32_MAX) return false;
-    const struct token_vocab_merge *merge =
-        merge_of(tokenizer, symbol->id, symbols[symbol->next].id);
-    symbol->rank = merge->rank;
-    symbol->merged = merge->id;
-    return merge->rank != UINT32_MAX;
+    symbol->rank = merge_of(tokenizer, scratch, symbol->id, scratch->symbols[symbol->next].id,
+                            &symbol->merged);
+    return symbol->rank != UINT32_MAX;
 }
 
 /* In place; *count becomes the number of ids left.  An entry of the heap is stale when the pair
@@ -204,7 +203,7 @@ static enum err merge_long(const struct tokenizer *tokenizer, struct token_scrat
     uint64_t *heap = scratch->heap;
     size_t heap_count = 0;
     for (uint32_t i = 0; i < symbol_count; i++) {
-        if (set_pair(tokenizer, symbols, i))
+        if (set_pair(tokenizer, scratch, i))
             heap[heap_count++] = (uint64_t) symbols[i].rank << 32 | i;
     }
     for (size_t i = heap_count; i-- > 0;) heap_sift_down(heap, heap_count, i, heap[i]);
@@ -218,11 +217,11 @@ static enum err merge_long(const struct tokenizer *tokenizer, struct token_scrat
         symbol->next = right->next;
         right->rank = UINT32_MAX;
         if (symbol->next != UINT32_MAX) symbols[symbol->next].previous = at;
-        if (set_pair(tokenizer, symbols, at)) {
+        if (set_pair(tokenizer, scratch, at)) {
             heap_push(heap, &heap_count, (uint64_t) symbol->rank << 32 | at);
         }
         uint32_t previous = symbol->previous;
-        if (previous != UINT32_MAX && set_pair(tokenizer, symbols, previous)) {
+        if (previous != UINT32_MAX && set_pair(tokenizer, scratch, previous)) {
             heap_push(heap, &heap_count, (uint64_t) symbols[previous].rank << 32 | previous);
         }
     }
@@ -236,7 +235,9 @@ static enum err merge_word(const struct tokenizer *tokenizer, struct token_scrat
                            const uint8_t *word, size_t bytes, struct tokenizer_ids *ids) {
     if (tokenizer->ignore_merges) {
         uint32_t id = token_vocab_find(&tokenizer->vocab, word, bytes);
-        if (id != TOKENIZER_NONE && !(tokenizer->vocab.flags[id] & TOKEN_VOCAB_CONTROL)) {
+        bool is_control = id != TOKENIZER_NONE && tokenizer->vocab.flags[id] & TOKEN_VOCAB_CONTROL;
+        if (is_control) scratch->met_control = true;
+        if (id != TOKENIZER_NONE && (!is_control || scratch->allows_control)) {
             enum err e = token_bpe_reserve(ids, 1);
             if (!e) ids->ids[ids->count++] = id;
             return e;
@@ -251,7 +252,7 @@ static enum err merge_word(const struct tokenizer *tokenizer, struct token_scrat
         e = merge_long(tokenizer, scratch, symbols, &count);
         if (e) return e;
     } else {
-        count = merge_short(tokenizer, symbols, count);
+        count = merge_short(tokenizer, scratch, symbols, count);
     }
     ids->count += (uint32_t) count;
     return ERR_OK;
@@ -306,8 +307,9 @@ enum err token_bpe_word(const struct tokenizer *tokenizer, struct token_scratch 
         return ERR_OK;
     }
     uint32_t first = ids->count;
+    scratch->met_control = false;
     enum err e = merge_word(tokenizer, scratch, word, bytes, ids);
-    if (e || ids->count - first > TOKEN_SCRATCH_WORD_IDS) return e;
+    if (e || ids->count - first > TOKEN_SCRATCH_WORD_IDS || scratch->met_control) return e;
     set[1] = set[0];
     set[0] = (struct token_scratch_entry){.low = low, .high = high};
     for (uint32_t i = 0; i < TOKEN_SCRATCH_WORD_IDS; i++) {

@@ -154,10 +154,9 @@ static enum err decompose(struct token_scratch *scratch, uint32_t cp, size_t *co
     if (e) return e;
     utf8proc_ssize_t part_count = utf8proc_decompose_char(
         (utf8proc_int32_t) cp, parts, ARRAY_COUNT(parts), UTF8PROC_DECOMPOSE, NULL);
-    bool is_known = part_count > 1 || (part_count == 1 && combines(cp));
-    if (part_count > (utf8proc_ssize_t) ARRAY_COUNT(parts)) is_known = false;
+    bool is_known = part_count > 0 && part_count <= (utf8proc_ssize_t) ARRAY_COUNT(parts);
     for (utf8proc_ssize_t i = 1; is_known && i < part_count; i++) {
-        is_known = combines((uint32_t) parts[i]);
+        is_known = combines(cp) || combines((uint32_t) parts[i]);
     }
     if (!is_known) {
         scratch->points[(*count)++] = cp;

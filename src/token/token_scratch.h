@@ -42,6 +42,9 @@ struct token_scratch {
     struct tokenizer_range *ranges; /* owned; user ranges after the normalizer */
     size_t range_room;
     void *match; /* PCRE2's match data, made on first use */
+    /* Nothing of the piece at hand was written by a user: merges may make control tokens. */
+    bool allows_control;
+    bool met_control; /* a merge that does was met in the word at hand */
 };
 
 /* Gives back what one very long text made grow. */

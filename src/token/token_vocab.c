@@ -190,9 +190,13 @@ uint32_t token_vocab_find_spelling(const struct token_vocab *vocab, const char *
                                    size_t bytes) {
     if (!vocab->is_byte_level) return token_vocab_find(vocab, (const uint8_t *) spelling, bytes);
     uint8_t small[512];
-    if (bytes <= sizeof small) {
-        size_t length = token_vocab_unspell(spelling, bytes, small);
-        if (length != SIZE_MAX) return token_vocab_find(vocab, small, length);
+    uint8_t *large = bytes > sizeof small ? alloc_bytes(bytes) : NULL;
+    if (bytes <= sizeof small || large) { /* without memory the token is not found */
+        uint8_t *text = large ? large : small;
+        size_t length = token_vocab_unspell(spelling, bytes, text);
+        uint32_t id = length == SIZE_MAX ? TOKEN_VOCAB_NONE : token_vocab_find(vocab, text, length);
+        alloc_free(large);
+        if (length != SIZE_MAX) return id;
     }
     for (uint32_t id = 0; id < vocab->id_count; id++) { /* rare: the few that are spelled raw */
         if ((vocab->flags[id] & TOKEN_VOCAB_RAW) && (vocab->flags[id] & TOKEN_VOCAB_MODEL) &&
@@ -243,34 +247,49 @@ enum err token_vocab_set_merge(struct token_vocab *vocab, uint32_t left, uint32_
     return ERR_OK;
 }
 
-void token_vocab_drop_merges(struct token_vocab *vocab, uint8_t flag) {
+void token_vocab_mark_merges(struct token_vocab *vocab) {
     for (uint32_t at = 0; at <= vocab->merge_mask; at++) {
         struct token_vocab_merge *merge = &vocab->merges[at];
-        if (merge->pair != UINT64_MAX && vocab->flags[merge->id] & flag) merge->rank = UINT32_MAX;
+        if (merge->pair != UINT64_MAX && vocab->flags[merge->id] & TOKEN_VOCAB_CONTROL) {
+            merge->id |= TOKEN_VOCAB_MERGE_CONTROL;
+        }
     }
+}
+
+/* The parts stand in `whole`, one behind the other, as the bytes they stand for. */
+static enum err merge_parts(struct token_vocab *vocab, const uint8_t *whole, size_t left_length,
+                            size_t right_length, uint32_t rank) {
+    uint32_t left = token_vocab_find(vocab, whole, left_length);
+    uint32_t right = token_vocab_find(vocab, whole + left_length, right_length);
+    uint32_t id = token_vocab_find(vocab, whole, left_length + right_length);
+    if (left == TOKEN_VOCAB_NONE || right == TOKEN_VOCAB_NONE || id == TOKEN_VOCAB_NONE) {
+        return ERR_NOT_FOUND;
+    }
+    return token_vocab_set_merge(vocab, left, right, rank, id);
 }
 
 enum err token_vocab_merge(struct token_vocab *vocab, const char *left, size_t left_bytes,
                            const char *right, size_t right_bytes, uint32_t rank) {
-    uint8_t whole[1024];
-    if (left_bytes > sizeof whole || right_bytes > sizeof whole) return ERR_NOT_FOUND;
+    if (left_bytes > TOKEN_VOCAB_BYTES_MAX || right_bytes > TOKEN_VOCAB_BYTES_MAX) return ERR_LIMIT;
+    uint8_t small[512];
+    uint8_t *large = NULL, *whole = small;
+    if (left_bytes + right_bytes > sizeof small) {
+        whole = large = alloc_bytes(left_bytes + right_bytes);
+        if (!large) return ERR_MEMORY;
+    }
     size_t left_length = left_bytes, right_length = right_bytes;
     if (vocab->is_byte_level) {
         left_length = token_vocab_unspell(left, left_bytes, whole);
-        if (left_length == SIZE_MAX) return ERR_NOT_FOUND;
-        if (right_bytes > sizeof whole - left_length) return ERR_NOT_FOUND;
-        right_length = token_vocab_unspell(right, right_bytes, whole + left_length);
-        if (right_length == SIZE_MAX) return ERR_NOT_FOUND;
+        right_length = left_length == SIZE_MAX
+                           ? SIZE_MAX
+                           : token_vocab_unspell(right, right_bytes, whole + left_length);
     } else {
-        if (left_bytes + right_bytes > sizeof whole) return ERR_NOT_FOUND;
         memcpy(whole, left, left_bytes);
         memcpy(whole + left_bytes, right, right_bytes);
     }
-    uint32_t left_id = token_vocab_find(vocab, whole, left_length);
-    uint32_t right_id = token_vocab_find(vocab, whole + left_length, right_length);
-    uint32_t id = token_vocab_find(vocab, whole, left_length + right_length);
-    if (left_id == TOKEN_VOCAB_NONE || right_id == TOKEN_VOCAB_NONE || id == TOKEN_VOCAB_NONE) {
-        return ERR_NOT_FOUND;
-    }
-    return token_vocab_set_merge(vocab, left_id, right_id, rank, id);
+    enum err e = left_length == SIZE_MAX || right_length == SIZE_MAX
+                     ? ERR_NOT_FOUND
+                     : merge_parts(vocab, whole, left_length, right_length, rank);
+    alloc_free(large);
+    return e;
 }

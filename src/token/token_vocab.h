@@ -23,8 +23,10 @@ enum token_vocab_flag {
     TOKEN_VOCAB_RAW = 4,      /* its spelling is no byte-level one: the bytes are the spelling */
     TOKEN_VOCAB_SPECIAL = 8,  /* control: gives no text with skip_special */
     TOKEN_VOCAB_BYTE = 16,    /* <0xNN> of a byte-fallback vocabulary */
-    TOKEN_VOCAB_CONTROL = 32, /* steers the model: text never becomes it, by no merge */
+    TOKEN_VOCAB_CONTROL = 32, /* steers the model: what a user wrote never becomes it */
 };
+
+#define TOKEN_VOCAB_MERGE_CONTROL (1u << 31)
 
 struct token_vocab_slot {
     uint32_t tag; /* high half of the hash */
@@ -32,8 +34,8 @@ struct token_vocab_slot {
 };
 struct token_vocab_merge {
     uint64_t pair; /* left << 32 | right; UINT64_MAX: free */
-    uint32_t rank; /* UINT32_MAX: merges no more */
-    uint32_t id;
+    uint32_t rank;
+    uint32_t id; /* with TOKEN_VOCAB_MERGE_CONTROL when it makes a control token */
 };
 
 struct token_vocab {
@@ -78,8 +80,8 @@ MUST_USE enum err token_vocab_merge(struct token_vocab *vocab, const char *left,
 MUST_USE enum err token_vocab_set_merge(struct token_vocab *vocab, uint32_t left, uint32_t right,
                                         uint32_t rank, uint32_t id);
 
-/* Takes away the merges that make a token with the flag. */
-void token_vocab_drop_merges(struct token_vocab *vocab, uint8_t flag);
+/* Marks the merges that make a control token, once the flags are set. */
+void token_vocab_mark_merges(struct token_vocab *vocab);
 
 /* Undoes GPT-2's byte-level spelling into out (bytes of room); SIZE_MAX when a character is none
  * of its alphabet. */

@@ -97,7 +97,8 @@ static bool may_cut_at_mark(const struct tokenizer *tokenizer) {
     for (uint32_t at = 0; at <= vocab->merge_mask; at++) {
         if (vocab->merges[at].pair == UINT64_MAX) continue;
         size_t bytes;
-        const uint8_t *token = token_vocab_token(vocab, vocab->merges[at].id, &bytes);
+        const uint8_t *token =
+            token_vocab_token(vocab, vocab->merges[at].id & ~TOKEN_VOCAB_MERGE_CONTROL, &bytes);
         for (size_t i = 1; i + 3 <= bytes; i++) {
             bool is_mark = !memcmp(token + i, TOKENIZER_MARK, 3);
             bool follows_mark = i >= 3 && !memcmp(token + i - 3, TOKENIZER_MARK, 3);
@@ -107,23 +108,33 @@ static bool may_cut_at_mark(const struct tokenizer *tokenizer) {
     return true;
 }
 
-/* Applies the decoder's Replace (mark -> space) and ByteFallback to one token. */
-static size_t print_of(const struct tokenizer *tokenizer, uint32_t id, uint8_t *out) {
+/* What a token prints as, into `out`: of an added token its pattern, of the others their bytes,
+ * with the decoder's Replace (mark to space) and ByteFallback applied. */
+static size_t print_of(struct tokenizer *tokenizer, uint32_t id,
+                       const struct token_added_entry *entry, uint8_t *out) {
     size_t bytes;
     const uint8_t *token = token_vocab_token(&tokenizer->vocab, id, &bytes);
-    if (tokenizer->decoder == TOKENIZER_DECODE_SEQUENCE && tokenizer->is_fallback_decoded) {
+    if (entry) {
+        token = (const uint8_t *) entry->pattern;
+        bytes = entry->pattern_bytes;
+    }
+    if (tokenizer->decoder == TOKENIZER_DECODE_BYTES) {
+        size_t count = entry ? token_vocab_unspell(entry->pattern, bytes, out) : SIZE_MAX;
+        if (count != SIZE_MAX) return count;
+    } else if (tokenizer->is_fallback_decoded) {
         int byte = byte_spelled(token, bytes);
         if (byte >= 0) {
+            tokenizer->vocab.flags[id] |= TOKEN_VOCAB_BYTE;
             out[0] = (uint8_t) byte;
             return 1;
         }
     }
-    size_t count = 0;
+    size_t count = 0, mark_bytes = tokenizer->decode_mark_bytes;
     for (size_t i = 0; i < bytes;) {
-        if (tokenizer->decode_mark_bytes && bytes - i >= tokenizer->decode_mark_bytes &&
-            !memcmp(token + i, tokenizer->decode_mark, tokenizer->decode_mark_bytes)) {
+        if (mark_bytes && bytes - i >= mark_bytes &&
+            !memcmp(token + i, tokenizer->decode_mark, mark_bytes)) {
             out[count++] = ' ';
-            i += tokenizer->decode_mark_bytes;
+            i += mark_bytes;
         } else {
             out[count++] = token[i++];
         }
@@ -131,22 +142,44 @@ static size_t print_of(const struct tokenizer *tokenizer, uint32_t id, uint8_t *
     return count;
 }
 
+/* Byte-level tokens print as their bytes: then nothing has to be kept, unless the normalizer
+ * changed an added token. */
+static bool needs_prints(const struct tokenizer *tokenizer) {
+    if (tokenizer->decoder != TOKENIZER_DECODE_BYTES) return true;
+    for (uint32_t i = 0; i < tokenizer->added.entry_count; i++) {
+        const struct token_added_entry *entry = &tokenizer->added.entries[i];
+        if (entry->bytes != entry->pattern_bytes ||
+            memcmp(entry->content, entry->pattern, entry->bytes)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static enum err set_prints(struct tokenizer *tokenizer) {
+    if (!needs_prints(tokenizer)) return ERR_OK;
     struct token_vocab *vocab = &tokenizer->vocab;
-    tokenizer->prints = alloc_bytes(vocab->blob_bytes);
+    const struct token_added *added = &tokenizer->added;
+    uint64_t room = vocab->blob_bytes;
+    for (uint32_t i = 0; i < added->entry_count; i++) room += added->entries[i].pattern_bytes;
+    if (room > UINT32_MAX) return ERR_MEMORY;
+    tokenizer->prints = alloc_bytes(room);
     tokenizer->print_firsts = alloc_array(vocab->id_count + 1u, sizeof *tokenizer->print_firsts);
-    if (!tokenizer->prints || !tokenizer->print_firsts) return ERR_MEMORY;
+    uint32_t *entries = alloc_zero(vocab->id_count, sizeof *entries); /* index + 1, by id */
+    if (!tokenizer->prints || !tokenizer->print_firsts || !entries) {
+        alloc_free(entries);
+        return ERR_MEMORY;
+    }
+    for (uint32_t i = 0; i < added->entry_count; i++) entries[added->entries[i].id] = i + 1;
     uint32_t at = 0;
     for (uint32_t id = 0; id < vocab->id_count; id++) {
         tokenizer->print_firsts[id] = at;
-        at += (uint32_t) print_of(tokenizer, id, tokenizer->prints + at);
-        size_t bytes;
-        const uint8_t *token = token_vocab_token(vocab, id, &bytes);
-        if (tokenizer->is_fallback_decoded && byte_spelled(token, bytes) >= 0) {
-            vocab->flags[id] |= TOKEN_VOCAB_BYTE;
-        }
+        const struct token_added_entry *entry =
+            entries[id] ? &added->entries[entries[id] - 1] : NULL;
+        at += (uint32_t) print_of(tokenizer, id, entry, tokenizer->prints + at);
     }
     tokenizer->print_firsts[vocab->id_count] = at;
+    alloc_free(entries);
     return ERR_OK;
 }
 
@@ -235,9 +268,8 @@ enum err tokenizer_finish(struct tokenizer *tokenizer, struct err_text *text) {
         if (entry->flags & TOKEN_ADDED_SPECIAL) vocab->flags[entry->id] |= TOKEN_VOCAB_SPECIAL;
         if (entry->flags & TOKEN_ADDED_CONTROL) vocab->flags[entry->id] |= TOKEN_VOCAB_CONTROL;
     }
-    /* Where they are control they are found before any merge; elsewhere they must not appear. */
-    token_vocab_drop_merges(vocab, TOKEN_VOCAB_CONTROL);
-    if (!e && tokenizer->decoder != TOKENIZER_DECODE_BYTES) e = set_prints(tokenizer);
+    token_vocab_mark_merges(vocab);
+    if (!e) e = set_prints(tokenizer);
     tokenizer->token_bytes_max = text_bytes_of_an_id(tokenizer);
     if (!e) e = set_digest(tokenizer);
     return e ? err_set(text, e, "no memory for the tokenizer") : ERR_OK;

@@ -335,6 +335,7 @@ static enum err pre_tokenize(struct encode *encode, const uint8_t *text, size_t 
 static enum err normalize(struct encode *encode, const uint8_t *text, size_t first, size_t end,
                           size_t text_bytes, struct token_added_user *user) {
     const struct tokenizer *tokenizer = encode->tokenizer;
+    encode->scratch->allows_control = !token_added_touches_user(user, first, end);
     if (!tokenizer->normal_count && !tokenizer->added.normalized.node_count) {
         return pre_tokenize(encode, text, first, end, text_bytes, user);
     }

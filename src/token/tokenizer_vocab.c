@@ -142,7 +142,7 @@ static enum err open_gpt2(struct tokenizer *tokenizer, const struct tokenizer_vo
 
 /* --- SentencePiece -------------------------------------------------------------------------- */
 
-#define SPLIT_BYTES_MAX 512 /* no word is longer; keeps a foreign token's splits few */
+#define SPLIT_BYTES_MAX 4096 /* chosen: no word is longer; keeps a foreign token's splits few */
 
 /* A way to make a token of two others. */
 struct split {

@@ -123,7 +123,7 @@ static struct tokenizer *open_json(char *paths) {
 }
 
 static void put(FILE *out, const void *data, size_t bytes) {
-    if (fwrite(data, 1, bytes, out) != bytes) fail("output", "cannot write");
+    if (bytes && fwrite(data, 1, bytes, out) != bytes) fail("output", "cannot write");
 }
 
 static void put_number(FILE *out, uint32_t number) { put(out, &number, sizeof number); }
