@@ -48,6 +48,8 @@ static enum err trie_add(struct token_added_trie *trie, const uint8_t *pattern, 
         node = new_node(trie, pattern[0], 0);
         if (!node) return ERR_MEMORY;
         trie->roots[pattern[0]] = node;
+        trie->root_count++;
+        trie->only_root = pattern[0];
     }
     for (size_t i = 1; i < bytes; i++) {
         uint32_t child = child_of(trie, node, pattern[i]);
@@ -115,6 +117,11 @@ struct token_added_match token_added_find(const struct token_added *added,
     struct token_added_match match = {.end = end};
     if (!trie->node_count) return match;
     for (size_t at = from; at < end; at++) {
+        if (trie->root_count == 1) { /* most vocabularies: all begin with '<' */
+            const uint8_t *next = memchr(text + at, trie->only_root, end - at);
+            if (!next) break;
+            at = (size_t) (next - text);
+        }
         uint32_t node = trie->roots[text[at]];
         if (!node) continue;
         for (size_t next = at + 1;; next++) {

@@ -41,6 +41,8 @@ struct token_added_trie {
     uint32_t node_count;
     uint32_t node_room;
     uint32_t roots[256]; /* by first byte, 0: none */
+    uint32_t root_count;
+    uint8_t only_root; /* the first byte of all patterns, when root_count is 1 */
 };
 struct token_added_entry {
     char *content; /* owned, as the file spells it */

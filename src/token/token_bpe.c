@@ -187,30 +187,71 @@ static bool set_pair(const struct tokenizer *tokenizer, struct token_scratch *sc
     return symbol->rank != UINT32_MAX;
 }
 
-/* In place; *count becomes the number of ids left.  An entry of the heap is stale when the pair
- * at its place has another rank by now: a rank belongs to one pair. */
-static enum err merge_long(const struct tokenizer *tokenizer, struct token_scratch *scratch,
-                           uint32_t *ids, size_t *count) {
-    enum err e = reserve_symbols(scratch, *count);
-    if (e) return e;
+/* One sweep that merges every pair of rank `least`, leftmost first; gives the symbols left.  Stops
+ * merging, in a state that the heap can go on from, when a merge made a pair of a lower rank,
+ * which then comes first. */
+static size_t sweep(const struct tokenizer *tokenizer, struct token_scratch *scratch, size_t count,
+                    uint32_t least, bool *is_stopped) {
     struct token_scratch_symbol *symbols = scratch->symbols;
-    uint32_t symbol_count = (uint32_t) *count;
-    for (uint32_t i = 0; i < symbol_count; i++) {
-        symbols[i].id = ids[i];
-        symbols[i].previous = i ? i - 1 : UINT32_MAX;
-        symbols[i].next = i + 1 < symbol_count ? i + 1 : UINT32_MAX;
+    size_t out = 0, at = 0;
+    while (at < count) {
+        struct token_scratch_symbol symbol = symbols[at++];
+        if (symbol.rank == least && !*is_stopped) {
+            symbol.id = symbol.merged;
+            symbol.rank = UINT32_MAX;
+            if (++at < count) {
+                symbol.rank =
+                    merge_of(tokenizer, scratch, symbol.id, symbols[at].id, &symbol.merged);
+            }
+            *is_stopped = symbol.rank < least;
+            if (out) {
+                struct token_scratch_symbol *before = &symbols[out - 1];
+                before->rank = merge_of(tokenizer, scratch, before->id, symbol.id, &before->merged);
+                if (before->rank < least) *is_stopped = true;
+            }
+        }
+        symbols[out++] = symbol;
     }
+    return out;
+}
+
+/* Sweeps while that pays: text that repeats itself (1 MiB of one letter) halves with each. */
+static size_t merge_by_sweeps(const struct tokenizer *tokenizer, struct token_scratch *scratch,
+                              size_t count) {
+    bool is_stopped = false;
+    while (!is_stopped) {
+        uint32_t least = UINT32_MAX;
+        size_t least_count = 0;
+        for (size_t i = 0; i < count; i++) {
+            uint32_t rank = scratch->symbols[i].rank;
+            if (rank < least) least_count = 0;
+            if (rank < least) least = rank;
+            least_count += rank == least;
+        }
+        if (least == UINT32_MAX || least_count * 16 < count) break;
+        count = sweep(tokenizer, scratch, count, least, &is_stopped);
+    }
+    return count;
+}
+
+static void merge_by_heap(const struct tokenizer *tokenizer, struct token_scratch *scratch,
+                          uint32_t symbol_count) {
+    struct token_scratch_symbol *symbols = scratch->symbols;
     uint64_t *heap = scratch->heap;
     size_t heap_count = 0;
     for (uint32_t i = 0; i < symbol_count; i++) {
-        if (set_pair(tokenizer, scratch, i))
+        symbols[i].previous = i ? i - 1 : UINT32_MAX;
+        symbols[i].next = i + 1 < symbol_count ? i + 1 : UINT32_MAX;
+        if (symbols[i].rank != UINT32_MAX) {
             heap[heap_count++] = (uint64_t) symbols[i].rank << 32 | i;
+        }
     }
     for (size_t i = heap_count; i-- > 0;) heap_sift_down(heap, heap_count, i, heap[i]);
     while (heap_count) {
         uint64_t key = heap_pop(heap, &heap_count);
         uint32_t at = (uint32_t) key;
         struct token_scratch_symbol *symbol = &symbols[at];
+        /* Stale, when the pair at its place is another by now: a rank belongs to one pair. */
         if (symbol->rank != key >> 32) continue;
         struct token_scratch_symbol *right = &symbols[symbol->next];
         symbol->id = symbol->merged;
@@ -225,6 +266,23 @@ static enum err merge_long(const struct tokenizer *tokenizer, struct token_scrat
             heap_push(heap, &heap_count, (uint64_t) symbols[previous].rank << 32 | previous);
         }
     }
+}
+
+/* In place; *count becomes the number of ids left. */
+static enum err merge_long(const struct tokenizer *tokenizer, struct token_scratch *scratch,
+                           uint32_t *ids, size_t *count) {
+    enum err e = reserve_symbols(scratch, *count);
+    if (e) return e;
+    struct token_scratch_symbol *symbols = scratch->symbols;
+    for (size_t i = 0; i < *count; i++) {
+        symbols[i].id = ids[i];
+        symbols[i].rank = UINT32_MAX;
+        if (i + 1 < *count) {
+            symbols[i].rank = merge_of(tokenizer, scratch, ids[i], ids[i + 1], &symbols[i].merged);
+        }
+    }
+    size_t symbol_count = merge_by_sweeps(tokenizer, scratch, *count);
+    merge_by_heap(tokenizer, scratch, (uint32_t) symbol_count);
     size_t left = 0;
     for (uint32_t i = 0; i != UINT32_MAX; i = symbols[i].next) ids[left++] = symbols[i].id;
     *count = left;
@@ -260,60 +318,102 @@ static enum err merge_word(const struct tokenizer *tokenizer, struct token_scrat
 
 /* --- the cache ----------------------------------------------------------------------------- */
 
-static void load_key(const uint8_t *word, size_t bytes, const uint8_t *read_end, uint64_t *low,
-                     uint64_t *high) {
-    uint64_t key[2] = {0};
-    if (read_end - word >= 16) {
-        memcpy(key, word, 16);
-        if (bytes < 8) {
-            key[0] &= (UINT64_C(1) << bytes * 8) - 1;
-            key[1] = 0;
-        } else {
-            key[1] &= (UINT64_C(1) << (bytes - 8) * 8) - 1;
-        }
-    } else {
+/* The word, zero-padded to 16 bytes, into key. */
+static inline void load_half(const uint8_t *word, size_t bytes, const uint8_t *read_end,
+                             uint64_t *key) {
+    key[0] = key[1] = 0;
+    if (read_end - word < 16) {
         memcpy(key, word, bytes);
+        return;
     }
-    *low = key[0];
-    *high = key[1] | (uint64_t) bytes << 56;
+    memcpy(key, word, 16);
+    if (bytes < 8) {
+        key[0] &= (UINT64_C(1) << bytes * 8) - 1;
+        key[1] = 0;
+    } else if (bytes < 16) {
+        key[1] &= (UINT64_C(1) << (bytes - 8) * 8) - 1;
+    }
 }
 
-static uint64_t key_hash(uint64_t low, uint64_t high) {
+static inline uint64_t mix(uint64_t a, uint64_t b) {
     __extension__ unsigned __int128 product =
-        (unsigned __int128) (low ^ 0xa0761d6478bd642fu) * (high ^ 0xe7037ed1a0b428dbu);
+        (unsigned __int128) (a ^ 0xa0761d6478bd642fu) * (b ^ 0xe7037ed1a0b428dbu);
     return (uint64_t) product ^ (uint64_t) (product >> 64);
+}
+
+/* Appends up to `most` ids, which end at the first that is none. */
+static inline enum err add_cached(struct tokenizer_ids *ids, const uint32_t *cached,
+                                  uint32_t most) {
+    if (ids->room - ids->count < most) {
+        enum err e = token_bpe_reserve(ids, most);
+        if (e) return e;
+    }
+    uint32_t *out = ids->ids + ids->count;
+    memcpy(out, cached, most * sizeof *out);
+    uint32_t count = 1;
+    while (count < most && out[count] != TOKENIZER_NONE) count++;
+    if (out[0] == TOKENIZER_NONE) count = 0;
+    ids->count += count;
+    return ERR_OK;
+}
+
+static void keep(uint32_t *cached, uint32_t most, const struct tokenizer_ids *ids, uint32_t first) {
+    for (uint32_t i = 0; i < most; i++) {
+        cached[i] = first + i < ids->count ? ids->ids[first + i] : TOKENIZER_NONE;
+    }
+}
+
+/* A word of up to 31 bytes that the first table has not. */
+static enum err long_word(const struct tokenizer *tokenizer, struct token_scratch *scratch,
+                          const uint8_t *word, size_t bytes, const uint8_t *read_end,
+                          struct tokenizer_ids *ids) {
+    struct token_scratch_long entry = {{0}};
+    load_half(word, bytes < 16 ? bytes : 16, read_end, entry.key);
+    if (bytes > 16) load_half(word + 16, bytes - 16, read_end, entry.key + 2);
+    entry.key[3] |= (uint64_t) bytes << 56;
+    uint64_t hash = mix(mix(entry.key[0], entry.key[1]), mix(entry.key[2], entry.key[3]));
+    struct token_scratch_long *set = scratch->longs + 2 * (hash & scratch->long_mask);
+    for (int way = 0; way < 2; way++) {
+        if (!memcmp(set[way].key, entry.key, sizeof entry.key)) {
+            return add_cached(ids, set[way].ids, TOKEN_SCRATCH_LONG_IDS);
+        }
+    }
+    uint32_t first = ids->count;
+    scratch->met_control = false;
+    enum err e = merge_word(tokenizer, scratch, word, bytes, ids);
+    uint32_t count = ids->count - first;
+    if (e || scratch->met_control || count > TOKEN_SCRATCH_LONG_IDS) return e;
+    if (bytes <= TOKEN_SCRATCH_SHORT_BYTES && count <= TOKEN_SCRATCH_SHORT_IDS) return e;
+    keep(entry.ids, TOKEN_SCRATCH_LONG_IDS, ids, first);
+    set[1] = set[0];
+    set[0] = entry;
+    return ERR_OK;
 }
 
 enum err token_bpe_word(const struct tokenizer *tokenizer, struct token_scratch *scratch,
                         const uint8_t *word, size_t bytes, const uint8_t *read_end,
                         struct tokenizer_ids *ids) {
-    if (bytes > TOKEN_SCRATCH_WORD_BYTES || !scratch->cache) {
+    if (bytes > TOKEN_SCRATCH_LONG_BYTES || !scratch->shorts) {
         return merge_word(tokenizer, scratch, word, bytes, ids);
     }
-    uint64_t low, high;
-    load_key(word, bytes, read_end, &low, &high);
-    struct token_scratch_entry *set =
-        scratch->cache + 2 * (key_hash(low, high) & scratch->set_mask);
+    if (bytes > TOKEN_SCRATCH_SHORT_BYTES) {
+        return long_word(tokenizer, scratch, word, bytes, read_end, ids);
+    }
+    struct token_scratch_short entry;
+    load_half(word, bytes, read_end, entry.key);
+    entry.key[1] |= (uint64_t) bytes << 56;
+    struct token_scratch_short *set =
+        scratch->shorts + 2 * (mix(entry.key[0], entry.key[1]) & scratch->short_mask);
     for (int way = 0; way < 2; way++) {
-        const struct token_scratch_entry *entry = &set[way];
-        if (entry->low != low || entry->high != high) continue;
-        enum err e = token_bpe_reserve(ids, TOKEN_SCRATCH_WORD_IDS);
-        if (e) return e;
-        uint32_t *out = ids->ids + ids->count;
-        memcpy(out, entry->ids, sizeof entry->ids);
-        uint32_t count = 0;
-        while (count < TOKEN_SCRATCH_WORD_IDS && out[count] != TOKENIZER_NONE) count++;
-        ids->count += count;
-        return ERR_OK;
+        if (set[way].key[0] == entry.key[0] && set[way].key[1] == entry.key[1]) {
+            return add_cached(ids, set[way].ids, TOKEN_SCRATCH_SHORT_IDS);
+        }
     }
     uint32_t first = ids->count;
-    scratch->met_control = false;
-    enum err e = merge_word(tokenizer, scratch, word, bytes, ids);
-    if (e || ids->count - first > TOKEN_SCRATCH_WORD_IDS || scratch->met_control) return e;
+    enum err e = long_word(tokenizer, scratch, word, bytes, read_end, ids);
+    if (e || scratch->met_control || ids->count - first > TOKEN_SCRATCH_SHORT_IDS) return e;
+    keep(entry.ids, TOKEN_SCRATCH_SHORT_IDS, ids, first);
     set[1] = set[0];
-    set[0] = (struct token_scratch_entry){.low = low, .high = high};
-    for (uint32_t i = 0; i < TOKEN_SCRATCH_WORD_IDS; i++) {
-        set[0].ids[i] = first + i < ids->count ? ids->ids[first + i] : TOKENIZER_NONE;
-    }
+    set[0] = entry;
     return ERR_OK;
 }

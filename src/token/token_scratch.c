@@ -6,25 +6,32 @@
 #include "base/alloc.h"
 #include "token/token_regex.h"
 
+#define LINE_BYTES 64 /* a cache line */
+
 enum err token_scratch_create(const struct tokenizer *tokenizer, size_t cache_bytes,
                               struct token_scratch **out) {
     struct token_scratch *scratch = alloc_zero(1, sizeof *scratch);
     if (!scratch) return ERR_MEMORY;
     scratch->tokenizer = tokenizer;
-    const size_t set_bytes = 2 * sizeof *scratch->cache;
-    if (cache_bytes >= set_bytes) {
+    /* Half of it for short words, in twice as many sets. */
+    const size_t short_bytes = 2 * sizeof *scratch->shorts;
+    const size_t long_bytes = 2 * sizeof *scratch->longs;
+    const size_t both_bytes = 2 * short_bytes + long_bytes;
+    if (cache_bytes >= both_bytes) {
         size_t set_count = 1;
-        while (set_count <= cache_bytes / set_bytes / 2) set_count *= 2;
+        while (set_count * 2 <= cache_bytes / both_bytes) set_count *= 2;
         /* Zeroed memory is an empty cache, and untouched pages cost nothing. */
-        scratch->cache_block = alloc_zero(set_count + 1, set_bytes);
+        scratch->cache_block = alloc_zero(set_count + 1, both_bytes);
         if (!scratch->cache_block) {
             alloc_free(scratch);
             return ERR_MEMORY;
         }
         uintptr_t address = (uintptr_t) scratch->cache_block;
-        size_t skip = (set_bytes - address % set_bytes) % set_bytes;
-        scratch->cache = (void *) ((char *) scratch->cache_block + skip);
-        scratch->set_mask = set_count - 1;
+        char *aligned = (char *) scratch->cache_block + (LINE_BYTES - address % LINE_BYTES);
+        scratch->longs = (void *) aligned;
+        scratch->shorts = (void *) (aligned + set_count * long_bytes);
+        scratch->long_mask = set_count - 1;
+        scratch->short_mask = set_count * 2 - 1;
     }
     *out = scratch;
     return ERR_OK;

@@ -1,21 +1,28 @@
 /* token_scratch - what one thread needs to encode: the word cache, symbols, buffers.
  *
- * The cache maps short words to their few ids: sets of two entries, the newer first; an entry is
- * 32 bytes.  It holds nothing that depends on anything but the tokenizer. */
+ * The cache maps words to their ids.  It has two tables of sets of two entries, the newer first:
+ * short words with few ids, most of a text, in 32 bytes an entry, and longer ones in 64.  It
+ * holds nothing that depends on anything but the tokenizer. */
 #ifndef GRAMME_TOKEN_TOKEN_SCRATCH_H
 #define GRAMME_TOKEN_TOKEN_SCRATCH_H
 
 #include "base/buf.h"
 #include "token/tokenizer.h"
 
-#define TOKEN_SCRATCH_WORD_BYTES 15 /* longest cached word */
-#define TOKEN_SCRATCH_WORD_IDS 4    /* most ids of one */
+#define TOKEN_SCRATCH_SHORT_BYTES 15 /* longest word of the first table */
+#define TOKEN_SCRATCH_SHORT_IDS 4    /* most ids of one */
+#define TOKEN_SCRATCH_LONG_BYTES 31
+#define TOKEN_SCRATCH_LONG_IDS 8
 
-/* low and high hold the word, zero-padded, and its length in the last byte; a free entry's
- * length is 0.  Unused ids are TOKENIZER_NONE. */
-struct token_scratch_entry {
-    uint64_t low, high;
-    uint32_t ids[TOKEN_SCRATCH_WORD_IDS];
+/* key holds the word, zero-padded, and its length in the last byte; a free entry's length is 0.
+ * Unused ids are TOKENIZER_NONE. */
+struct token_scratch_short {
+    uint64_t key[2];
+    uint32_t ids[TOKEN_SCRATCH_SHORT_IDS];
+};
+struct token_scratch_long {
+    uint64_t key[4];
+    uint32_t ids[TOKEN_SCRATCH_LONG_IDS];
 };
 
 /* A symbol of a long word on its way through the merges. */
@@ -28,9 +35,10 @@ struct token_scratch_symbol {
 
 struct token_scratch {
     const struct tokenizer *tokenizer;
-    void *cache_block;                 /* owned; the cache is aligned inside */
-    struct token_scratch_entry *cache; /* NULL: none */
-    uint64_t set_mask;
+    void *cache_block;                  /* owned; the tables are aligned inside */
+    struct token_scratch_short *shorts; /* NULL: no cache */
+    struct token_scratch_long *longs;
+    uint64_t short_mask, long_mask;       /* of sets */
     struct token_scratch_symbol *symbols; /* owned */
     size_t symbol_room;
     uint64_t *heap; /* owned: rank << 32 | position */

@@ -71,7 +71,8 @@ static inline struct look look_at(const uint8_t *text, size_t at, size_t end) {
     struct look look = {0};
     if (at < end) {
         look.cp = token_unicode_decode(text + at, &look.bytes);
-        look.class = token_unicode_class(look.cp);
+        look.class =
+            look.cp < 0x80 ? token_unicode_block[0][look.cp] : token_unicode_class(look.cp);
     }
     return look;
 }
@@ -94,6 +95,34 @@ static size_t run_of(const uint8_t *text, size_t at, size_t end, uint32_t set) {
         at += look.bytes;
     }
     return at;
+}
+
+static bool is_ascii_letter(uint8_t c) { return (uint8_t) ((c | 0x20) - 'a') < 26; }
+
+/* The high bit of each byte of `eight` that is no ASCII letter. */
+static uint64_t other_than_letters(uint64_t eight) {
+    const uint64_t ones = 0x0101010101010101u;
+    uint64_t folded = (eight | 0x20 * ones) & 0x7f * ones;
+    uint64_t from_a = folded + (0x80 - 'a') * ones;
+    uint64_t past_z = folded + (0x7f - 'z') * ones;
+    return (~from_a | past_z | eight) & 0x80 * ones;
+}
+
+/* run_of for a set that holds the ASCII letters: most text, eight bytes at a time. */
+static size_t run_of_letters(const uint8_t *text, size_t at, size_t end, uint32_t set) {
+    while (end - at >= 8) {
+        uint64_t eight;
+        memcpy(&eight, text + at, 8);
+        uint64_t others = other_than_letters(eight);
+        if (!others) {
+            at += 8;
+            continue;
+        }
+        at += (size_t) __builtin_ctzll(others) >> 3;
+        if (text[at] < 0x80) return at; /* none of the sets has another ASCII character */
+        break;
+    }
+    return run_of(text, at, end, set);
 }
 
 static size_t run_of_others(const uint8_t *text, size_t at, size_t end, uint32_t set) {
@@ -139,6 +168,10 @@ static size_t spaces(const uint8_t *text, size_t at, size_t end, bool newlines) 
 }
 
 static size_t next_gpt2(const uint8_t *text, size_t at, size_t end) {
+    size_t letter = at + (text[at] == ' ');
+    if (letter < end && is_ascii_letter(text[letter])) {
+        return run_of_letters(text, letter + 1, end, LETTERS);
+    }
     struct look look = look_at(text, at, end);
     if (look.cp == '\'') {
         size_t stop = contraction(text, at, end, false);
@@ -152,7 +185,7 @@ static size_t next_gpt2(const uint8_t *text, size_t at, size_t end) {
             first = at + 1;
         }
     }
-    if (is_in(look, LETTERS)) return run_of(text, first + look.bytes, end, LETTERS);
+    if (is_in(look, LETTERS)) return run_of_letters(text, first + look.bytes, end, LETTERS);
     if (is_in(look, NUMBERS)) return run_of(text, first + look.bytes, end, NUMBERS);
     if (!is_space(look)) {
         return run_of_others(text, first + look.bytes, end, LETTERS | NUMBERS);
@@ -173,8 +206,12 @@ static size_t number_run(const uint8_t *text, size_t at, size_t end, uint32_t mo
  * letters). */
 static size_t next_gpt4(const uint8_t *text, size_t at, size_t end, uint32_t letters,
                         uint32_t number_most) {
+    size_t letter = at + (text[at] == ' ');
+    if (letter < end && is_ascii_letter(text[letter])) {
+        return run_of_letters(text, letter + 1, end, letters);
+    }
     struct look look = look_at(text, at, end);
-    if (is_in(look, letters)) return run_of(text, at + look.bytes, end, letters);
+    if (is_in(look, letters)) return run_of_letters(text, at + look.bytes, end, letters);
     if (look.cp == '\'') {
         size_t stop = contraction(text, at, end, true);
         if (stop > at) return stop;
@@ -182,7 +219,7 @@ static size_t next_gpt4(const uint8_t *text, size_t at, size_t end, uint32_t let
     if (is_in(look, NUMBERS)) return number_run(text, at, end, number_most);
     struct look next = look_at(text, at + look.bytes, end);
     if (!is_newline(look.cp) && is_in(next, letters)) {
-        return run_of(text, at + look.bytes + next.bytes, end, letters);
+        return run_of_letters(text, at + look.bytes + next.bytes, end, letters);
     }
     size_t first = at;
     if (look.cp == ' ' && is_other(next, letters | NUMBERS)) {
