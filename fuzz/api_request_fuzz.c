@@ -52,7 +52,7 @@ static void read_fields(const uint8_t *data, size_t bytes, enum request_kind kin
     struct arena arena;
     struct api_error error = {0};
     arena_init(&arena, 0);
-    request_spec_init(&spec, kind, &arena);
+    request_parse_init(&spec, kind, &arena);
     enum err e = request_parse(&spec, &options, data, bytes, &error);
     json_t *messages = NULL;
     if (!e && spec.messages) {
@@ -74,7 +74,7 @@ static void read_fields(const uint8_t *data, size_t bytes, enum request_kind kin
         CHECK(sampling_check(&spec.sampling, options.vocab_size, &text) == ERR_OK);
     }
     json_decref(messages);
-    request_spec_release(&spec);
+    request_parse_release(&spec);
     arena_release(&arena);
 }
 

@@ -186,6 +186,8 @@ static enum err take_options(struct api *api, const struct api_options *options)
 
 void api_set_model(struct api *api, const struct api_options *options) {
     if (take_options(api, options)) log_error("api: no memory to take the model up");
+    /* The worker's HELLO may wait in the ring: who asks after "ready" must not find nobody. */
+    on_wake(&api->wake);
 }
 
 enum err api_create(uv_loop_t *loop, struct bus *bus, uint64_t instance,

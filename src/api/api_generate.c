@@ -42,7 +42,7 @@ static void request_free(struct api_request *request) {
     if (request->previous) request->previous->next = request->next;
     else api->requests = request->next;
     if (request->has_answer) answer_release(&request->answer);
-    request_spec_release(&request->spec);
+    request_parse_release(&request->spec);
     alloc_free(request->body);
     arena_release(&request->arena);
     alloc_free(request);
@@ -550,7 +550,7 @@ void api_generate_start(struct api_call *call, enum request_kind kind) {
     call->request = request;
     request->received_us = call->received_us;
     arena_init(&request->arena, 0);
-    request_spec_init(&request->spec, kind, &request->arena);
+    request_parse_init(&request->spec, kind, &request->arena);
     request->next = api->requests;
     if (request->next) request->next->previous = request;
     api->requests = request;

@@ -437,7 +437,8 @@ static void take_entry(struct dispatch *dispatch, struct dispatch_work *work,
     }
     if (entry->finish == MSG_FINISH_ERROR || entry->finish == MSG_FINISH_CANCELLED) {
         struct api_error error;
-        if (!work->was_admitted && work->deadline_us && now_us >= work->deadline_us) {
+        if (!work->was_admitted && work->deadline_us &&
+            now_us + SILENCE_TICK_US >= work->deadline_us) {
             api_error_set(&error, 503, NULL, "the request waited too long to be run");
             error.retry_after_s = 1;
         } else {

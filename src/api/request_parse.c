@@ -594,7 +594,7 @@ static void parse_tokenize(struct json_scope *scope, const struct api_options *o
     json_field_bool(scope, "return_token_strs", &spec->return_token_strs);
 }
 
-void request_spec_init(struct request_spec *spec, enum request_kind kind, struct arena *arena) {
+void request_parse_init(struct request_spec *spec, enum request_kind kind, struct arena *arena) {
     *spec = (struct request_spec){
         .kind = kind,
         .arena = arena,
@@ -606,7 +606,7 @@ void request_spec_init(struct request_spec *spec, enum request_kind kind, struct
     };
 }
 
-void request_spec_release(struct request_spec *spec) {
+void request_parse_release(struct request_spec *spec) {
     for (uint32_t i = 0; i < spec->prompt_count; i++) tokenizer_ids_release(&spec->prompts[i].ids);
     spec->prompt_count = 0;
     json_decref(spec->root);

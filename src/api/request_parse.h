@@ -5,7 +5,7 @@
  * built (never ignored).  Nothing is rendered or tokenized (request_prompt does that).
  *
  * Pure: one thread at a time per spec, any thread.  The spec's memory is its arena, the JSON tree
- * it keeps (borrowed strings point into it) and the prompts' ids; request_spec_release frees all
+ * it keeps (borrowed strings point into it) and the prompts' ids; request_parse_release frees all
  * but the arena. */
 #ifndef GRAMME_API_REQUEST_PARSE_H
 #define GRAMME_API_REQUEST_PARSE_H
@@ -76,10 +76,10 @@ struct request_spec {
 };
 
 /* The defaults of every field that is absent; spec->arena is set. */
-void request_spec_init(struct request_spec *spec, enum request_kind kind, struct arena *arena);
-void request_spec_release(struct request_spec *spec);
+void request_parse_init(struct request_spec *spec, enum request_kind kind, struct arena *arena);
+void request_parse_release(struct request_spec *spec);
 
-/* Fills spec (made by request_spec_init).  On an error the spec may still be released. */
+/* Fills spec (made by request_parse_init).  On an error the spec may still be released. */
 MUST_USE enum err request_parse(struct request_spec *spec, const struct api_options *options,
                                 const void *body, size_t bytes, struct api_error *error);
 /* Whether a request id may be taken over from a client: 1..128 printable ASCII bytes. */

@@ -1,4 +1,5 @@
-/* utf8_text - one character of UTF-8, strictly: no overlong form, no surrogate, at most U+10FFFF. */
+/* utf8_text - one character of UTF-8, strictly: no overlong form, no surrogate, no more than
+ * U+10FFFF. */
 #ifndef GRAMME_API_UTF8_TEXT_H
 #define GRAMME_API_UTF8_TEXT_H
 

@@ -1,5 +1,6 @@
-/* Goal: the same tokens give the same text, reasons, usage and logprobs however they were cut into
- * messages, streamed or not; a token gives one event; every chunk is valid JSON in OpenAI's form. */
+/* Goal: the same tokens give the same text, reasons, usage and logprobs however they were cut
+ * into messages, streamed or not; a token gives one event; every chunk is valid JSON in OpenAI's
+ * form. */
 #include "api_fixture.h"
 
 #include "api/answer.h"
@@ -19,7 +20,7 @@ static void run_open(struct run *run, enum request_kind kind, const char *body) 
     struct api_error error;
     arena_init(&run->arena, 0);
     buf_init(&run->out, 0);
-    request_spec_init(&run->spec, kind, &run->arena);
+    request_parse_init(&run->spec, kind, &run->arena);
     if (request_parse(&run->spec, &options, body, strlen(body), &error))
         fail_msg("%s: %s", body, error.text.text);
     if (kind == REQUEST_CHAT) { /* as request_prompt would: "hi" */
@@ -40,7 +41,7 @@ static void run_open(struct run *run, enum request_kind kind, const char *body) 
 
 static void run_close(struct run *run) {
     answer_release(&run->answer);
-    request_spec_release(&run->spec);
+    request_parse_release(&run->spec);
     arena_release(&run->arena);
     buf_release(&run->out);
 }
@@ -410,7 +411,7 @@ static void test_memory(void **state) {
         static const char body[] = "{\"prompt\":[1,2],\"stream\":true,\"stop\":\"x\",\"n\":3}";
         arena_init(&arena, 0);
         buf_init(&out, 0);
-        request_spec_init(&spec, REQUEST_COMPLETION, &arena);
+        request_parse_init(&spec, REQUEST_COMPLETION, &arena);
         assert_int_equal(request_parse(&spec, &options, body, sizeof body - 1, &error), ERR_OK);
         answer_scratch_release(&scratch);
         alloc_fail_at(n, 0);
@@ -426,7 +427,7 @@ static void test_memory(void **state) {
         bool was_reached = alloc_count() >= n;
         alloc_fail_at(0, 0);
         answer_release(&answer);
-        request_spec_release(&spec);
+        request_parse_release(&spec);
         arena_release(&arena);
         buf_release(&out);
         if (!was_reached) {

@@ -17,7 +17,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-#define WAIT_US 8000000u
+#define WAIT_US 20000000u
 #define CHAT_TEMPLATE                                                                              \
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"     \
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -463,7 +463,7 @@ static void test_queue(void **state) {
     struct client c[4];
     server_init(&s);
     s.options.queue_requests_max = 2;
-    s.options.queue_timeout_ms = 600;
+    s.options.queue_timeout_ms = 2000;
     server_start(&s);
     s.worker.holds = true;
     for (int i = 0; i < 2; i++) {

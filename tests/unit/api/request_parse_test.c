@@ -12,7 +12,7 @@ static enum err parse(enum request_kind kind, const char *body, struct request_s
                       struct arena *arena, struct api_error *error) {
     struct api_options options = fixture_options(tokenizer);
     arena_init(arena, 0);
-    request_spec_init(spec, kind, arena);
+    request_parse_init(spec, kind, arena);
     *error = (struct api_error){0};
     return request_parse(spec, &options, body, strlen(body), error);
 }
@@ -32,7 +32,7 @@ static void expect_refused(enum request_kind kind, const char *body, const char 
     if (error.status != status || strcmp(error.param, param) != 0)
         fail_msg("%s: status %d param '%s' (%s), wanted '%s'", body, error.status, error.param,
                  error.text.text, param);
-    request_spec_release(&spec);
+    request_parse_release(&spec);
     arena_release(&arena);
 }
 
@@ -42,7 +42,7 @@ static void expect_accepted(enum request_kind kind, const char *body) {
     struct api_error error;
     if (parse(kind, body, &spec, &arena, &error))
         fail_msg("%s: refused: %s", body, error.text.text);
-    request_spec_release(&spec);
+    request_parse_release(&spec);
     arena_release(&arena);
 }
 
@@ -330,7 +330,7 @@ static void test_values(void **state) {
     assert_int_equal(spec.sampling.prompt_logprobs, -1);
     assert_true(spec.is_stream && spec.include_usage && spec.continuous_usage);
     assert_true(spec.wants_timings);
-    request_spec_release(&spec);
+    request_parse_release(&spec);
     arena_release(&arena);
 
     assert_int_equal(parse(REQUEST_COMPLETION,
@@ -345,7 +345,7 @@ static void test_values(void **state) {
     assert_true(spec.sampling.skip_prefix_cache);
     assert_int_equal(spec.sampling.stop_id_count, 0); /* ignore_eos */
     assert_true(spec.sampling.temperature == 1);      /* the default, not greedy */
-    request_spec_release(&spec);
+    request_parse_release(&spec);
     arena_release(&arena);
 }
 
@@ -364,7 +364,7 @@ static void test_memory(void **state) {
         bool was_reached = alloc_count() >= n;
         alloc_fail_at(0, 0);
         if (e) assert_true(error.status == 500 || error.status == 400);
-        request_spec_release(&spec);
+        request_parse_release(&spec);
         arena_release(&arena);
         if (!was_reached) {
             assert_int_equal(e, ERR_OK);
