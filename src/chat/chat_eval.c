@@ -199,14 +199,6 @@ enum err chat_eval_attr(struct chat_run *run, const struct chat_value *object,
     return ERR_OK;
 }
 
-static bool is_hashable(const struct chat_value *value, uint32_t depth) {
-    if (value->kind == CHAT_LIST || value->kind == CHAT_DICT) return false;
-    if (value->kind != CHAT_TUPLE || depth > CHAT_RUN_VALUE_DEPTH_MAX) return true;
-    for (uint32_t i = 0; i < value->count; i++)
-        if (!is_hashable(&value->items[i], depth + 1)) return false;
-    return true;
-}
-
 static enum err letter_at(struct chat_run *run, const struct chat_value *text, int64_t index,
                           struct chat_value *out) {
     enum err e = chat_run_spend(run, text->count / 64);
@@ -232,7 +224,8 @@ enum err chat_eval_item(struct chat_run *run, const struct chat_value *object,
     case CHAT_DICT:
         if (key->kind == CHAT_TEXT)
             found = chat_value_dict_find(object->dict, key->text, key->count);
-        else if (is_hashable(key, 0)) e = chat_value_dict_get(run, object->dict, key, &found);
+        else if (chat_value_is_hashable(key))
+            e = chat_value_dict_get(run, object->dict, key, &found);
         break;
     case CHAT_LIST:
     case CHAT_TUPLE:

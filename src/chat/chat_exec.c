@@ -161,6 +161,13 @@ static enum err capture_body(struct chat_run *run, struct chat_frame *frame,
     return chat_run_capture_end(run, capture, out);
 }
 
+/* What a filter or call block writes must be a text: the reference joins it as it is. */
+static enum err out_text_only(struct chat_run *run, const struct chat_value *value) {
+    if (value->kind == CHAT_TEXT) return chat_run_out_text(run, value);
+    return chat_run_fail(run, ERR_FORMAT, "the block's result is a '%s', not a string",
+                         chat_value_kind_name(value));
+}
+
 static enum err exec_set_block(struct chat_run *run, struct chat_frame *frame,
                                const struct chat_node *node, enum flow *flow) {
     struct chat_value text = CHAT_TEXT("");
@@ -176,7 +183,7 @@ static enum err exec_filter(struct chat_run *run, struct chat_frame *frame,
     enum err e = capture_body(run, frame, node, flow, &text);
     if (e || *flow != FLOW_NEXT) return e;
     e = chat_eval_steps(run, frame, node->b->b, &text);
-    return e ? e : chat_text_out(run, &text);
+    return e ? e : out_text_only(run, &text);
 }
 
 static enum err exec_with(struct chat_run *run, struct chat_frame *frame,
@@ -317,7 +324,7 @@ static enum err exec_call(struct chat_run *run, struct chat_frame *frame,
     if (!e) e = chat_eval_args(run, frame, last->a, &caller, &args);
     run->line = node->line;
     if (!e) e = chat_eval_call(run, &callee, &args, &result);
-    return e ? e : chat_text_out(run, &result);
+    return e ? e : out_text_only(run, &result);
 }
 
 /* Statements */

@@ -158,6 +158,17 @@ static enum err is_in_case(struct chat_run *run, bool is_upper, const struct cha
     return e;
 }
 
+/* Whether a filter, or a test, has this name. */
+static enum err is_name_of(struct chat_run *run, bool of_filter, const struct chat_value *in,
+                           bool *out) {
+    if (!chat_value_is_hashable(in))
+        return chat_run_fail(run, ERR_FORMAT, "a name cannot be a '%s'", chat_value_kind_name(in));
+    *out = in->kind == CHAT_TEXT &&
+           (of_filter ? chat_filter_find(in->text, in->count)
+                      : chat_filter_find_test(in->text, in->count)) != CHAT_NODE_NO_SLOT;
+    return ERR_OK;
+}
+
 enum err chat_filter_test(struct chat_run *run, uint32_t number, const struct chat_value *in,
                           const struct chat_args *args, bool *out) {
     const struct test *test = &tests[number];
@@ -175,12 +186,7 @@ enum err chat_filter_test(struct chat_run *run, uint32_t number, const struct ch
     case TEST_SAMEAS: *out = chat_value_same(in, &other); return ERR_OK;
     case TEST_COMPARE: return chat_eval_compare(run, test->compare, in, &other, out);
     case TEST_FILTER:
-        *out = in->kind == CHAT_TEXT && chat_filter_find(in->text, in->count) != CHAT_NODE_NO_SLOT;
-        return ERR_OK;
-    case TEST_TEST:
-        *out = in->kind == CHAT_TEXT &&
-               chat_filter_find_test(in->text, in->count) != CHAT_NODE_NO_SLOT;
-        return ERR_OK;
+    case TEST_TEST: return is_name_of(run, test->kind == TEST_FILTER, in, out);
     default: *out = is_of_kind((enum test_kind) test->kind, in); return ERR_OK;
     }
 }

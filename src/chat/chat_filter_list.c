@@ -102,8 +102,6 @@ static enum err prepare_test(struct chat_run *run, struct apply_state *state) {
     args->count--;
     if (state->name.kind == CHAT_TEXT)
         state->number = chat_filter_find_test(state->name.text, state->name.count);
-    if (state->number == CHAT_NODE_NO_SLOT)
-        return chat_run_fail(run, ERR_FORMAT, "no test of that name");
     return ERR_OK;
 }
 
@@ -130,8 +128,6 @@ static enum err prepare_map(struct chat_run *run, struct apply_state *state) {
     args->count--;
     if (state->name.kind == CHAT_TEXT)
         state->number = chat_filter_find(state->name.text, state->name.count);
-    if (state->number == CHAT_NODE_NO_SLOT)
-        return chat_run_fail(run, ERR_FORMAT, "no filter of that name");
     return ERR_OK;
 }
 
@@ -151,6 +147,9 @@ static enum err next_applied(struct chat_run *run, struct chat_iter *iter, struc
         if (e || item.kind == CHAT_MISSING) break;
         e = get(run, &state->getter, &item, &value);
         if (e) break;
+        if (state->number == CHAT_NODE_NO_SLOT && state->name.kind != CHAT_MISSING)
+            return chat_run_fail(run, ERR_FORMAT, "no %s of that name",
+                                 state->is_map ? "filter" : "test");
         if (state->is_map) {
             *out = value;
             if (state->number == CHAT_NODE_NO_SLOT) return ERR_OK;
@@ -216,12 +215,18 @@ struct sorting {
     struct chat_value *spare_keys;
     struct chat_value *spare_items;
     bool is_reverse;
+    bool is_wrapped; /* |sort compares lists of keys: equal ones need no order */
 };
 
 static enum err is_before(struct sorting *sorting, uint32_t a, uint32_t b, bool *out) {
+    const struct chat_value *x = &sorting->keys[a], *y = &sorting->keys[b];
+    bool is_equal = false;
     int order = 0;
-    enum err e =
-        chat_value_compare(sorting->run, &sorting->keys[a], &sorting->keys[b], "<", &order);
+    enum err e = ERR_OK;
+    *out = false;
+    if (sorting->is_wrapped) e = chat_value_equal(sorting->run, x, y, &is_equal);
+    if (e || is_equal) return e;
+    e = chat_value_compare(sorting->run, x, y, "<", &order);
     *out = order == (sorting->is_reverse ? 1 : -1);
     return e;
 }
@@ -247,9 +252,11 @@ static enum err merge_sort(struct sorting *sorting, uint32_t from, uint32_t to) 
 
 /* Sorts a copy of the list by keys of the same count. */
 static enum err sort_by(struct chat_run *run, const struct chat_value *list,
-                        struct chat_value *keys, bool is_reverse, struct chat_value *out) {
+                        struct chat_value *keys, bool is_reverse, bool is_wrapped,
+                        struct chat_value *out) {
     uint32_t count = list->count;
-    struct sorting sorting = {.run = run, .keys = keys, .is_reverse = is_reverse};
+    struct sorting sorting = {
+        .run = run, .keys = keys, .is_reverse = is_reverse, .is_wrapped = is_wrapped};
     sorting.items = chat_run_take(run, count, sizeof *keys);
     sorting.spare_keys = chat_run_take(run, count, sizeof *keys);
     sorting.spare_items = chat_run_take(run, count, sizeof *keys);
@@ -292,9 +299,11 @@ static enum err sort_keys(struct chat_run *run, const struct chat_value *list,
 
 static enum err sort(const struct chat_filter_call *call) {
     struct chat_value list, *keys;
+    int64_t is_reverse = 0;
     enum err e = chat_iter_list(call->run, call->in, CHAT_LIST, &list);
+    if (!e && call->p->kind != CHAT_MISSING) e = need_int(call->run, call->p, &is_reverse);
     if (!e) e = sort_keys(call->run, &list, call->p + 2, !is_true(call->p + 1), &keys);
-    return e ? e : sort_by(call->run, &list, keys, is_true(call->p), call->out);
+    return e ? e : sort_by(call->run, &list, keys, is_reverse != 0, true, call->out);
 }
 
 static enum err dict_sort(const struct chat_filter_call *call) {
@@ -310,9 +319,11 @@ static enum err dict_sort(const struct chat_filter_call *call) {
     view.kind = CHAT_VIEW;
     view.sub = CHAT_VIEW_ITEMS;
     one.integer = by_value;
+    int64_t is_reverse = 0;
     enum err e = chat_iter_list(run, &view, CHAT_LIST, &list);
+    if (!e && call->p[2].kind != CHAT_MISSING) e = need_int(run, call->p + 2, &is_reverse);
     if (!e) e = sort_keys(run, &list, &one, !is_true(call->p), &keys);
-    return e ? e : sort_by(run, &list, keys, is_true(call->p + 2), call->out);
+    return e ? e : sort_by(run, &list, keys, is_reverse != 0, false, call->out);
 }
 
 static enum err group_by(const struct chat_filter_call *call) {
@@ -325,7 +336,7 @@ static enum err group_by(const struct chat_filter_call *call) {
     struct chat_value *keys = e ? NULL : chat_run_take(run, list.count, sizeof *keys);
     if (!keys) return run->failed;
     for (uint32_t i = 0; !e && i < list.count; i++) e = get(run, &getter, &list.items[i], &keys[i]);
-    if (!e) e = sort_by(run, &list, keys, false, &sorted);
+    if (!e) e = sort_by(run, &list, keys, false, false, &sorted);
     for (uint32_t from = 0, to; !e && from < list.count; from = to) {
         bool is_equal = true;
         for (to = from + 1; !e && to < list.count; to++) {
@@ -516,27 +527,39 @@ struct rows_state {
     struct chat_value count;
     struct chat_value fill;
     struct chat_value list;
+    struct chat_value pending;
     int64_t offset;
 };
 
+/* A row ends when its length equals the count and one more item is there. */
 static enum err next_batch(struct chat_run *run, struct chat_iter *iter, struct chat_value *out) {
     struct rows_state *state = iter->state;
     struct chat_iter_builder row = {0};
-    int64_t wanted = 0;
-    struct chat_value item;
+    bool is_full = false;
     enum err e = iter->inner ? ERR_OK : chat_iter_create(run, &iter->source, &iter->inner);
-    bool is_int = chat_eval_index(&state->count, &wanted);
-    /* A count that is no integer is never reached, as in the reference. */
-    while (!e && !(is_int && row.count && (int64_t) row.count >= wanted)) {
+    if (!e && state->pending.kind != CHAT_MISSING) e = chat_iter_add(run, &row, &state->pending);
+    state->pending = missing;
+    while (!e) {
+        struct chat_value item, count = chat_value_int(row.count);
         e = chat_iter_next(run, iter->inner, &item);
         if (e || item.kind == CHAT_MISSING) break;
+        e = chat_value_equal(run, &count, &state->count, &is_full);
+        if (is_full) state->pending = item;
+        if (e || is_full) break;
         e = chat_iter_add(run, &row, &item);
     }
     *out = missing;
-    if (e || row.count == 0) return e;
-    while (!e && is_given(&state->fill) && (int64_t) row.count < wanted) {
-        e = chat_run_spend(run, 1);
-        if (!e) e = chat_iter_add(run, &row, &state->fill);
+    if (e || (row.count == 0 && !is_full)) return e;
+    if (!is_full && is_given(&state->fill)) {
+        struct chat_value count = chat_value_int(row.count);
+        int64_t wanted = 0;
+        int order = 0;
+        e = chat_value_compare(run, &count, &state->count, "<", &order);
+        if (!e && order < 0) e = need_int(run, &state->count, &wanted);
+        while (!e && (int64_t) row.count < wanted) {
+            e = chat_run_spend(run, 1);
+            if (!e) e = chat_iter_add(run, &row, &state->fill);
+        }
     }
     *out = chat_value_items(CHAT_LIST, row.items, row.count);
     return e;

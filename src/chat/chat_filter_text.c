@@ -120,21 +120,22 @@ static enum err truncate(const struct chat_filter_call *call) {
     struct chat_run *run = call->run;
     struct chat_value dots = CHAT_TEXT("..."), space = CHAT_TEXT(" "), head, leeway = call->p[3];
     const struct chat_value *end = given(call->p + 2, &dots);
-    int64_t length, slack;
+    int64_t length, slack, end_length = 0, in_length = 0;
     if (leeway.kind == CHAT_NONE) leeway.kind = CHAT_MISSING;
     enum err e = need_int(run, call->p, 255, &length);
     if (!e) e = need_int(run, &leeway, 5, &slack);
-    if (!e) e = need_text(run, end);
-    if (!e) e = need_text(run, call->in);
+    if (!e) e = chat_value_length(run, end, &end_length);
+    if (!e) e = chat_value_length(run, call->in, &in_length);
     if (e) return e;
-    int64_t kept = length - chat_text_length(end);
-    if (kept < 0 || slack < 0)
+    if (length < end_length || slack < 0)
         return chat_run_fail(run, ERR_FORMAT, "truncate: the length is too small");
-    if (chat_text_length(call->in) <= length + slack) {
-        *call->out = *call->in;
-        return ERR_OK;
-    }
-    e = chat_text_slice(run, call->in, 0, chat_text_offset(call->in, kept), &head);
+    *call->out = *call->in;
+    if (in_length <= length + slack) return ERR_OK;
+    e = need_text(run, call->in);
+    if (!e) e = need_text(run, end);
+    if (e) return e;
+    uint32_t kept = chat_text_offset(call->in, length - end_length);
+    e = chat_text_slice(run, call->in, 0, kept, &head);
     if (!e && !is_true(call->p + 1)) {
         uint32_t at = chat_text_find_last(&head, &space, 0, head.count);
         if (at != UINT32_MAX) e = chat_text_slice(run, &head, 0, at, &head);
@@ -167,8 +168,9 @@ static enum err to_int(const struct chat_filter_call *call) {
     int64_t base, integer;
     bool overflow = false;
     double real = 0;
-    enum err e = need_int(run, call->p + 1, 10, &base);
-    if (e) return e;
+    /* A bad base is one more reason to try it as a float. */
+    if (call->p[1].kind == CHAT_MISSING) base = 10;
+    else if (!chat_eval_index(call->p + 1, &base) || base < 0 || base > 36) base = 1;
     *call->out = *given(call->p, &zero);
     if (in->kind == CHAT_UNDEFINED) return chat_value_refuse_undefined(run, in);
     if (chat_value_is_integer(in)) {
@@ -176,7 +178,7 @@ static enum err to_int(const struct chat_filter_call *call) {
         return ERR_OK;
     }
     if (in->kind == CHAT_TEXT) {
-        if (chat_number_parse_int(in->text, in->count, (int) (base & 127), &integer, &overflow)) {
+        if (chat_number_parse_int(in->text, in->count, (int) base, &integer, &overflow)) {
             *call->out = chat_value_int(integer);
             return ERR_OK;
         }

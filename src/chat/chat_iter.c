@@ -26,7 +26,9 @@ static enum err next_letter(struct chat_run *run, struct chat_iter *iter, struct
     uint32_t width = chat_unicode_width((unsigned char) text->text[at]);
     if (width > text->count - at) width = text->count - at;
     iter->position += width;
-    return chat_text_slice(run, text, at, at + width, out);
+    enum err e = chat_text_slice(run, text, at, at + width, out);
+    out->is_markup = false;
+    return e;
 }
 
 static enum err entry_item(struct chat_run *run, const struct chat_entry *entry, uint8_t view,

@@ -90,8 +90,9 @@ static enum err text_split(const struct call *call) {
 }
 
 static enum err text_split_lines(const struct call *call) {
-    bool keeps_ends = call->p[0].kind != CHAT_MISSING && chat_value_is_true(call->p);
-    return chat_pieces_split_lines(call->run, call->self, keeps_ends, call->out);
+    int64_t keeps_ends;
+    enum err e = need_int(call, call->p, 0, &keeps_ends);
+    return e ? e : chat_pieces_split_lines(call->run, call->self, keeps_ends != 0, call->out);
 }
 
 static enum err text_join(const struct call *call) {
@@ -326,12 +327,11 @@ static enum err text_format(const struct call *call) {
 
 static enum err text_format_map(const struct call *call) {
     struct chat_args args;
-    if (call->p->kind != CHAT_DICT)
-        return chat_run_fail(call->run, ERR_FORMAT, "format_map needs a mapping");
-    struct chat_node star = {.kind = CHAT_ARG_STAR_STAR};
     struct chat_node constant = {.kind = CHAT_EXPR_CONST, .value = *call->p};
-    star.a = &constant;
-    enum err e = chat_eval_args(call->run, NULL, &star, NULL, &args);
+    struct chat_node star = {.kind = CHAT_ARG_STAR_STAR, .a = &constant};
+    /* What is no mapping has no fields, and a text without fields needs none. */
+    bool is_dict = call->p->kind == CHAT_DICT;
+    enum err e = chat_eval_args(call->run, NULL, is_dict ? &star : NULL, NULL, &args);
     return e ? e : chat_format_braces(call->run, call->self, &args, call->out);
 }
 

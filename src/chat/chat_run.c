@@ -41,6 +41,8 @@ void *chat_run_take(struct chat_run *run, size_t count, size_t size) {
 }
 
 char *chat_run_take_text(struct chat_run *run, size_t bytes) {
+    static char nothing[1];
+    if (bytes == 0) return nothing;
     if (bytes > UINT32_MAX) {
         enum err e = chat_run_fail(run, ERR_LIMIT, "a text of %zu bytes is too long", bytes);
         (void) e;

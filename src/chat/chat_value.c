@@ -126,6 +126,7 @@ static enum err equal(struct chat_run *run, const struct chat_value *a, const st
     *out = false;
     if (a->kind != b->kind) return ERR_OK;
     switch (a->kind) {
+    case CHAT_UNDEFINED: *out = true; return ERR_OK;
     case CHAT_TEXT:
         *out = a->count == b->count && memcmp(a->text, b->text, a->count) == 0;
         return *out ? chat_run_spend(run, a->count / 64) : ERR_OK;
@@ -235,6 +236,16 @@ enum err chat_value_contains(struct chat_run *run, const struct chat_value *hay,
     }
     return contains_item(run, hay, needle, out);
 }
+
+static bool is_hashable(const struct chat_value *value, uint32_t depth) {
+    if (value->kind == CHAT_LIST || value->kind == CHAT_DICT) return false;
+    if (value->kind != CHAT_TUPLE || depth > CHAT_RUN_VALUE_DEPTH_MAX) return true;
+    for (uint32_t i = 0; i < value->count; i++)
+        if (!is_hashable(&value->items[i], depth + 1)) return false;
+    return true;
+}
+
+bool chat_value_is_hashable(const struct chat_value *value) { return is_hashable(value, 0); }
 
 static uint32_t hash_bytes(const char *data, uint32_t bytes) {
     uint32_t hash = 2166136261u; /* FNV-1a; only dicts of a dozen keys and more are indexed */

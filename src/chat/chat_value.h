@@ -192,6 +192,8 @@ MUST_USE enum err chat_value_contains(struct chat_run *run, const struct chat_va
                                       const struct chat_value *needle, bool *out);
 bool chat_value_same(const struct chat_value *a, const struct chat_value *b);
 
+/* Whether it can be a key: no list or dict in it. */
+bool chat_value_is_hashable(const struct chat_value *value);
 /* ERR_FORMAT for keys without a hash (lists, dicts). */
 MUST_USE enum err chat_value_dict_set(struct chat_run *run, struct chat_dict *dict,
                                       const struct chat_value *key, const struct chat_value *value);

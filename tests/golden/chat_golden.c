@@ -33,7 +33,9 @@ static json_t *render(const json_t *request) {
     for (size_t i = 0; i < prompt.range_count; i++)
         json_array_append_new(ranges, json_pack("[I, I]", (json_int_t) prompt.user_ranges[i].first,
                                                 (json_int_t) prompt.user_ranges[i].end));
-    json_t *rendered = json_stringn((const char *) prompt.text.data, prompt.text.bytes);
+    json_t *rendered = prompt.text.bytes
+                           ? json_stringn((const char *) prompt.text.data, prompt.text.bytes)
+                           : json_string("");
     chat_prompt_release(&prompt);
     if (!rendered) rendered = json_string("(not UTF-8)");
     return json_pack("{s:o, s:o}", "text", rendered, "ranges", ranges);
