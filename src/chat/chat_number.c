@@ -2,6 +2,7 @@
 #include "chat/chat_number.h"
 
 #include <ctype.h>
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -145,7 +146,8 @@ uint32_t chat_number_print_real(double real, char out[CHAT_NUMBER_TEXT_BYTES]) {
     if (isinf(real))
         return (uint32_t) snprintf(out, CHAT_NUMBER_TEXT_BYTES, real < 0 ? "-inf" : "inf");
     char text[CHAT_NUMBER_TEXT_BYTES];
-    int precision = 15; /* %.15g also finds every shorter form: it drops trailing zeros */
+    /* With 15 digits every shorter form is found too, its zeros dropped; not so below DBL_MIN. */
+    int precision = fabs(real) < DBL_MIN ? 1 : 15;
     for (; precision <= 17; precision++) {
         snprintf(text, sizeof text, "%.*e", precision - 1, real);
         if (precision == 17 || strtod(text, NULL) == real) break;

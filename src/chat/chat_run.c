@@ -137,7 +137,7 @@ enum err chat_run_capture_end(struct chat_run *run, struct chat_capture capture,
                               struct chat_value *out) {
     size_t bytes = run->out.bytes - capture.first;
     size_t count = run->range_count - run->range_base;
-    const struct chat_range *ranges = run->ranges + run->range_base;
+    const struct chat_range *ranges = count ? run->ranges + run->range_base : NULL;
     *out = chat_value_text("", 0);
     if (bytes) {
         char *text = chat_run_take_text(run, bytes);
