@@ -1,10 +1,12 @@
 /* main - the only main(): finds the subcommand and calls it. */
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "cmd/cmd.h"
+#include "model/model_resolve.h"
 
 static const struct {
     const char *name;
@@ -40,6 +42,8 @@ static int unknown_command(const char *word) {
 int main(int argc, char **argv) {
     /* A reader that leaves is an error of write(), not a death (behaviour.md 4). */
     signal(SIGPIPE, SIG_IGN);
+    model_resolve_configure(getenv("HF_HUB_CACHE"), getenv("HF_HOME"), getenv("XDG_CACHE_HOME"),
+                            getenv("HOME"));
     if (argc < 2) {
         cmd_help(0, NULL);
         return CMD_USAGE;
