@@ -72,7 +72,7 @@ static inline struct look look_at(const uint8_t *text, size_t at, size_t end) {
     if (at < end) {
         look.cp = token_unicode_decode(text + at, &look.bytes);
         look.class =
-            look.cp < 0x80 ? token_unicode_block[0][look.cp] : token_unicode_class(look.cp);
+            look.cp < 0x80 ? token_unicode_table_block[0][look.cp] : token_unicode_class(look.cp);
     }
     return look;
 }

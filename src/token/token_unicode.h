@@ -51,12 +51,12 @@ enum token_unicode_category {
 #define TOKEN_WORD 64u     /* \w */
 #define TOKEN_NUMERIC 128u /* a digit to the Digits pre-tokenizer */
 
-extern const uint16_t token_unicode_index[8704];
-extern const uint8_t token_unicode_block[][128];
+extern const uint16_t token_unicode_table_index[8704];
+extern const uint8_t token_unicode_table_block[][128];
 
 /* cp < 0x110000 */
 static inline uint8_t token_unicode_class(uint32_t cp) {
-    return token_unicode_block[token_unicode_index[cp >> 7]][cp & 127];
+    return token_unicode_table_block[token_unicode_table_index[cp >> 7]][cp & 127];
 }
 
 static inline bool token_unicode_is_space(uint8_t class) {

@@ -73,8 +73,8 @@ uint32_t token_vocab_find_spelling(const struct token_vocab *vocab, const char *
 const uint8_t *token_vocab_token(const struct token_vocab *vocab, uint32_t id, size_t *bytes);
 
 MUST_USE enum err token_vocab_reserve_merges(struct token_vocab *vocab, uint32_t count);
-/* ERR_LIMIT well past the reserved count.  ERR_NOT_FOUND when a part or the whole is no token; of a pair named
- * twice the later rank counts. */
+/* ERR_LIMIT well past the reserved count.  ERR_NOT_FOUND when a part or the whole is no token; of
+ * a pair named twice the later rank counts. */
 MUST_USE enum err token_vocab_merge(struct token_vocab *vocab, const char *left, size_t left_bytes,
                                     const char *right, size_t right_bytes, uint32_t rank);
 MUST_USE enum err token_vocab_set_merge(struct token_vocab *vocab, uint32_t left, uint32_t right,

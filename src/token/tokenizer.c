@@ -306,3 +306,8 @@ const char *tokenizer_token(const struct tokenizer *tokenizer, uint32_t id, size
     }
     return (const char *) token;
 }
+
+void tokenizer_ids_release(struct tokenizer_ids *ids) {
+    alloc_free(ids->ids);
+    *ids = (struct tokenizer_ids){0};
+}

@@ -4,7 +4,6 @@
  * of any length needs no memory but the normalizer's copy of a piece. */
 #include <string.h>
 
-#include "base/alloc.h"
 #include "token/token_bpe.h"
 #include "token/token_normal.h"
 #include "token/token_regex.h"
@@ -393,9 +392,4 @@ enum err tokenizer_encode(const struct tokenizer *tokenizer, struct token_scratc
         return err_set(text_out, e, "the tokenizer's split pattern gives up on this text");
     }
     return err_set(text_out, e, "no memory to tokenize %zu bytes", bytes);
-}
-
-void tokenizer_ids_release(struct tokenizer_ids *ids) {
-    alloc_free(ids->ids);
-    *ids = (struct tokenizer_ids){0};
 }

@@ -1,8 +1,8 @@
 /* tokenizer_inside - what a struct tokenizer holds; for the files of this room only.
  *
  * A text goes through: added tokens matched as it came -> normalizer -> added tokens matched
- * after it -> pre-tokenizer steps -> words -> BPE.  Filled by tokenizer_json.c or
- * tokenizer_vocab.c, finished by tokenizer_finish, then read-only. */
+ * after it -> pre-tokenizer steps -> words -> BPE.  Filled by tokenizer_open_json.c or
+ * tokenizer_open_vocab.c, finished by tokenizer_finish, then read-only. */
 #ifndef GRAMME_TOKEN_TOKENIZER_INSIDE_H
 #define GRAMME_TOKEN_TOKENIZER_INSIDE_H
 

@@ -1,4 +1,4 @@
-/* tokenizer_vocab - a tokenizer from the vocabulary of a GGUF file.
+/* tokenizer_open_vocab - a tokenizer from the vocabulary of a GGUF file.
  *
  * The file names a model ("gpt2": byte-level BPE with merges; "llama": SentencePiece BPE with
  * scores) and, for the first, which family's split pattern belongs to it.  What the file does

@@ -1,4 +1,4 @@
-/* tokenizer_json - a tokenizer from tokenizer.json and tokenizer_config.json.
+/* tokenizer_open_json - a tokenizer from tokenizer.json and tokenizer_config.json.
  *
  * The file's top level and its model are walked by token_json, which only notes where each value
  * stands; the vocabulary and the merges are then read from the text, everything else is small
