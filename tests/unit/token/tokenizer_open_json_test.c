@@ -1,4 +1,4 @@
-/* tokenizer_open_json: small files give the ids and texts of the reference (worked out with it),
+/* tokenizer_open_json: small files give the ids and texts worked out by hand,
  * what is not supported is named, a user's text never becomes a control token, and every
  * allocation may fail. */
 #include <setjmp.h>
