@@ -23,8 +23,28 @@ struct chat_frame *chat_eval_frame(struct chat_run *run, const struct chat_funct
 }
 
 bool chat_eval_index(const struct chat_value *value, int64_t *out) {
-    *out = value->integer;
+    *out = chat_value_is_integer(value) ? value->integer : 0;
     return chat_value_is_integer(value);
+}
+
+bool chat_eval_is_given(const struct chat_value *value) {
+    return value->kind != CHAT_MISSING && value->kind != CHAT_NONE;
+}
+
+enum err chat_eval_need_int(struct chat_run *run, const struct chat_value *value, int64_t absent,
+                            int64_t *out) {
+    *out = absent;
+    if (value->kind == CHAT_MISSING || chat_eval_index(value, out)) return ERR_OK;
+    if (value->kind == CHAT_UNDEFINED) return chat_value_refuse_undefined(run, value);
+    return chat_run_fail(run, ERR_FORMAT, "expected an integer, not '%s'",
+                         chat_value_kind_name(value));
+}
+
+enum err chat_eval_need_text(struct chat_run *run, const struct chat_value *value) {
+    if (value->kind == CHAT_TEXT) return ERR_OK;
+    if (value->kind == CHAT_UNDEFINED) return chat_value_refuse_undefined(run, value);
+    return chat_run_fail(run, ERR_FORMAT, "expected a string, not '%s'",
+                         chat_value_kind_name(value));
 }
 
 /* Arithmetic */
@@ -424,7 +444,7 @@ enum err chat_eval_args(struct chat_run *run, struct chat_frame *frame, const st
         default: e = args_spread_named(run, out, &value); break;
         }
     }
-    struct chat_value name = CHAT_TEXT("caller");
+    struct chat_value name = CHAT_LITERAL("caller");
     return e || !caller ? e : args_name(run, out, &name, caller);
 }
 
@@ -643,7 +663,7 @@ static enum err eval_dict(struct chat_run *run, struct chat_frame *frame,
 
 static enum err eval_concat(struct chat_run *run, struct chat_frame *frame,
                             const struct chat_node *node, struct chat_value *out) {
-    struct chat_value joined = CHAT_TEXT("");
+    struct chat_value joined = CHAT_LITERAL("");
     enum err e = ERR_OK;
     for (const struct chat_node *operand = node->a; !e && operand; operand = operand->next) {
         struct chat_value value, text;

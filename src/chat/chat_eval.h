@@ -51,6 +51,12 @@ MUST_USE enum err chat_eval_compare(struct chat_run *run, uint8_t op, const stru
 MUST_USE enum err chat_eval_bind(struct chat_run *run, const char *what, const char *const *names,
                                  uint32_t required, const struct chat_args *args,
                                  struct chat_value *values);
+/* An argument that must be an integer (absent: what a missing one counts as), or a string. */
+MUST_USE enum err chat_eval_need_int(struct chat_run *run, const struct chat_value *value,
+                                     int64_t absent, int64_t *out);
+MUST_USE enum err chat_eval_need_text(struct chat_run *run, const struct chat_value *value);
+/* Given, and not None. */
+bool chat_eval_is_given(const struct chat_value *value);
 /* A position in Python's way: negative from the end; true for an int or bool. */
 MUST_USE bool chat_eval_index(const struct chat_value *value, int64_t *out);
 /* An activation of a function of the template. */

@@ -170,7 +170,7 @@ static enum err out_text_only(struct chat_run *run, const struct chat_value *val
 
 static enum err exec_set_block(struct chat_run *run, struct chat_frame *frame,
                                const struct chat_node *node, enum flow *flow) {
-    struct chat_value text = CHAT_TEXT("");
+    struct chat_value text = CHAT_LITERAL("");
     enum err e = capture_body(run, frame, node, flow, &text);
     if (!e && *flow == FLOW_NEXT && node->b) e = chat_eval_steps(run, frame, node->b->b, &text);
     run->line = node->line;
@@ -179,7 +179,7 @@ static enum err exec_set_block(struct chat_run *run, struct chat_frame *frame,
 
 static enum err exec_filter(struct chat_run *run, struct chat_frame *frame,
                             const struct chat_node *node, enum flow *flow) {
-    struct chat_value text = CHAT_TEXT("");
+    struct chat_value text = CHAT_LITERAL("");
     enum err e = capture_body(run, frame, node, flow, &text);
     if (e || *flow != FLOW_NEXT) return e;
     e = chat_eval_steps(run, frame, node->b->b, &text);

@@ -10,19 +10,8 @@
 
 static const struct chat_value missing;
 
-static bool is_given(const struct chat_value *value) {
-    return value->kind != CHAT_MISSING && value->kind != CHAT_NONE;
-}
-
 static bool is_true(const struct chat_value *value) {
     return value->kind != CHAT_MISSING && chat_value_is_true(value);
-}
-
-static enum err need_int(struct chat_run *run, const struct chat_value *value, int64_t *out) {
-    if (chat_eval_index(value, out)) return ERR_OK;
-    if (value->kind == CHAT_UNDEFINED) return chat_value_refuse_undefined(run, value);
-    return chat_run_fail(run, ERR_FORMAT, "expected an integer, not '%s'",
-                         chat_value_kind_name(value));
 }
 
 /* Attributes by path: "a.0.b" */
@@ -47,7 +36,8 @@ static enum err get_part(struct chat_run *run, const struct getter *getter,
     enum err e = chat_eval_item(run, item, &key, &found);
     if (e) return e;
     *item = found;
-    if (found.kind == CHAT_UNDEFINED && is_given(&getter->otherwise)) *item = getter->otherwise;
+    if (found.kind == CHAT_UNDEFINED && chat_eval_is_given(&getter->otherwise))
+        *item = getter->otherwise;
     return ERR_OK;
 }
 
@@ -56,7 +46,7 @@ static enum err get(struct chat_run *run, const struct getter *getter,
     struct chat_value item = *from;
     enum err e = ERR_OK;
     if (getter->path.kind == CHAT_TEXT) {
-        struct chat_value dot = CHAT_TEXT("."), part;
+        struct chat_value dot = CHAT_LITERAL("."), part;
         uint32_t at = 0, end;
         do {
             end = chat_text_find(&getter->path, &dot, at, getter->path.count);
@@ -65,7 +55,7 @@ static enum err get(struct chat_run *run, const struct getter *getter,
             if (!e) e = get_part(run, getter, &part, &item);
             at = end + 1;
         } while (!e && end < getter->path.count);
-    } else if (is_given(&getter->path)) {
+    } else if (chat_eval_is_given(&getter->path)) {
         e = get_part(run, getter, &getter->path, &item);
     }
     if (!e && getter->ignores_case && item.kind == CHAT_TEXT)
@@ -188,9 +178,9 @@ static enum err apply(const struct chat_filter_call *call) {
 
 static enum err join(const struct chat_filter_call *call) {
     struct chat_run *run = call->run;
-    struct chat_value empty = CHAT_TEXT(""), separator, source = *call->in;
+    struct chat_value empty = CHAT_LITERAL(""), separator, source = *call->in;
     enum err e = ERR_OK;
-    if (is_given(call->p + 1)) {
+    if (chat_eval_is_given(call->p + 1)) {
         struct apply_state *state = chat_run_take(run, 1, sizeof *state);
         if (!state) return run->failed;
         memset(state, 0, sizeof *state);
@@ -269,7 +259,7 @@ static enum err sort_by(struct chat_run *run, const struct chat_value *list,
 /* A key of several attributes, "a,b", is a list of them. */
 static enum err sort_key(struct chat_run *run, const struct chat_value *attribute,
                          bool ignores_case, const struct chat_value *item, struct chat_value *out) {
-    struct chat_value comma = CHAT_TEXT(","), paths;
+    struct chat_value comma = CHAT_LITERAL(","), paths;
     struct getter getter = {.path = *attribute, .ignores_case = ignores_case};
     if (attribute->kind != CHAT_TEXT ||
         chat_text_find(attribute, &comma, 0, attribute->count) == UINT32_MAX)
@@ -301,7 +291,8 @@ static enum err sort(const struct chat_filter_call *call) {
     struct chat_value list, *keys;
     int64_t is_reverse = 0;
     enum err e = chat_iter_list(call->run, call->in, CHAT_LIST, &list);
-    if (!e && call->p->kind != CHAT_MISSING) e = need_int(call->run, call->p, &is_reverse);
+    if (!e && call->p->kind != CHAT_MISSING)
+        e = chat_eval_need_int(call->run, call->p, 0, &is_reverse);
     if (!e) e = sort_keys(call->run, &list, call->p + 2, !is_true(call->p + 1), &keys);
     return e ? e : sort_by(call->run, &list, keys, is_reverse != 0, true, call->out);
 }
@@ -310,7 +301,7 @@ static enum err dict_sort(const struct chat_filter_call *call) {
     struct chat_run *run = call->run;
     struct chat_value view = *call->in, list, *keys, one = chat_value_int(0);
     bool by_value = chat_text_is(call->p + 1, "value");
-    if (is_given(call->p + 1) && !by_value && !chat_text_is(call->p + 1, "key"))
+    if (chat_eval_is_given(call->p + 1) && !by_value && !chat_text_is(call->p + 1, "key"))
         return chat_run_fail(run, ERR_FORMAT, "dictsort sorts by \"key\" or \"value\"");
     if (view.kind == CHAT_UNDEFINED) return chat_value_refuse_undefined(run, &view);
     if (view.kind != CHAT_DICT)
@@ -321,7 +312,8 @@ static enum err dict_sort(const struct chat_filter_call *call) {
     one.integer = by_value;
     int64_t is_reverse = 0;
     enum err e = chat_iter_list(run, &view, CHAT_LIST, &list);
-    if (!e && call->p[2].kind != CHAT_MISSING) e = need_int(run, call->p + 2, &is_reverse);
+    if (!e && call->p[2].kind != CHAT_MISSING)
+        e = chat_eval_need_int(run, call->p + 2, 0, &is_reverse);
     if (!e) e = sort_keys(run, &list, &one, !is_true(call->p), &keys);
     return e ? e : sort_by(run, &list, keys, is_reverse != 0, false, call->out);
 }
@@ -456,7 +448,7 @@ static enum err reverse(const struct chat_filter_call *call) {
 }
 
 static enum err or_default(const struct chat_filter_call *call) {
-    struct chat_value empty = CHAT_TEXT("");
+    struct chat_value empty = CHAT_LITERAL("");
     bool is_absent =
         call->in->kind == CHAT_UNDEFINED || (is_true(call->p + 1) && !chat_value_is_true(call->in));
     *call->out = !is_absent ? *call->in : call->p->kind == CHAT_MISSING ? empty : *call->p;
@@ -550,12 +542,12 @@ static enum err next_batch(struct chat_run *run, struct chat_iter *iter, struct 
     }
     *out = missing;
     if (e || (row.count == 0 && !is_full)) return e;
-    if (!is_full && is_given(&state->fill)) {
+    if (!is_full && chat_eval_is_given(&state->fill)) {
         struct chat_value count = chat_value_int(row.count);
         int64_t wanted = 0;
         int order = 0;
         e = chat_value_compare(run, &count, &state->count, "<", &order);
-        if (!e && order < 0) e = need_int(run, &state->count, &wanted);
+        if (!e && order < 0) e = chat_eval_need_int(run, &state->count, 0, &wanted);
         while (!e && (int64_t) row.count < wanted) {
             e = chat_run_spend(run, 1);
             if (!e) e = chat_iter_add(run, &row, &state->fill);
@@ -568,7 +560,7 @@ static enum err next_batch(struct chat_run *run, struct chat_iter *iter, struct 
 static enum err next_slice(struct chat_run *run, struct chat_iter *iter, struct chat_value *out) {
     struct rows_state *state = iter->state;
     int64_t slices, number = iter->position;
-    enum err e = need_int(run, &state->count, &slices);
+    enum err e = chat_eval_need_int(run, &state->count, 0, &slices);
     if (!e && slices == 0) e = chat_run_fail(run, ERR_FORMAT, "division by zero");
     if (!e && number == 0) e = chat_iter_list(run, &iter->source, CHAT_LIST, &state->list);
     *out = missing;
@@ -580,7 +572,8 @@ static enum err next_slice(struct chat_run *run, struct chat_iter *iter, struct 
     iter->position++;
     struct chat_iter_builder row = {0};
     for (int64_t i = start; !e && i < end; i++) e = chat_iter_add(run, &row, &state->list.items[i]);
-    if (!e && is_given(&state->fill) && number >= extra) e = chat_iter_add(run, &row, &state->fill);
+    if (!e && chat_eval_is_given(&state->fill) && number >= extra)
+        e = chat_iter_add(run, &row, &state->fill);
     *out = chat_value_items(CHAT_LIST, row.items, row.count);
     return e;
 }

@@ -19,22 +19,6 @@ static bool is_true(const struct chat_value *value) {
     return value->kind != CHAT_MISSING && chat_value_is_true(value);
 }
 
-static enum err need_int(struct chat_run *run, const struct chat_value *value, int64_t absent,
-                         int64_t *out) {
-    *out = absent;
-    if (value->kind == CHAT_MISSING || chat_eval_index(value, out)) return ERR_OK;
-    if (value->kind == CHAT_UNDEFINED) return chat_value_refuse_undefined(run, value);
-    return chat_run_fail(run, ERR_FORMAT, "expected an integer, not '%s'",
-                         chat_value_kind_name(value));
-}
-
-static enum err need_text(struct chat_run *run, const struct chat_value *value) {
-    if (value->kind == CHAT_TEXT) return ERR_OK;
-    if (value->kind == CHAT_UNDEFINED) return chat_value_refuse_undefined(run, value);
-    return chat_run_fail(run, ERR_FORMAT, "expected a string, not '%s'",
-                         chat_value_kind_name(value));
-}
-
 static enum err recase(const struct chat_filter_call *call) {
     struct chat_value text;
     enum err e = chat_text_out_copy(call->run, call->in, &text);
@@ -45,7 +29,7 @@ static enum err trim(const struct chat_filter_call *call) {
     struct chat_value text;
     bool has_chars = call->p->kind != CHAT_MISSING && call->p->kind != CHAT_NONE;
     enum err e = chat_text_out_copy(call->run, call->in, &text);
-    if (!e && has_chars) e = need_text(call->run, call->p);
+    if (!e && has_chars) e = chat_eval_need_text(call->run, call->p);
     return e ? e
              : chat_text_strip(call->run, &text, CHAT_STRIP_BOTH, has_chars ? call->p : NULL,
                                call->out);
@@ -73,7 +57,7 @@ static enum err replace(const struct chat_filter_call *call) {
     struct chat_value count_value = call->p[2];
     int64_t count;
     if (count_value.kind == CHAT_NONE) count_value.kind = CHAT_MISSING;
-    enum err e = need_int(call->run, &count_value, -1, &count);
+    enum err e = chat_eval_need_int(call->run, &count_value, -1, &count);
     if (!e) e = chat_text_out_copy(call->run, call->in, &text);
     if (!e) e = chat_text_out_copy(call->run, call->p, &old);
     if (!e) e = chat_text_out_copy(call->run, call->p + 1, &new);
@@ -82,9 +66,9 @@ static enum err replace(const struct chat_filter_call *call) {
 }
 
 static enum err center(const struct chat_filter_call *call) {
-    struct chat_value text, space = CHAT_TEXT(" ");
+    struct chat_value text, space = CHAT_LITERAL(" ");
     int64_t width;
-    enum err e = need_int(call->run, call->p, 80, &width);
+    enum err e = chat_eval_need_int(call->run, call->p, 80, &width);
     if (!e) e = chat_text_out_copy(call->run, call->in, &text);
     return e ? e : chat_pieces_center(call->run, &text, width, &space, call->out);
 }
@@ -92,12 +76,12 @@ static enum err center(const struct chat_filter_call *call) {
 /* The lines of in + "\n", all but the first indented (and blank ones only when asked). */
 static enum err indent(const struct chat_filter_call *call) {
     struct chat_run *run = call->run;
-    struct chat_value four = chat_value_int(4), newline = CHAT_TEXT("\n"), text, lines;
-    struct chat_value space = CHAT_TEXT(" "), none = CHAT_TEXT(""), margin = none;
+    struct chat_value four = chat_value_int(4), newline = CHAT_LITERAL("\n"), text, lines;
+    struct chat_value space = CHAT_LITERAL(" "), none = CHAT_LITERAL(""), margin = none;
     const struct chat_value *width = given(call->p, &four);
     int64_t columns = 0;
-    enum err e = need_text(run, call->in);
-    if (!e && width->kind != CHAT_TEXT) e = need_int(run, width, 4, &columns);
+    enum err e = chat_eval_need_text(run, call->in);
+    if (!e && width->kind != CHAT_TEXT) e = chat_eval_need_int(run, width, 4, &columns);
     if (!e && width->kind == CHAT_TEXT) margin = *width;
     else if (!e) e = chat_pieces_pad(run, &none, columns, 0, &space, &margin);
     if (!e) e = chat_text_concat(run, call->in, &newline, &text);
@@ -118,12 +102,13 @@ static enum err indent(const struct chat_filter_call *call) {
 
 static enum err truncate(const struct chat_filter_call *call) {
     struct chat_run *run = call->run;
-    struct chat_value dots = CHAT_TEXT("..."), space = CHAT_TEXT(" "), head, leeway = call->p[3];
+    struct chat_value dots = CHAT_LITERAL("..."), space = CHAT_LITERAL(" "), head,
+                      leeway = call->p[3];
     const struct chat_value *end = given(call->p + 2, &dots);
     int64_t length, slack, end_length = 0, in_length = 0;
     if (leeway.kind == CHAT_NONE) leeway.kind = CHAT_MISSING;
-    enum err e = need_int(run, call->p, 255, &length);
-    if (!e) e = need_int(run, &leeway, 5, &slack);
+    enum err e = chat_eval_need_int(run, call->p, 255, &length);
+    if (!e) e = chat_eval_need_int(run, &leeway, 5, &slack);
     if (!e) e = chat_value_length(run, end, &end_length);
     if (!e) e = chat_value_length(run, call->in, &in_length);
     if (e) return e;
@@ -131,8 +116,8 @@ static enum err truncate(const struct chat_filter_call *call) {
         return chat_run_fail(run, ERR_FORMAT, "truncate: the length is too small");
     *call->out = *call->in;
     if (in_length <= length + slack) return ERR_OK;
-    e = need_text(run, call->in);
-    if (!e) e = need_text(run, end);
+    e = chat_eval_need_text(run, call->in);
+    if (!e) e = chat_eval_need_text(run, end);
     if (e) return e;
     uint32_t kept = chat_text_offset(call->in, length - end_length);
     e = chat_text_slice(run, call->in, 0, kept, &head);
@@ -246,11 +231,11 @@ static enum err round_int(struct chat_run *run, int64_t value, int64_t digits,
 }
 
 static enum err to_round(const struct chat_filter_call *call) {
-    struct chat_value common = CHAT_TEXT("common");
+    struct chat_value common = CHAT_LITERAL("common");
     const struct chat_value *method = given(call->p + 1, &common);
     int64_t digits;
     enum err e = need_number(call->run, call->in);
-    if (!e) e = need_int(call->run, call->p, 0, &digits);
+    if (!e) e = chat_eval_need_int(call->run, call->p, 0, &digits);
     if (e) return e;
     bool is_ceil = chat_text_is(method, "ceil");
     if (chat_text_is(method, "common")) {
@@ -366,7 +351,7 @@ static enum err to_json(const struct chat_filter_call *call) {
 }
 
 static enum err from_json(const struct chat_filter_call *call) {
-    enum err e = need_text(call->run, call->in);
+    enum err e = chat_eval_need_text(call->run, call->in);
     return e ? e : chat_json_parse(call->run, call->in, call->out);
 }
 

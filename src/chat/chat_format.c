@@ -473,7 +473,7 @@ static enum err out_field(struct braces *braces, const struct chat_value *text, 
         in_item = c == '[' || (in_item && c != ']');
         if (!in_item && (c == '!' || c == ':')) break;
     }
-    struct chat_value path, value, spec = CHAT_TEXT("");
+    struct chat_value path, value, spec = CHAT_LITERAL("");
     enum err e = chat_text_slice(run, text, 0, end, &path);
     if (!e) e = field_path(braces, &path, &value);
     if (e) return e;

@@ -96,7 +96,7 @@ static enum err call_joiner(struct chat_run *run, const struct chat_args *args,
     struct chat_value *box = chat_run_take(run, 2, sizeof *box);
     if (!box) return run->failed;
     enum err e = chat_eval_bind(run, "joiner", names, 0, args, box);
-    if (box[0].kind == CHAT_MISSING) box[0] = CHAT_TEXT(", ");
+    if (box[0].kind == CHAT_MISSING) box[0] = CHAT_LITERAL(", ");
     box[1] = chat_value_bool(false);
     *out = (struct chat_value){.kind = CHAT_JOINER, .box = box};
     return e;
@@ -106,7 +106,7 @@ enum err chat_global_join(struct chat_run *run, const struct chat_value *joiner,
                           const struct chat_args *args, struct chat_value *out) {
     if (args->count || args->named_count)
         return chat_run_fail(run, ERR_FORMAT, "a joiner takes no arguments");
-    *out = joiner->box[1].integer ? joiner->box[0] : CHAT_TEXT("");
+    *out = joiner->box[1].integer ? joiner->box[0] : CHAT_LITERAL("");
     joiner->box[1].integer = 1;
     return ERR_OK;
 }

@@ -321,14 +321,20 @@ static enum err parse_postfix(struct chat_parser *parser, struct chat_node **nod
     }
 }
 
-/* a or a.b: the name of a filter or test. */
+/* a or a.b: the name of a filter or test.  None has a dot, but inside an if that is no error. */
 static enum err parse_dotted(struct chat_parser *parser, struct chat_value *out) {
-    const struct chat_token *token = parser->at;
-    if (token->kind != CHAT_TOKEN_NAME) return chat_grammar_unexpected(parser);
+    const struct chat_token *first = parser->at, *last = first;
+    if (first->kind != CHAT_TOKEN_NAME) return chat_grammar_unexpected(parser);
     parser->at++;
-    *out = chat_value_text(token->text, token->bytes);
-    if (!chat_grammar_is_op(parser, OP1('.'))) return ERR_OK;
-    return chat_grammar_fail(parser, token->line, "no filter or test has a dot in its name");
+    while (chat_grammar_skip_op(parser, OP1('.'))) {
+        last = parser->at++;
+        if (last->kind != CHAT_TOKEN_NAME) {
+            parser->at = last;
+            return chat_grammar_unexpected(parser);
+        }
+    }
+    *out = chat_value_text(first->text, (uint32_t) (last->text + last->bytes - first->text));
+    return ERR_OK;
 }
 
 enum err chat_grammar_filter(struct chat_parser *parser, struct chat_node **node) {

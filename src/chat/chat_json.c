@@ -23,8 +23,8 @@ enum err chat_json_style(struct chat_run *run, const struct chat_value parameter
     const struct chat_value *indent = &parameters[1], *separators = &parameters[2];
     int64_t columns = 0, count = 0;
     *out = (struct chat_json_style){
-        .item_separator = CHAT_TEXT(", "),
-        .key_separator = CHAT_TEXT(": "),
+        .item_separator = CHAT_LITERAL(", "),
+        .key_separator = CHAT_LITERAL(": "),
         .ensure_ascii = parameters[0].kind != CHAT_MISSING && chat_value_is_true(&parameters[0]),
         .sort_keys = parameters[3].kind != CHAT_MISSING && chat_value_is_true(&parameters[3])};
     if (indent->kind == CHAT_TEXT) {
@@ -38,7 +38,7 @@ enum err chat_json_style(struct chat_run *run, const struct chat_value parameter
         if (columns > 0) memset(spaces, ' ', (size_t) columns);
         out->indent = chat_value_text(spaces, columns > 0 ? (uint32_t) columns : 0);
     }
-    if (out->indent.kind == CHAT_TEXT) out->item_separator = CHAT_TEXT(",");
+    if (out->indent.kind == CHAT_TEXT) out->item_separator = CHAT_LITERAL(",");
     if (separators->kind == CHAT_MISSING || separators->kind == CHAT_NONE) return ERR_OK;
     enum err e = chat_value_length(run, separators, &count);
     if (!e && count != 2)

@@ -30,34 +30,15 @@ struct method {
     const char *parameters[PARAMETERS_MAX];
 };
 
-static bool is_given(const struct chat_value *value) {
-    return value->kind != CHAT_MISSING && value->kind != CHAT_NONE;
-}
-
-static enum err need_text(const struct call *call, const struct chat_value *value) {
-    if (value->kind == CHAT_TEXT) return ERR_OK;
-    if (value->kind == CHAT_UNDEFINED) return chat_value_refuse_undefined(call->run, value);
-    return chat_run_fail(call->run, ERR_FORMAT, "expected a string, not '%s'",
-                         chat_value_kind_name(value));
-}
-
-static enum err need_int(const struct call *call, const struct chat_value *value, int64_t absent,
-                         int64_t *out) {
-    *out = absent;
-    if (value->kind == CHAT_MISSING || chat_eval_index(value, out)) return ERR_OK;
-    if (value->kind == CHAT_UNDEFINED) return chat_value_refuse_undefined(call->run, value);
-    return chat_run_fail(call->run, ERR_FORMAT, "expected an integer, not '%s'",
-                         chat_value_kind_name(value));
-}
-
 /* start and end of find, count, startswith ...: code points, clipped, as bytes.  false: start is
  * past the end, so that nothing is found. */
 static enum err need_range(const struct call *call, const struct chat_value *start,
                            const struct chat_value *end, uint32_t *from, uint32_t *to,
                            bool *is_valid) {
     int64_t first = 0, last = INT64_MAX, length = chat_text_length(call->self);
-    enum err e = is_given(start) ? need_int(call, start, 0, &first) : ERR_OK;
-    if (!e && is_given(end)) e = need_int(call, end, last, &last);
+    enum err e =
+        chat_eval_is_given(start) ? chat_eval_need_int(call->run, start, 0, &first) : ERR_OK;
+    if (!e && chat_eval_is_given(end)) e = chat_eval_need_int(call->run, end, last, &last);
     if (e) return e;
     if (last > length) last = length;
     if (last < 0) last = last + length < 0 ? 0 : last + length;
@@ -73,8 +54,8 @@ static enum err text_recase(const struct call *call) {
 }
 
 static enum err text_strip(const struct call *call) {
-    const struct chat_value *chars = is_given(call->p) ? call->p : NULL;
-    enum err e = chars ? need_text(call, chars) : ERR_OK;
+    const struct chat_value *chars = chat_eval_is_given(call->p) ? call->p : NULL;
+    enum err e = chars ? chat_eval_need_text(call->run, chars) : ERR_OK;
     return e ? e
              : chat_text_strip(call->run, call->self, (enum chat_strip) call->variant, chars,
                                call->out);
@@ -82,16 +63,16 @@ static enum err text_strip(const struct call *call) {
 
 static enum err text_split(const struct call *call) {
     int64_t limit;
-    const struct chat_value *separator = is_given(call->p) ? call->p : NULL;
-    enum err e = separator ? need_text(call, separator) : ERR_OK;
-    if (!e) e = need_int(call, call->p + 1, -1, &limit);
+    const struct chat_value *separator = chat_eval_is_given(call->p) ? call->p : NULL;
+    enum err e = separator ? chat_eval_need_text(call->run, separator) : ERR_OK;
+    if (!e) e = chat_eval_need_int(call->run, call->p + 1, -1, &limit);
     return e ? e
              : chat_pieces_split(call->run, call->self, separator, limit, call->variant, call->out);
 }
 
 static enum err text_split_lines(const struct call *call) {
     int64_t keeps_ends;
-    enum err e = need_int(call, call->p, 0, &keeps_ends);
+    enum err e = chat_eval_need_int(call->run, call->p, 0, &keeps_ends);
     return e ? e : chat_pieces_split_lines(call->run, call->self, keeps_ends != 0, call->out);
 }
 
@@ -102,9 +83,9 @@ static enum err text_join(const struct call *call) {
 static enum err text_replace(const struct call *call) {
     int64_t count;
     struct chat_value new = call->p[1];
-    enum err e = need_text(call, call->p);
-    if (!e) e = need_text(call, call->p + 1);
-    if (!e) e = need_int(call, call->p + 2, -1, &count);
+    enum err e = chat_eval_need_text(call->run, call->p);
+    if (!e) e = chat_eval_need_text(call->run, call->p + 1);
+    if (!e) e = chat_eval_need_int(call->run, call->p + 2, -1, &count);
     if (!e && call->self->is_markup) e = chat_text_escape(call->run, call->p + 1, &new);
     return e ? e : chat_text_replace(call->run, call->self, call->p, &new, count, call->out);
 }
@@ -118,7 +99,7 @@ static enum err text_affix(const struct call *call) {
         affixes = call->p->items;
         count = call->p->count;
     }
-    for (uint32_t i = 0; !e && i < count; i++) e = need_text(call, &affixes[i]);
+    for (uint32_t i = 0; !e && i < count; i++) e = chat_eval_need_text(call->run, &affixes[i]);
     if (!e) e = need_range(call, call->p + 1, call->p + 2, &from, &to, &is_valid);
     if (e) return e;
     bool found = false;
@@ -137,7 +118,7 @@ enum { FIND, FIND_LAST, INDEX, INDEX_LAST };
 static enum err text_find(const struct call *call) {
     uint32_t from, to, at = UINT32_MAX;
     bool is_valid;
-    enum err e = need_text(call, call->p);
+    enum err e = chat_eval_need_text(call->run, call->p);
     if (!e) e = need_range(call, call->p + 1, call->p + 2, &from, &to, &is_valid);
     if (e) return e;
     bool is_last = call->variant == FIND_LAST || call->variant == INDEX_LAST;
@@ -154,7 +135,7 @@ static enum err text_count(const struct call *call) {
     uint32_t from, to;
     int64_t count = 0;
     bool is_valid;
-    enum err e = need_text(call, call->p);
+    enum err e = chat_eval_need_text(call->run, call->p);
     if (!e) e = need_range(call, call->p + 1, call->p + 2, &from, &to, &is_valid);
     if (e) return e;
     if (is_valid && call->p->count == 0) {
@@ -233,11 +214,11 @@ static enum err text_is_identifier(const struct call *call) {
 enum { PAD_CENTER, PAD_RIGHT, PAD_LEFT };
 
 static enum err text_pad(const struct call *call) {
-    struct chat_value space = CHAT_TEXT(" ");
+    struct chat_value space = CHAT_LITERAL(" ");
     const struct chat_value *fill = call->p[1].kind == CHAT_MISSING ? &space : &call->p[1];
     int64_t width;
-    enum err e = need_int(call, call->p, 0, &width);
-    if (!e) e = need_text(call, fill);
+    enum err e = chat_eval_need_int(call->run, call->p, 0, &width);
+    if (!e) e = chat_eval_need_text(call->run, fill);
     if (e) return e;
     if (chat_text_length(fill) != 1)
         return chat_run_fail(call->run, ERR_FORMAT,
@@ -251,8 +232,8 @@ static enum err text_pad(const struct call *call) {
 
 static enum err text_zfill(const struct call *call) {
     int64_t width;
-    struct chat_value zero = CHAT_TEXT("0"), digits;
-    enum err e = need_int(call, call->p, 0, &width);
+    struct chat_value zero = CHAT_LITERAL("0"), digits;
+    enum err e = chat_eval_need_int(call->run, call->p, 0, &width);
     if (e) return e;
     int64_t missing = width - chat_text_length(call->self);
     const struct chat_value *self = call->self;
@@ -269,7 +250,7 @@ static enum err text_zfill(const struct call *call) {
 static enum err text_expand_tabs(const struct call *call) {
     int64_t width, column = 0;
     struct chat_run *run = call->run;
-    enum err e = need_int(call, call->p, 8, &width);
+    enum err e = chat_eval_need_int(call->run, call->p, 8, &width);
     if (e) return e;
     struct chat_capture capture = chat_run_capture(run);
     const char *at = call->self->text, *end = at + call->self->count;
@@ -292,13 +273,13 @@ static enum err text_expand_tabs(const struct call *call) {
 static enum err text_partition(const struct call *call) {
     struct chat_run *run = call->run;
     const struct chat_value *self = call->self;
-    enum err e = need_text(call, call->p);
+    enum err e = chat_eval_need_text(call->run, call->p);
     if (!e && call->p->count == 0) return chat_run_fail(run, ERR_FORMAT, "empty separator");
     struct chat_value *items = e ? NULL : chat_run_take(run, 3, sizeof *items);
     if (!items) return run->failed;
     uint32_t at = call->variant ? chat_text_find_last(self, call->p, 0, self->count)
                                 : chat_text_find(self, call->p, 0, self->count);
-    items[0] = items[1] = items[2] = CHAT_TEXT("");
+    items[0] = items[1] = items[2] = CHAT_LITERAL("");
     *call->out = chat_value_items(CHAT_TUPLE, items, 3);
     if (at == UINT32_MAX) {
         items[call->variant ? 2 : 0] = *self;
@@ -311,7 +292,7 @@ static enum err text_partition(const struct call *call) {
 
 static enum err text_remove(const struct call *call) {
     const struct chat_value *self = call->self;
-    enum err e = need_text(call, call->p);
+    enum err e = chat_eval_need_text(call->run, call->p);
     if (e) return e;
     uint32_t bytes = call->p->count, from = call->variant ? self->count - bytes : 0;
     bool found =

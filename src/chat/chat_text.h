@@ -10,7 +10,7 @@
 #include "chat/chat_unicode.h"
 
 /* Of a string literal. */
-#define CHAT_TEXT(literal) chat_value_text(literal, (uint32_t) sizeof(literal) - 1)
+#define CHAT_LITERAL(literal) chat_value_text(literal, (uint32_t) sizeof(literal) - 1)
 
 uint32_t chat_text_length(const struct chat_value *text); /* code points */
 /* The byte where code point `index` starts; the end for any index past it. */

@@ -1,5 +1,6 @@
 """Conversations, the families of templates/, and snippets that pin single rules."""
 import copy
+import json
 import os
 import struct
 
@@ -68,6 +69,7 @@ CHATS = {
 }
 EXTRAS = {
     "plain": {},
+    "nulls": {"tools": None, "documents": None},
     "tools": {"tools": TOOLS},
     "no-generation": {"add_generation_prompt": False, "enable_thinking": False},
     "documents": {"documents": DOCUMENTS, "tools": None, "controls": {"citations": True},
@@ -83,6 +85,13 @@ def conversations():
                          "bos_token": "<s>", "eos_token": "</s>"}
             variables.update(more)
             yield f"{name}/{extra}", variables
+
+
+def reference_chats():
+    """What transformers itself rendered with the demo model's template."""
+    with open(os.path.join(HERE, "smollm2_135m.json"), encoding="utf-8") as stream:
+        prompts = json.load(stream)["prompts"]
+    return [(p["name"], p["messages"], p["rendered"]) for p in prompts if "messages" in p]
 
 
 def matrix():

@@ -121,6 +121,20 @@ def demo_template():
     return chat_cases.gguf_string(path, "tokenizer.chat_template")
 
 
+def check_reference(driver, source):
+    """The demo template on the chats of the engine's data: what transformers rendered."""
+    chats = chat_cases.reference_chats()
+    requests = [{"template": source, "now": NOW_S, "variables": {
+        "messages": m, "add_generation_prompt": True, "tools": None}} for _, m, _ in chats]
+    bad = 0
+    for (name, _, rendered), answer in zip(chats, run_driver(driver, requests)):
+        if answer.get("text") != rendered:
+            bad += 1
+            print(f"--- reference {name}: {answer.get('text')!r}, not {rendered!r}")
+    print(f"reference: {len(chats)} chats, {bad} differ")
+    return bad
+
+
 def main():
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))  # 'x' * big: MemoryError, not swap
     parser = argparse.ArgumentParser()
@@ -135,6 +149,7 @@ def main():
     cases = chat_cases.matrix()
     source = demo_template()
     if source:
+        bad += check_reference(options.driver, source)
         cases += [(f"demo/{n}", source, v) for n, v in chat_cases.conversations()]
     bad += compare(options.driver, "families", cases, options.show)[0]
     bad += check_marks(options.driver, cases)

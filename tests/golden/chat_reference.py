@@ -52,7 +52,9 @@ def environment(now):
 def render(env, source, variables):
     """("text", rendered) or ("refused", message) or ("error", reason)."""
     try:
-        return "text", env.from_string(source).render(**variables)
+        if env.globals.get("_last", (None,))[0] != source:  # the cases of one template follow
+            env.globals["_last"] = (source, env.from_string(source))
+        return "text", env.globals["_last"][1].render(**variables)
     except Refusal as error:
         return "refused", str(error.message)
     except (Exception, SyntaxError) as error:  # pylint: disable=broad-except
