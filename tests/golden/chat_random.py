@@ -208,7 +208,8 @@ class Maker:
         if k < 0.15:
             return self.leaf()
         if k < 0.33:
-            return self.postfix(self.operand(depth), depth)
+            # In brackets: a.b behind a filter would be a filter's dotted name.
+            return self.postfix(f"({self.expr(depth - 1)})", depth)
         if k < 0.53:
             return self.filter(self.operand(depth), depth)
         if k < 0.65:
