@@ -5,8 +5,14 @@
 #define DOT_CHUNKS_6 2
 #define DOT_SIGNED_OFFSET 0
 
+/* As in the AVX2 body: a chain of sums stays a chain. */
+static inline vint pin(vint sum) {
+    __asm__("" : "+v"(sum));
+    return sum;
+}
+
 static inline vint dot_step(vint sum, vint weight, vint four) {
-    return _mm512_add_epi16(sum, _mm512_maddubs_epi16(weight, four));
+    return pin(_mm512_add_epi16(sum, _mm512_maddubs_epi16(weight, four)));
 }
 static inline vint dot_flush(vint sum) { return _mm512_madd_epi16(sum, _mm512_set1_epi16(1)); }
 /* As in the AVX2 body; there is no vpsignb here, so a is negated under the mask of w's signs
@@ -15,7 +21,7 @@ static inline vint dot_step_signed(vint sum, vint weight, vint four) {
     vint turned =
         _mm512_mask_sub_epi8(four, _mm512_movepi8_mask(weight), _mm512_setzero_si512(), four);
     vint products = _mm512_maddubs_epi16(_mm512_abs_epi8(weight), turned);
-    return _mm512_add_epi32(sum, _mm512_madd_epi16(products, _mm512_set1_epi16(1)));
+    return pin(_mm512_add_epi32(sum, _mm512_madd_epi16(products, _mm512_set1_epi16(1))));
 }
 
 #include "backend/cpu/cpu_matmul_lanes.h"
