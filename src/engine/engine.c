@@ -163,7 +163,7 @@ void engine_destroy(struct engine *engine) {
     alloc_free(engine);
 }
 
-/* --- requests by id ---------------------------------------------------------------------------- */
+/* --- requests by id ------------------------------------------------------------------------- */
 
 static struct request **bucket_of(const struct engine *engine, uint64_t id) {
     return &engine->buckets[(id * 0x9e3779b97f4a7c15u >> 32) & engine->bucket_mask];
@@ -332,7 +332,7 @@ static void request_unpark(struct engine *engine, struct request *request) {
     }
 }
 
-/* --- seats and running -------------------------------------------------------------------------- */
+/* --- seats and running ---------------------------------------------------------------------- */
 
 static void running_insert(struct engine *engine, struct sequence *sequence) {
     CHECK(engine->running_count < engine->options.seat_count);
@@ -460,7 +460,7 @@ static bool must_tell_prompt(const struct sequence *sequence) {
     return sequence == &request->choices[0] && request->prompt_told < request->prompt_count;
 }
 
-/* --- planning ------------------------------------------------------------------------------------ */
+/* --- planning ------------------------------------------------------------------------------- */
 
 static uint32_t drawn_count(const struct sequence *sequence) {
     return sequence_output_count(sequence) + sequence->draw_count;
@@ -546,7 +546,7 @@ static void add_row(struct engine *engine, struct flight *flight, struct sequenc
         engine->load.prompt_tokens += num_min(tokens, request->prompt_count - first);
 }
 
-/* --- admission ------------------------------------------------------------------------------------ */
+/* --- admission ------------------------------------------------------------------------------ */
 
 static bool is_stop(const struct request *request, uint32_t token_id) {
     for (uint32_t i = 0; i < request->sampling.stop_id_count; i++)
@@ -709,7 +709,7 @@ static bool plan_batch(struct engine *engine) {
     return flight->batch.row_count > 0;
 }
 
-/* --- results -------------------------------------------------------------------------------------- */
+/* --- results -------------------------------------------------------------------------------- */
 
 static void tell_prompt(struct request *request, const struct batch_row *row,
                         const struct result_row *result, struct engine_output *output) {
@@ -813,7 +813,7 @@ enum err engine_step(struct engine *engine, uint64_t now_us, const struct engine
     return e;
 }
 
-/* --- seen from outside -------------------------------------------------------------------------- */
+/* --- seen from outside ---------------------------------------------------------------------- */
 
 bool engine_is_idle(const struct engine *engine) {
     return engine->request_count == 0 && engine->flight_count == 0;
@@ -838,7 +838,7 @@ const struct kv_index *engine_kv_index(const struct engine *engine) {
     return kv_pool_index(engine->pool);
 }
 
-/* --- the check ------------------------------------------------------------------------------------ */
+/* --- the check ------------------------------------------------------------------------------ */
 
 static void check_sequence(const struct engine *engine, const struct sequence *sequence,
                            uint64_t *promised) {

@@ -83,7 +83,7 @@ void worker_drain(struct worker *worker) {
     wake_up(worker);
 }
 
-/* --- the step thread's side -------------------------------------------------------------------- */
+/* --- the step thread's side ----------------------------------------------------------------- */
 
 static void tell_change(struct worker *worker) {
     pthread_mutex_lock(&worker->lock);

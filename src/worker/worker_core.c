@@ -8,6 +8,7 @@
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/num.h"
+#include "kv/kv_index.h"
 
 #define BUCKETS_MIN 64u
 #define FORGOTTEN_MAX 256u         /* attempts of a sender remembered as forgotten */
@@ -683,6 +684,7 @@ static void send_load(struct worker_core *core, uint64_t now_us) {
         .waiting_tokens = load.waiting_tokens,
         .step_count = load.step_count,
         .step_us = load.step_us,
+        .kv_event_number = kv_index_event_last(engine_kv_index(core->options.engine)),
         .preemption_count = load.preemption_count,
         .prefix_query_tokens = load.prefix_query_tokens,
         .prefix_hit_tokens = load.prefix_hit_tokens,
@@ -748,7 +750,7 @@ void worker_core_flush(struct worker_core *core, uint64_t now_us) {
     send_load_on_change(core, now_us);
 }
 
-/* --- the step ----------------------------------------------------------------------------------- */
+/* --- the step ------------------------------------------------------------------------------- */
 
 bool worker_core_has_work(const struct worker_core *core) {
     return !engine_is_idle(core->options.engine);

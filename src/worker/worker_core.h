@@ -4,7 +4,7 @@
  * very same code runs under tests/sim in virtual time over a bus that loses and reorders.  One
  * owner, the step thread.  Borrows the engine.
  *
- *   attempt:  GENERATE --ack--> live --every choice ended--> finished --a SYNC omits it--> forgotten
+ *   attempt:  GENERATE --ack--> live --all choices ended--> finished --a SYNC omits it--> forgotten
  *                                |                                                           ^
  *                                +-- CANCEL, two SYNCs omit it, its sender is silent --------+
  *

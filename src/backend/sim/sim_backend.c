@@ -255,7 +255,7 @@ static void sim_seat_clear(struct backend *backend, uint32_t seat) {
     backend->seats[seat].is_set = false;
 }
 
-/* --- the step ---------------------------------------------------------------------------------- */
+/* --- the step ------------------------------------------------------------------------------- */
 
 static uint64_t *block_keys(const struct backend *backend, uint32_t block) {
     CHECK(block <= backend->block_count);
@@ -368,7 +368,7 @@ static uint32_t sim_in_flight_max(const struct backend *backend) {
     return (uint32_t) num_max(1, backend->options.sim_in_flight_max);
 }
 
-/* --- KV ------------------------------------------------------------------------------------------ */
+/* --- KV ------------------------------------------------------------------------------------- */
 
 static void sim_kv_layout(const struct backend *backend, uint32_t rank, struct kv_layout *out) {
     uint64_t block_bytes = sim_block_bytes(backend, rank);
