@@ -155,7 +155,8 @@ struct cpu_backend {
     struct cpu_task *tasks;
     _Atomic uint32_t *counters; /* (seats x kv heads), 0 between layers */
     struct cpu_logit_row *logit_list;
-    struct cpu_scan_top *tops; /* (threads, logit_rows) */
+    struct cpu_scan_top *tops;     /* (threads, logit_rows) */
+    struct cpu_sample_draw *draws; /* (logit_rows) */
     struct result_row *results;
     struct token_logprob *prompt_logprobs; /* (tokens) */
 

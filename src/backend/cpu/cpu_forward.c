@@ -369,15 +369,24 @@ static void layer_wide(struct crew *crew, uint32_t index) {
 
 /* --- logits and tokens -------------------------------------------------------------------- */
 
-/* The maximum of a logits row from the threads' parts; parts ascend, so ties keep the lowest. */
+/* A fixed share of the vocabulary in whole groups; both ends. */
+static void share_ids(const struct crew *crew, uint32_t thread, uint32_t *first, uint32_t *end) {
+    const struct cpu_backend *cpu = crew->cpu;
+    struct crew other = *crew;
+    other.thread = thread;
+    share(&other, cpu->output.group_count, first, end);
+    *first *= CPU_GROUP;
+    *end = (uint32_t) num_min((uint64_t) *end * CPU_GROUP, cpu->spec.vocab_size);
+}
+
+/* The best of a logits row from the threads' parts; parts ascend, so ties keep the lowest id. */
 static struct cpu_scan_top join_tops(const struct crew *crew, uint32_t at) {
     const struct cpu_backend *cpu = crew->cpu;
     struct cpu_scan_top best = {.value = -__builtin_inff(), .is_finite = true};
     for (uint32_t t = 0; t < crew->thread_count; t++) {
-        uint32_t first = (uint32_t) ((uint64_t) cpu->output.group_count * t / crew->thread_count);
-        uint32_t end =
-            (uint32_t) ((uint64_t) cpu->output.group_count * (t + 1) / crew->thread_count);
-        if (first == end) continue;
+        uint32_t first, end;
+        share_ids(crew, t, &first, &end);
+        if (first >= end) continue;
         const struct cpu_scan_top *part = &cpu->tops[t * cpu->logit_rows + at];
         if (part->value > best.value) {
             best.value = part->value;
@@ -388,24 +397,80 @@ static struct cpu_scan_top join_tops(const struct crew *crew, uint32_t at) {
     return best;
 }
 
-static void finish_logits(struct crew *crew, const struct cpu_logit_row *entry, uint32_t at) {
+static void finish_prompt(struct crew *crew, const struct cpu_logit_row *entry, uint32_t at) {
+    struct cpu_backend *cpu = crew->cpu;
+    const struct batch_row *row = &crew->step->batch->rows[entry->batch_row];
+    struct result_row *result = &cpu->results[entry->batch_row];
+    struct cpu_scan_top top = join_tops(crew, at);
+    struct token_logprob *out =
+        (struct token_logprob *) (uintptr_t) &result->prompt_logprobs[entry->token];
+    if (top.is_finite)
+        cpu_sample_logprob(cpu->scan, cpu->logits + at * (uint64_t) cpu->vocab_ld,
+                           cpu->spec.vocab_size, top.value, row->next_tokens[entry->token],
+                           cpu_sample_prompt_top(cpu_backend_seat(cpu, row->seat)), out);
+    else result->error = ERR_FORMAT; /* any thread may write it: always the same value */
+}
+
+/* The row's thread prepares (is_begin), or ends, what it does not share with others. */
+static void finish_sample(struct crew *crew, const struct cpu_logit_row *entry, uint32_t at,
+                          bool is_begin) {
     struct cpu_backend *cpu = crew->cpu;
     const struct batch_row *row = &crew->step->batch->rows[entry->batch_row];
     struct cpu_seat *seat = cpu_backend_seat(cpu, row->seat);
     struct result_row *result = &cpu->results[entry->batch_row];
+    struct cpu_sample_draw *draw = &cpu->draws[at];
     const float *logits = cpu->logits + at * (uint64_t) cpu->vocab_ld;
-    struct cpu_scan_top top = join_tops(crew, at);
-    if (entry->token == CPU_LOGIT_SAMPLE) {
-        cpu_sample_row(cpu->scan, seat, row, logits, top,
-                       crew->scratch + cpu->scratch_layout.sampling, result);
+    if (is_begin) {
+        cpu_sample_begin(cpu->scan, seat, row, logits, join_tops(crew, at),
+                         crew->scratch + cpu->scratch_layout.sampling, draw, result);
         return;
     }
-    struct token_logprob *out =
-        (struct token_logprob *) (uintptr_t) &result->prompt_logprobs[entry->token];
-    if (top.is_finite)
-        cpu_sample_logprob(cpu->scan, logits, cpu->spec.vocab_size, top.value,
-                           row->next_tokens[entry->token], cpu_sample_prompt_top(seat), out);
-    else result->error = ERR_FORMAT; /* any thread may write it: always the same value */
+    if (draw->is_open) draw->best = join_tops(crew, at);
+    cpu_sample_end(cpu->scan, seat, logits, draw, result);
+}
+
+/* Fewer rows than threads: row r is thread r's, and all draw over their shares of the ids. */
+static void finish_shared(struct crew *crew, const struct cpu_logit_row *list, uint32_t row_count) {
+    struct cpu_backend *cpu = crew->cpu;
+    const uint32_t own = crew->thread;
+    const bool has_sample = own < row_count && list[own].token == CPU_LOGIT_SAMPLE;
+    if (has_sample) finish_sample(crew, &list[own], own, true);
+    else if (own < row_count) finish_prompt(crew, &list[own], own);
+    barrier(crew);
+    uint32_t first, end;
+    share_ids(crew, own, &first, &end);
+    for (uint32_t r = 0; r < row_count && first < end; r++) {
+        const struct cpu_sample_draw *draw = &cpu->draws[r];
+        if (list[r].token != CPU_LOGIT_SAMPLE || !draw->is_open) continue;
+        cpu->tops[own * cpu->logit_rows + r] =
+            cpu->scan->draw(draw->x, first, end, draw->cut, draw->how, draw->best);
+    }
+    barrier(crew);
+    if (has_sample) finish_sample(crew, &list[own], own, false);
+}
+
+static void finish_row(struct crew *crew, const struct cpu_logit_row *entry, uint32_t at) {
+    struct cpu_backend *cpu = crew->cpu;
+    if (entry->token != CPU_LOGIT_SAMPLE) {
+        finish_prompt(crew, entry, at);
+        return;
+    }
+    const struct batch_row *row = &crew->step->batch->rows[entry->batch_row];
+    cpu_sample_row(cpu->scan, cpu_backend_seat(cpu, row->seat), row,
+                   cpu->logits + at * (uint64_t) cpu->vocab_ld, join_tops(crew, at),
+                   crew->scratch + cpu->scratch_layout.sampling, &cpu->results[entry->batch_row]);
+}
+
+static bool has_random(const struct crew *crew, const struct cpu_logit_row *list,
+                       uint32_t row_count) {
+    const struct cpu_backend *cpu = crew->cpu;
+    for (uint32_t r = 0; r < row_count; r++) {
+        const struct batch_row *row = &crew->step->batch->rows[list[r].batch_row];
+        if (list[r].token == CPU_LOGIT_SAMPLE &&
+            cpu_sample_seat_is_random(cpu_backend_seat(cpu, row->seat)))
+            return true;
+    }
+    return false;
 }
 
 static void logits_tile(struct crew *crew, uint32_t entry_first, uint32_t row_count) {
@@ -427,14 +492,19 @@ static void logits_tile(struct crew *crew, uint32_t entry_first, uint32_t row_co
     share(crew, cpu->output.group_count, &first, &end);
     if (first < end) {
         product(crew, &cpu->output, &inputs, first, end, cpu->logits, cpu->vocab_ld);
-        uint32_t id_end = (uint32_t) num_min((uint64_t) end * CPU_GROUP, cpu->spec.vocab_size);
+        uint32_t id_first, id_end;
+        share_ids(crew, crew->thread, &id_first, &id_end);
         for (uint32_t r = 0; r < row_count; r++)
-            cpu->tops[crew->thread * cpu->logit_rows + r] = cpu->scan->top(
-                cpu->logits + r * (uint64_t) cpu->vocab_ld, first * CPU_GROUP, id_end);
+            cpu->tops[crew->thread * cpu->logit_rows + r] =
+                cpu->scan->top(cpu->logits + r * (uint64_t) cpu->vocab_ld, id_first, id_end);
     }
     barrier(crew);
-    deal_begin(crew);
-    while (deal(crew, 1, row_count, &first, &end)) finish_logits(crew, &list[first], first);
+    if (row_count < crew->thread_count && has_random(crew, list, row_count)) {
+        finish_shared(crew, list, row_count);
+    } else {
+        deal_begin(crew);
+        while (deal(crew, 1, row_count, &first, &end)) finish_row(crew, &list[first], first);
+    }
     barrier(crew);
 }
 

@@ -270,6 +270,8 @@ static uint32_t list_buffers(struct cpu_backend *cpu, struct buffer *list) {
          product3(tokens + seats, sizeof(struct cpu_logit_row), 1), AT(logit_list)},
         {"step: maxima", MEM_WORKSPACE,
          product3(cpu->thread_count, cpu->logit_rows, sizeof(struct cpu_scan_top)), AT(tops)},
+        {"step: draws", MEM_WORKSPACE, product3(cpu->logit_rows, sizeof(struct cpu_sample_draw), 1),
+         AT(draws)},
         /* Nothing writes to it on the CPU; it is counted as on every body. */
         {"kv block 0", MEM_WORKSPACE, cpu->kv.block_bytes, NULL},
     };

@@ -203,9 +203,8 @@ static bool changes_logits(const struct cpu_seat *seat, const struct batch_row *
            sampling->bad_word_count || forbids_stop(seat, row) || has_penalties(sampling);
 }
 
-bool cpu_sample_seat_is_plain(const struct cpu_seat *seat, const struct batch_row *row) {
-    return seat->sampling.temperature < TEMPERATURE_MIN && !changes_logits(seat, row) &&
-           seat->sampling.logprobs < 0;
+bool cpu_sample_seat_is_random(const struct cpu_seat *seat) {
+    return seat->sampling.temperature >= TEMPERATURE_MIN;
 }
 
 static void keep_only(const uint64_t *mask, uint32_t vocab_size, float *logits) {
@@ -346,10 +345,9 @@ static struct cpu_scan_cut cut_weight(const struct cpu_scan_ops *scan, const flo
     return cpu_scan_cut_of(scratch->keys[count - 1]);
 }
 
-/* The filters in their order, then the draw among what stays. */
-static struct cpu_scan_top choose(const struct cpu_scan_ops *scan, const struct cpu_seat *seat,
-                                  const struct batch_row *row, const float *x, float max,
-                                  const struct scratch *scratch) {
+/* The filters in their order. */
+static struct cpu_scan_cut filter(const struct cpu_scan_ops *scan, const struct cpu_seat *seat,
+                                  const float *x, float max, const struct scratch *scratch) {
     const struct sampling *sampling = &seat->sampling;
     uint32_t vocab_size = seat->vocab_size;
     struct cpu_scan_cut cut = {.value = -INFINITY, .id = UINT32_MAX};
@@ -358,43 +356,61 @@ static struct cpu_scan_top choose(const struct cpu_scan_ops *scan, const struct 
         cut = cut_count(scan, x, vocab_size, max, cut, (uint32_t) sampling->top_k, scratch);
     if (sampling->top_p < 1)
         cut = cut_weight(scan, x, vocab_size, max, cut, sampling->top_p, scratch);
-    struct cpu_scan_draw how = {sampling->seed, seat->choice_index, row->output_index};
-    struct cpu_scan_top none = {.value = -INFINITY, .id = UINT32_MAX};
-    return scan->draw(x, 0, vocab_size, cut, how, none);
+    return cut;
 }
 
-void cpu_sample_row(const struct cpu_scan_ops *scan, struct cpu_seat *seat,
-                    const struct batch_row *row, const float *logits, struct cpu_scan_top top,
-                    uint8_t *memory, struct result_row *out) {
+void cpu_sample_begin(const struct cpu_scan_ops *scan, const struct cpu_seat *seat,
+                      const struct batch_row *row, const float *logits, struct cpu_scan_top top,
+                      uint8_t *memory, struct cpu_sample_draw *draw, struct result_row *out) {
     CHECK(seat->is_set);
+    *draw = (struct cpu_sample_draw){.x = logits, .best = top, .raw_max = top.value};
     if (!top.is_finite) {
         out->error = ERR_FORMAT;
         return;
     }
     const struct sampling *sampling = &seat->sampling;
     struct scratch scratch = scratch_of(memory, seat->vocab_size);
-    struct cpu_scan_top best = top;
-    const float *x = logits;
     if (changes_logits(seat, row)) {
         memcpy(scratch.logits, logits, seat->vocab_size * sizeof *logits);
         change_logits(seat, row, scratch.logits);
-        x = scratch.logits;
-        best = scan->top(x, 0, seat->vocab_size);
-        if (best.value == -INFINITY) { /* every token is forbidden */
+        draw->x = scratch.logits;
+        draw->best = scan->top(scratch.logits, 0, seat->vocab_size);
+        if (draw->best.value == -INFINITY) { /* every token is forbidden */
             out->error = ERR_USAGE;
             return;
         }
     }
-    if (sampling->temperature >= TEMPERATURE_MIN) {
-        scan->divide(x, seat->vocab_size, sampling->temperature, scratch.logits);
-        best =
-            choose(scan, seat, row, scratch.logits, best.value / sampling->temperature, &scratch);
+    if (!cpu_sample_seat_is_random(seat)) return;
+    float max = draw->best.value;
+    if (sampling->temperature != 1) {
+        scan->divide(draw->x, seat->vocab_size, sampling->temperature, scratch.logits);
+        draw->x = scratch.logits;
+        max /= sampling->temperature;
     }
-    out->token_id = best.id;
-    if (sampling->logprobs >= 0)
-        cpu_sample_logprob(scan, logits, seat->vocab_size, top.value, best.id,
-                           (uint32_t) sampling->logprobs, &out->logprob);
-    cpu_sample_seat_take(seat, best.id);
+    draw->cut = filter(scan, seat, draw->x, max, &scratch);
+    draw->how = (struct cpu_scan_draw){sampling->seed, seat->choice_index, row->output_index};
+    draw->best = (struct cpu_scan_top){.value = -INFINITY, .id = UINT32_MAX};
+    draw->is_open = true;
+}
+
+void cpu_sample_end(const struct cpu_scan_ops *scan, struct cpu_seat *seat, const float *logits,
+                    const struct cpu_sample_draw *draw, struct result_row *out) {
+    if (out->error) return;
+    out->token_id = draw->best.id;
+    if (seat->sampling.logprobs >= 0)
+        cpu_sample_logprob(scan, logits, seat->vocab_size, draw->raw_max, draw->best.id,
+                           (uint32_t) seat->sampling.logprobs, &out->logprob);
+    cpu_sample_seat_take(seat, draw->best.id);
+}
+
+void cpu_sample_row(const struct cpu_scan_ops *scan, struct cpu_seat *seat,
+                    const struct batch_row *row, const float *logits, struct cpu_scan_top top,
+                    uint8_t *memory, struct result_row *out) {
+    struct cpu_sample_draw draw;
+    cpu_sample_begin(scan, seat, row, logits, top, memory, &draw, out);
+    if (draw.is_open)
+        draw.best = scan->draw(draw.x, 0, seat->vocab_size, draw.cut, draw.how, draw.best);
+    cpu_sample_end(scan, seat, logits, &draw, out);
 }
 
 void cpu_sample_logprob(const struct cpu_scan_ops *scan, const float *logits, uint32_t vocab_size,

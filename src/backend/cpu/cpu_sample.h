@@ -23,16 +23,34 @@ void cpu_sample_seat_init(struct cpu_seat *seat, uint32_t vocab_size, uint32_t m
 MUST_USE enum err cpu_sample_seat_set(struct cpu_seat *seat, const struct seat_setup *setup);
 void cpu_sample_seat_clear(struct cpu_seat *seat);
 uint32_t cpu_sample_seat_last(const struct cpu_seat *seat); /* the token sampled (given) last */
-/* The next token is the raw maximum and nothing else is asked of the row. */
-bool cpu_sample_seat_is_plain(const struct cpu_seat *seat, const struct batch_row *row);
 /* Takes a drawn token into the counts. */
 void cpu_sample_seat_take(struct cpu_seat *seat, uint32_t token_id);
 
 /* One thread's scratch; 64-aligned. */
 uint64_t cpu_sample_scratch_bytes(uint32_t vocab_size);
 
-/* Draws the token of `row` from its raw logits (not changed) and fills out, logprob included.
- * `top` is the raw maximum.  An error (out->error): logits not finite, or nothing may be drawn. */
+/* A draw between its preparation and its end. */
+struct cpu_sample_draw {
+    const float *x; /* logits or scratch */
+    struct cpu_scan_cut cut;
+    struct cpu_scan_draw how;
+    struct cpu_scan_top best; /* the token, once it is known */
+    float raw_max;
+    bool is_open; /* best is still to be found: scan->draw over the vocabulary, in any parts */
+};
+
+/* The seat draws by chance: worth sharing over threads. */
+bool cpu_sample_seat_is_random(const struct cpu_seat *seat);
+/* Rules and filters for the token of `row` from its raw logits (not changed, and kept until the
+ * end).  `top` is the raw maximum.  An error (out->error) when logits are not finite, or nothing
+ * may be drawn; the end then does nothing. */
+void cpu_sample_begin(const struct cpu_scan_ops *scan, const struct cpu_seat *seat,
+                      const struct batch_row *row, const float *logits, struct cpu_scan_top top,
+                      uint8_t *scratch, struct cpu_sample_draw *draw, struct result_row *out);
+/* Takes draw->best: token, logprob, counts. */
+void cpu_sample_end(const struct cpu_scan_ops *scan, struct cpu_seat *seat, const float *logits,
+                    const struct cpu_sample_draw *draw, struct result_row *out);
+/* All of it on one thread. */
 void cpu_sample_row(const struct cpu_scan_ops *scan, struct cpu_seat *seat,
                     const struct batch_row *row, const float *logits, struct cpu_scan_top top,
                     uint8_t *scratch, struct result_row *out);

@@ -222,35 +222,58 @@ VEC_INLINE struct words words_xor(struct words a, struct words b) {
 VEC_INLINE void words_store(uint32_t *out, struct words a) { *out = (uint32_t) a.w; }
 #endif
 
-VEC_INLINE void philox16(struct cpu_scan_draw how, uint32_t id, uint32_t *out) {
-    for (uint32_t at = 0; at < 16; at += PHILOX_LANES) {
-        struct words c0 = words_set1(how.choice_index), c1 = words_set1(how.output_index);
-        struct words c2 = words_count(id + at), c3 = words_set1(0);
-        uint32_t k0 = (uint32_t) how.seed, k1 = (uint32_t) (how.seed >> 32);
-        for (uint32_t round = 0; round < 10; round++, k0 += PHILOX_W0, k1 += PHILOX_W1) {
-            struct words p0 = words_product(c0, words_set1(PHILOX_M0));
-            struct words p1 = words_product(c2, words_set1(PHILOX_M1));
-            c0 = words_xor(words_xor(words_high(p1), c1), words_set1(k0));
-            c2 = words_xor(words_xor(words_high(p0), c3), words_set1(k1));
-            c1 = p1;
-            c3 = p0;
+#define PHILOX_ROUNDS 10
+struct philox_keys {
+    struct words k0[PHILOX_ROUNDS], k1[PHILOX_ROUNDS];
+};
+
+VEC_INLINE void philox_keys_init(struct philox_keys *keys, uint64_t seed) {
+    uint32_t k0 = (uint32_t) seed, k1 = (uint32_t) (seed >> 32);
+    for (uint32_t round = 0; round < PHILOX_ROUNDS; round++, k0 += PHILOX_W0, k1 += PHILOX_W1) {
+        keys->k0[round] = words_set1(k0);
+        keys->k1[round] = words_set1(k1);
+    }
+}
+
+VEC_INLINE void philox16(const struct philox_keys *keys, struct cpu_scan_draw how, uint32_t id,
+                         uint32_t *out) {
+    const struct words m0 = words_set1(PHILOX_M0), m1 = words_set1(PHILOX_M1);
+    /* Two counters at a time hide the latency of the products. */
+    for (uint32_t at = 0; at < 16; at += 2 * PHILOX_LANES) {
+        struct words c0[2], c1[2], c2[2], c3[2];
+        VEC_UNROLL for (uint32_t i = 0; i < 2; i++) {
+            c0[i] = words_set1(how.choice_index);
+            c1[i] = words_set1(how.output_index);
+            c2[i] = words_count(id + at + i * PHILOX_LANES);
+            c3[i] = words_set1(0);
         }
-        words_store(out + at, c0);
+        VEC_UNROLL for (uint32_t round = 0; round < PHILOX_ROUNDS; round++)
+            VEC_UNROLL for (uint32_t i = 0; i < 2; i++) {
+            struct words p0 = words_product(c0[i], m0), p1 = words_product(c2[i], m1);
+            c0[i] = words_xor(words_xor(words_high(p1), c1[i]), keys->k0[round]);
+            c2[i] = words_xor(words_xor(words_high(p0), c3[i]), keys->k1[round]);
+            c1[i] = p1;
+            c3[i] = p0;
+        }
+        VEC_UNROLL for (uint32_t i = 0; i < 2; i++) words_store(out + at + i * PHILOX_LANES, c0[i]);
     }
 }
 
 /* -ln(-ln u), u uniform in (0, 1) with 32 bits.  With v = 1 - u near (w + 1/2) / 2^32, small v
  * (large gumbels) keep their relative precision: 1 - v is split into the f32 m and the rest d. */
-VEC_INLINE struct v16 gumbel16(const uint32_t *words) {
+VEC_INLINE struct v16 chance16(const uint32_t *words) {
     float high[16], low[16];
     for (uint32_t l = 0; l < 16; l++) {
         high[l] = (float) (int32_t) (words[l] >> 16);
         low[l] = (float) (int32_t) (words[l] & 0xffffu);
     }
-    struct v16 one = v16_set1(1.0f);
     struct v16 w = v16_fma(v16_load(high), v16_set1(65536.0f), v16_load(low));
     struct v16 v = v16_fma(w, v16_set1(0x1p-32f), v16_set1(0x1p-33f));
-    v = v16_min(v, v16_set1(1.0f - 0x1p-24f));
+    return v16_min(v, v16_set1(1.0f - 0x1p-24f));
+}
+
+VEC_INLINE struct v16 gumbel16(struct v16 v) {
+    struct v16 one = v16_set1(1.0f);
     struct v16 m = v16_sub(one, v);
     struct v16 d = v16_sub(v16_sub(one, m), v);
     struct v16 e = v16_add(v16_log(m), v16_div(d, m));
@@ -263,6 +286,8 @@ static struct cpu_scan_top draw(const float *x, uint32_t first, uint32_t end,
                                 struct cpu_scan_cut cut, struct cpu_scan_draw how,
                                 struct cpu_scan_top best_so_far) {
     struct cpu_scan_top found = best_so_far;
+    struct philox_keys keys;
+    philox_keys_init(&keys, how.seed);
     for (uint32_t i = first; i < end; i += 16) {
         struct v16 v = load_row(x, i, end);
         uint32_t bits = within(v, i, cut);
@@ -273,8 +298,15 @@ static struct cpu_scan_top draw(const float *x, uint32_t first, uint32_t end,
         bits &= m16_bits(v16_ge(bound, v16_set1(found.value)));
         if (!bits) continue;
         uint32_t words[16];
-        philox16(how, i, words);
-        struct v16 value = v16_add(v, gumbel16(words));
+        philox16(&keys, how, i, words);
+        struct v16 chance = chance16(words);
+        /* x + gumbel >= best needs -ln(1 - v) <= e^(x - best), hence v <= e^(x - best); slack covers
+         * what rounding adds on both sides.  Few pass, and only they need logarithms. */
+        struct v16 slack = v16_set1(0.01f + __builtin_fabsf(found.value) * 0x1p-22f);
+        struct v16 limit = v16_exp(v16_add(v16_sub(v, v16_set1(found.value)), slack));
+        bits &= m16_bits(v16_ge(limit, chance));
+        if (!bits) continue;
+        struct v16 value = v16_add(v, gumbel16(chance));
         bits &= m16_bits(v16_ge(value, v16_set1(found.value)));
         if (!bits) continue;
         float values[16];
@@ -298,8 +330,10 @@ static float log_one(float x) {
 }
 
 static void noise(struct cpu_scan_draw how, uint32_t id, uint32_t *words, float *gumbels) {
-    philox16(how, id, words);
-    v16_store(gumbels, gumbel16(words));
+    struct philox_keys keys;
+    philox_keys_init(&keys, how.seed);
+    philox16(&keys, how, id, words);
+    v16_store(gumbels, gumbel16(chance16(words)));
 }
 
 const struct cpu_scan_ops CPU_SCAN_NAME = {

@@ -346,7 +346,7 @@ static void errors(void **state) {
     sampling_init(&sampling);
     const uint32_t prompt[] = {1};
     seat(&bench, &sampling, prompt, 1, NULL, 0);
-    assert_true(cpu_sample_seat_is_plain(bench.seat, &row));
+    assert_false(cpu_sample_seat_is_random(bench.seat));
     logits[3] = NAN;
     assert_int_equal(draw(&bench, &row, logits).error, ERR_FORMAT);
     logits[3] = INFINITY;
