@@ -125,40 +125,41 @@ enum err token_json_number(struct token_json *json, uint32_t *out) {
     return ERR_OK;
 }
 
-/* Behind the opening quote; leaves json behind the closing one. */
-static bool skip_string(struct token_json *json) {
-    while (json->at < json->bytes) {
-        char c = json->text[json->at++];
-        if (c == '"') return true;
-        if (c == '\\') json->at++;
+/* Behind the opening quote; gives the place behind the closing one, 0 when there is none. */
+static size_t string_end(const struct token_json *json, size_t at) {
+    while (at < json->bytes) {
+        char c = json->text[at++];
+        if (c == '"') return at;
+        if (c == '\\') at++;
     }
-    return false;
+    return 0;
 }
 
 enum err token_json_skip(struct token_json *json, struct token_json_view *out) {
     char closes[TOKEN_JSON_DEPTH_MAX];
     size_t depth = 0;
     char c = token_json_peek(json);
-    size_t first = json->at;
+    size_t first = json->at, at = first;
     if (!c || strchr("]},:", c)) return ERR_FORMAT;
-    do {
-        c = token_json_peek(json);
-        if (json->at >= json->bytes) return ERR_FORMAT;
-        json->at++;
-        if (c == '"') {
-            if (!skip_string(json)) return ERR_FORMAT;
-        } else if (c == '{' || c == '[') {
-            if (depth == TOKEN_JSON_DEPTH_MAX) return ERR_FORMAT;
-            closes[depth++] = c == '{' ? '}' : ']';
-        } else if (c == '}' || c == ']') {
-            if (depth == 0 || closes[--depth] != c) return ERR_FORMAT;
-        } else if (c != ',' && c != ':') { /* a number or a word */
-            while (json->at < json->bytes && !strchr(",:]} \n\r\t", json->text[json->at])) {
-                json->at++;
+    if (!strchr("\"{[", c)) { /* a number or a word */
+        while (at < json->bytes && !strchr(",:]} \n\r\t", json->text[at])) at++;
+    } else {
+        do {
+            if (at >= json->bytes) return ERR_FORMAT;
+            c = json->text[at++];
+            if (c == '"') {
+                at = string_end(json, at);
+                if (!at) return ERR_FORMAT;
+            } else if (c == '{' || c == '[') {
+                if (depth == TOKEN_JSON_DEPTH_MAX) return ERR_FORMAT;
+                closes[depth++] = c == '{' ? '}' : ']';
+            } else if (c == '}' || c == ']') {
+                if (depth == 0 || closes[--depth] != c) return ERR_FORMAT;
             }
-        }
-    } while (depth);
-    *out = (struct token_json_view){json->text + first, json->at - first};
+        } while (depth);
+    }
+    json->at = at;
+    *out = (struct token_json_view){json->text + first, at - first};
     return ERR_OK;
 }
 

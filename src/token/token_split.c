@@ -284,16 +284,27 @@ static inline bool is_digit(struct look look, enum token_split_kind kind) {
     return kind == TOKEN_SPLIT_NUMBER ? is_in(look, NUMBERS) : (look.class & TOKEN_NUMERIC) != 0;
 }
 
+/* The high bit of each byte of `eight` that is an ASCII digit or no ASCII at all. */
+static uint64_t ascii_digits_or_high(uint64_t eight) {
+    const uint64_t ones = 0x0101010101010101u;
+    uint64_t low = eight & 0x7f * ones;
+    uint64_t from_0 = low + (0x80 - '0') * ones;
+    uint64_t past_9 = low + (0x7f - '9') * ones;
+    return ((from_0 & ~past_9) | eight) & 0x80 * ones;
+}
+
 static size_t next_digit(enum token_split_kind kind, const uint8_t *text, size_t at, size_t end) {
     struct look look = look_at(text, at, end);
     bool is_run_of_digits = is_digit(look, kind);
     at += look.bytes;
     if (is_run_of_digits && kind != TOKEN_SPLIT_DIGIT_RUN) return at;
     while (at < end) {
-        if (!is_run_of_digits && text[at] < 0x80) { /* most text */
-            if ((uint8_t) (text[at] - '0') < 10) break;
-            at++;
-            continue;
+        if (!is_run_of_digits && end - at >= 8) { /* most text */
+            uint64_t eight;
+            memcpy(&eight, text + at, 8);
+            uint64_t stops = ascii_digits_or_high(eight);
+            at += stops ? (size_t) __builtin_ctzll(stops) >> 3 : 8;
+            if (!stops) continue;
         }
         look = look_at(text, at, end);
         if (is_digit(look, kind) != is_run_of_digits) break;

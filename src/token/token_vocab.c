@@ -217,31 +217,43 @@ const uint8_t *token_vocab_token(const struct token_vocab *vocab, uint32_t id, s
     return vocab->blob + vocab->firsts[id];
 }
 
+/* Where a pair stands, or would. */
+static struct token_vocab_merge *merge_slot(struct token_vocab *vocab, uint64_t pair) {
+    uint32_t at = token_vocab_merge_hash(pair) & vocab->merge_mask;
+    while (vocab->merges[at].pair != UINT64_MAX && vocab->merges[at].pair != pair) {
+        at = (at + 1) & vocab->merge_mask;
+    }
+    return &vocab->merges[at];
+}
+
 enum err token_vocab_reserve_merges(struct token_vocab *vocab, uint32_t count) {
-    if (count > TOKEN_VOCAB_IDS_MAX * 4u) return ERR_LIMIT;
-    uint32_t merge_count = power_of_two(count * 2 + 1);
-    struct token_vocab_merge *merges = alloc_array(merge_count, sizeof *merges);
+    if (count > TOKEN_VOCAB_MERGES_MAX) return ERR_LIMIT;
+    uint32_t slot_count = power_of_two(count * 2 + 1);
+    if (slot_count <= vocab->merge_mask + 1) return ERR_OK;
+    struct token_vocab_merge *merges = alloc_array(slot_count, sizeof *merges);
     if (!merges) return ERR_MEMORY;
-    memset(merges, 0xff, merge_count * sizeof *merges);
-    alloc_free(vocab->merges);
+    memset(merges, 0xff, slot_count * sizeof *merges);
+    struct token_vocab_merge *old = vocab->merges;
+    uint32_t old_count = vocab->merge_mask + 1;
     vocab->merges = merges;
-    vocab->merge_mask = merge_count - 1;
-    vocab->merge_count = 0;
+    vocab->merge_mask = slot_count - 1;
+    for (uint32_t i = 0; i < old_count; i++) {
+        if (old[i].pair != UINT64_MAX) *merge_slot(vocab, old[i].pair) = old[i];
+    }
+    alloc_free(old);
     return ERR_OK;
 }
 
 enum err token_vocab_set_merge(struct token_vocab *vocab, uint32_t left, uint32_t right,
                                uint32_t rank, uint32_t id) {
+    if (vocab->merge_count >= vocab->merge_mask / 2) {
+        enum err e = token_vocab_reserve_merges(vocab, vocab->merge_count * 2 + 16);
+        if (e) return e;
+    }
     uint64_t pair = (uint64_t) left << 32 | right;
-    uint32_t at = token_vocab_merge_hash(pair) & vocab->merge_mask;
-    while (vocab->merges[at].pair != UINT64_MAX && vocab->merges[at].pair != pair) {
-        at = (at + 1) & vocab->merge_mask;
-    }
-    if (vocab->merges[at].pair == UINT64_MAX) {
-        if (vocab->merge_count >= vocab->merge_mask - vocab->merge_mask / 8) return ERR_LIMIT;
-        vocab->merge_count++;
-    }
-    vocab->merges[at] = (struct token_vocab_merge){.pair = pair, .rank = rank, .id = id};
+    struct token_vocab_merge *slot = merge_slot(vocab, pair);
+    if (slot->pair == UINT64_MAX) vocab->merge_count++;
+    *slot = (struct token_vocab_merge){.pair = pair, .rank = rank, .id = id};
     uint64_t mixed = vocab->digest ^ pair ^ (uint64_t) rank << 20 ^ id;
     vocab->digest = (mixed ^ mixed >> 31) * 0x9e3779b97f4a7c15u + 1;
     return ERR_OK;

@@ -13,8 +13,9 @@
 
 #include "base/err.h"
 
-#define TOKEN_VOCAB_IDS_MAX (1u << 22)   /* chosen: ten times the largest known */
-#define TOKEN_VOCAB_BYTES_MAX (1u << 30) /* all tokens together; offsets are 32 bits */
+#define TOKEN_VOCAB_IDS_MAX (1u << 22)    /* chosen: ten times the largest known */
+#define TOKEN_VOCAB_BYTES_MAX (1u << 30)  /* all tokens together; offsets are 32 bits */
+#define TOKEN_VOCAB_MERGES_MAX (1u << 24) /* chosen: thirty times the most known */
 #define TOKEN_VOCAB_NONE UINT32_MAX
 
 enum token_vocab_flag {
@@ -72,9 +73,10 @@ uint32_t token_vocab_find_spelling(const struct token_vocab *vocab, const char *
                                    size_t bytes);
 const uint8_t *token_vocab_token(const struct token_vocab *vocab, uint32_t id, size_t *bytes);
 
+/* Room for `count` merges in all, so that adding them does not move the table. */
 MUST_USE enum err token_vocab_reserve_merges(struct token_vocab *vocab, uint32_t count);
-/* ERR_LIMIT well past the reserved count.  ERR_NOT_FOUND when a part or the whole is no token; of
- * a pair named twice the later rank counts. */
+/* ERR_NOT_FOUND when a part or the whole is no token; of a pair named twice the later rank
+ * counts. */
 MUST_USE enum err token_vocab_merge(struct token_vocab *vocab, const char *left, size_t left_bytes,
                                     const char *right, size_t right_bytes, uint32_t rank);
 MUST_USE enum err token_vocab_set_merge(struct token_vocab *vocab, uint32_t left, uint32_t right,

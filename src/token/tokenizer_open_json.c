@@ -51,6 +51,7 @@ struct opening {
     struct buf unescaped[2];
     struct token_json_view top[TOP_COUNT];
     struct token_json_view model[MODEL_COUNT];
+    char unknown[64]; /* the first key of the model that is not known; "" when there is none */
 };
 
 static enum err malformed(struct opening *opening, const struct token_json *json,
@@ -63,33 +64,72 @@ static struct token_json reader_of(struct token_json_view view) {
     return (struct token_json){.text = view.data, .bytes = view.bytes};
 }
 
-/* Notes where the values of an object's known keys stand.  strict: another key is an error. */
-static enum err walk_object(struct opening *opening, struct token_json *json, const char *what,
-                            const char *const *keys, size_t key_count,
-                            struct token_json_view *views, bool strict) {
+static enum err walk_error(struct opening *opening, const struct token_json *json, enum err e,
+                           const char *what) {
+    if (!e) return ERR_OK;
+    if (e == ERR_MEMORY) return err_set(opening->text, e, "no memory for tokenizer.json");
+    return malformed(opening, json, what);
+}
+
+/* Takes a key and its colon; *out is its index, or key_count. */
+static enum err take_key(struct opening *opening, struct token_json *json, const char *const *keys,
+                         size_t key_count, struct token_json_view *key, size_t *out) {
+    enum err e = token_json_string(json, &opening->unescaped[0], key);
+    if (e) return e;
+    if (!token_json_take(json, ':')) return ERR_FORMAT;
+    *out = key_count;
+    for (size_t i = 0; i < key_count; i++) {
+        if (key->bytes == strlen(keys[i]) && !memcmp(key->data, keys[i], key->bytes)) *out = i;
+    }
+    return ERR_OK;
+}
+
+/* Notes where the values of the model's known keys stand, and the first unknown key. */
+static enum err walk_model(struct opening *opening, struct token_json *json) {
     bool is_first = true;
     enum err e = ERR_OK;
-    if (!token_json_take(json, '{')) return malformed(opening, json, what);
+    if (!token_json_take(json, '{')) return ERR_FORMAT;
     while (token_json_next(json, '}', &is_first, &e)) {
         struct token_json_view key, value;
-        e = token_json_string(json, &opening->unescaped[0], &key);
-        if (!e && !token_json_take(json, ':')) e = ERR_FORMAT;
-        size_t found = key_count;
-        for (size_t i = 0; !e && i < key_count; i++) {
-            if (key.bytes == strlen(keys[i]) && !memcmp(key.data, keys[i], key.bytes)) found = i;
-        }
-        if (!e && strict && found == key_count) {
-            return err_set(opening->text, ERR_UNSUPPORTED,
-                           "tokenizer.json: %s has the unknown key '%.*s'", what,
-                           (int) (key.bytes < 64 ? key.bytes : 64), key.data);
+        size_t found;
+        e = take_key(opening, json, model_keys, MODEL_COUNT, &key, &found);
+        if (!e && found == MODEL_COUNT && !opening->unknown[0]) {
+            size_t bytes =
+                key.bytes < sizeof opening->unknown ? key.bytes : sizeof opening->unknown - 1;
+            memcpy(opening->unknown, key.data, bytes);
         }
         if (!e) e = token_json_skip(json, &value);
         if (e) break;
-        if (found < key_count) views[found] = value;
+        if (found < MODEL_COUNT) opening->model[found] = value;
     }
-    return e == ERR_MEMORY ? err_set(opening->text, e, "no memory for tokenizer.json")
-           : e             ? malformed(opening, json, what)
-                           : ERR_OK;
+    return e;
+}
+
+/* Notes where the values of the top level's known keys stand; walks into the model.  Other keys
+ * (version, truncation, padding) are the caller's settings in the reference, which its users
+ * reset; none changes how a text is cut. */
+static enum err walk_top(struct opening *opening, struct token_json *json) {
+    bool is_first = true;
+    enum err e = ERR_OK;
+    if (!token_json_take(json, '{')) return malformed(opening, json, "top level");
+    while (token_json_next(json, '}', &is_first, &e)) {
+        struct token_json_view key, value;
+        size_t found;
+        e = take_key(opening, json, top_keys, TOP_COUNT, &key, &found);
+        if (!e && found == TOP_MODEL) {
+            (void) token_json_peek(json);
+            size_t first = json->at;
+            e = walk_model(opening, json);
+            if (e) return walk_error(opening, json, e, "model");
+            value = (struct token_json_view){json->text + first, json->at - first};
+        } else if (!e) {
+            e = token_json_skip(json, &value);
+        }
+        if (e) break;
+        if (found < TOP_COUNT) opening->top[found] = value;
+    }
+    if (!e && token_json_peek(json)) e = ERR_FORMAT;
+    return walk_error(opening, json, e, "top level");
 }
 
 /* jansson's tree of a small part; *out stays NULL when the part is absent. */
@@ -127,6 +167,10 @@ static enum err check_model(struct opening *opening) {
         return err_set(opening->text, ERR_UNSUPPORTED,
                        "tokenizer.json: model type %.*s is not supported, only BPE is",
                        (int) (type.bytes < 64 ? type.bytes : 64), type.data);
+    }
+    if (opening->unknown[0]) {
+        return err_set(opening->text, ERR_UNSUPPORTED,
+                       "tokenizer.json: model has the unknown key '%s'", opening->unknown);
     }
     for (size_t i = 0; i < ARRAY_COUNT(must_be_absent); i++) {
         struct token_json_view view = opening->model[must_be_absent[i]];
@@ -213,13 +257,7 @@ static bool is_dead_merge(const struct tokenizer *tokenizer, struct token_json_v
 static enum err read_merges(struct opening *opening) {
     struct token_json json = reader_of(opening->model[MODEL_MERGES]);
     struct tokenizer *tokenizer = opening->tokenizer;
-    /* Every merge takes at least 5 bytes: "a b", with its quotes.  Few take less than 10, and the
-     * table may be fuller than half. */
-    uint64_t most = json.bytes / 5 + 1, likely = json.bytes / 10 + 16;
-    uint32_t reserved = (uint32_t) (likely < TOKEN_VOCAB_IDS_MAX ? likely : TOKEN_VOCAB_IDS_MAX);
-    enum err e = most / 4 > TOKEN_VOCAB_IDS_MAX
-                     ? ERR_LIMIT
-                     : token_vocab_reserve_merges(&tokenizer->vocab, reserved);
+    enum err e = ERR_OK;
     bool is_first = true;
     uint32_t rank = 0;
     if (!e && !token_json_take(&json, '[')) e = ERR_FORMAT;
@@ -423,16 +461,9 @@ static enum err check_decoder(struct opening *opening) {
 }
 
 static enum err open_all(struct opening *opening, struct token_json *json) {
-    /* Other keys of the top level (version, truncation, padding) are the caller's settings in
-     * the reference, which its users reset; none changes how a text is cut. */
-    enum err e = walk_object(opening, json, "top level", top_keys, TOP_COUNT, opening->top, false);
-    if (!e && token_json_peek(json)) e = malformed(opening, json, "end of file");
+    enum err e = walk_top(opening, json);
     if (!e && !opening->top[TOP_MODEL].data) {
         e = err_set(opening->text, ERR_FORMAT, "tokenizer.json has no 'model'");
-    }
-    if (!e) {
-        struct token_json model = reader_of(opening->top[TOP_MODEL]);
-        e = walk_object(opening, &model, "model", model_keys, MODEL_COUNT, opening->model, true);
     }
     if (!e) e = check_model(opening);
     if (!e) e = read_part(opening, TOP_NORMALIZER, tokenizer_parts_normalizer);
