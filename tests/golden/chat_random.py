@@ -46,8 +46,9 @@ VARIABLES = {
 }
 
 NAMES = list(VARIABLES) + ["missing", "undefined_thing"]
-KEYS = ["role", "content", "name", "age", "b", "a", "items", "C", "k", "missing", "function",
-        "tags", "_p", "get", "type", "count", "upper"]
+# No names of methods: a bound method prints its address.
+KEYS = ["role", "content", "name", "age", "b", "a", "C", "k", "missing", "function", "tags", "_p",
+        "type", "tool_calls", "text"]
 STRINGS = ["", "a", " ", ",", "x", "role", "user", "Hello World", "b\\n", "é", "%s", "%d|%5.2f",
            "{} {}", "{0}-{1}", "{:>5}", "{a}", "<b>", "o", "  pad ", "The", "1", "3.7", "0x1f",
            "%Y-%m-%d", "\\u00e9\\x41", "a.b", "tags.0", "name"]
