@@ -299,20 +299,34 @@ static void sim_submit(struct backend *backend, const struct batch *batch) {
     backend->flights[backend->flight_count++] = (struct flight){*batch, backend->due_ns};
 }
 
+/* Blocks lie anywhere: without this each one costs a trip to memory. */
+static void prefetch_block(const struct backend *backend, uint32_t block) {
+    const char *at = (const char *) block_keys(backend, block);
+    uint64_t block_bytes = sim_block_bytes(backend, 0);
+    for (uint64_t i = 0; i < block_bytes; i += 64) __builtin_prefetch(at + i);
+}
+
+#define PREFETCH_BLOCKS 3u
+
 /* The sum over the stored KV of all positions before `position`. */
 static uint64_t read_sum(const struct backend *backend, const struct batch_row *row,
                          uint32_t position) {
     uint32_t block_size = backend->options.block_size;
     uint64_t sum = 0;
-    for (uint32_t at = 0; at < position; at += GROUP) {
-        const uint64_t *keys = block_keys(backend, row->blocks[at / block_size]) + at % block_size;
+    for (uint32_t block = 0; block * block_size < position; block++) {
+        if (block + PREFETCH_BLOCKS < row->block_count)
+            prefetch_block(backend, row->blocks[block + PREFETCH_BLOCKS]);
+        const uint64_t *keys = block_keys(backend, row->blocks[block]);
         const uint64_t *values = keys + block_size;
-        uint64_t slots = 0;
-        if (position - at >= GROUP)
-            for (uint32_t i = 0; i < GROUP; i++) slots += slot_share(keys[i], values[i], i);
-        else
-            for (uint32_t i = 0; i < position - at; i++) slots += slot_share(keys[i], values[i], i);
-        sum += group_share(slots, at / GROUP);
+        uint32_t first = block * block_size;
+        uint32_t count = (uint32_t) num_min(block_size, position - first), at = 0;
+        for (; at + GROUP <= count; at += GROUP) {
+            uint64_t slots = 0;
+            for (uint32_t i = 0; i < GROUP; i++)
+                slots += slot_share(keys[at + i], values[at + i], i);
+            sum += group_share(slots, (first + at) / GROUP);
+        }
+        for (; at < count; at++) sum += share_of(keys[at], values[at], first + at);
     }
     return sum;
 }
