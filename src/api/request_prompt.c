@@ -256,7 +256,7 @@ static enum err render(const struct request_spec *spec, const struct api_options
             e == ERR_USAGE ? "" : "the chat template cannot render this: ", text.text);
     } else if (spec->continue_final_message) {
         e = cut_after_final_message(messages, out, error);
-        if (e) chat_prompt_release(out);
+        if (e) chat_template_release_prompt(out);
     }
 out:
     json_decref(variables);
@@ -317,7 +317,7 @@ static enum err make_chat_prompt(struct request_spec *spec, const struct api_opt
                    TOKENIZER_PARSE_SPECIAL | (spec->add_special_tokens ? TOKENIZER_ADD_SPECIAL : 0),
                    error, &spec->prompts[0].ids);
     alloc_free(ranges);
-    chat_prompt_release(&prompt);
+    chat_template_release_prompt(&prompt);
     return e;
 }
 

@@ -37,11 +37,11 @@ struct backend_options {
     /* cpu: whose tensors will be packed, so that the plan knows the type of each; borrowed until
      * close (a mapped embedding is read from it).  NULL: shapes only, all of spec's weight_type. */
     const struct model *model;
-    uint32_t thread_count; /* cpu: compute threads, the caller's included */
-    bool may_spin;         /* cpu: a core for each thread */
-    const char *cpu_body;  /* NULL: best; "scalar", "avx2", "avx512" (GRAMME_CPU) */
-    double sim_step_us;    /* sim: time of a step, */
-    double sim_token_us;   /*      and of each token row in it; 0: no waiting */
+    uint32_t thread_count;      /* cpu: compute threads, the caller's included */
+    bool may_spin;              /* cpu: a core for each thread */
+    const char *cpu_body;       /* NULL: best; "scalar", "avx2", "avx512" (GRAMME_CPU) */
+    double sim_step_us;         /* sim: time of a step, */
+    double sim_token_us;        /*      and of each token row in it; 0: no waiting */
     uint32_t sim_in_flight_max; /* 1 (also 0) or 2 */
     uint32_t sim_stop_period;   /* a stop id is drawn once in so many tokens; 0: never */
     uint64_t sim_fail_batch;    /* tests: the device is gone at this collect (1: the first) */

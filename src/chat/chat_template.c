@@ -123,7 +123,7 @@ enum err chat_template_render(const struct chat_template *chat_template, const j
     return ERR_OK;
 }
 
-void chat_prompt_release(struct chat_prompt *prompt) {
+void chat_template_release_prompt(struct chat_prompt *prompt) {
     buf_release(&prompt->text);
     alloc_free(prompt->user_ranges);
     *prompt = (struct chat_prompt){0};

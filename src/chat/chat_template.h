@@ -52,7 +52,7 @@ MUST_USE enum err chat_template_render(const struct chat_template *chat_template
                                        const json_t *variables, const char *const *user_keys,
                                        const struct chat_limits *limits, int64_t now_s,
                                        struct err_text *text, struct chat_prompt *out);
-void chat_prompt_release(struct chat_prompt *prompt);
+void chat_template_release_prompt(struct chat_prompt *prompt);
 
 /* Whether the template's text names this global (the API tells "tools are ignored" from it). */
 bool chat_template_uses(const struct chat_template *chat_template, const char *name);

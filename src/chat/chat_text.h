@@ -21,7 +21,8 @@ MUST_USE enum err chat_text_slice(struct chat_run *run, const struct chat_value 
                                   uint32_t from, uint32_t to, struct chat_value *out);
 MUST_USE enum err chat_text_concat(struct chat_run *run, const struct chat_value *a,
                                    const struct chat_value *b, struct chat_value *out);
-/* Position of needle at or after from, before or at to - needle; UINT32_MAX when it is not there. */
+/* Position of needle at or after from, before or at to - needle; UINT32_MAX when it is not
+ * there. */
 uint32_t chat_text_find(const struct chat_value *text, const struct chat_value *needle,
                         uint32_t from, uint32_t to);
 uint32_t chat_text_find_last(const struct chat_value *text, const struct chat_value *needle,

@@ -93,7 +93,7 @@ enum err cmd_session_render(struct cmd_session *session, json_t *messages, struc
                              prompt.text.bytes, ranges, prompt.range_count, TOKENIZER_PARSE_SPECIAL,
                              0, text, ids);
     alloc_free(ranges);
-    chat_prompt_release(&prompt);
+    chat_template_release_prompt(&prompt);
     return e;
 }
 

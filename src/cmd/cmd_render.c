@@ -53,7 +53,7 @@ static enum err render(const char *source, size_t bytes, json_t *input, struct e
     if (!e) {
         fwrite(prompt.text.data ? prompt.text.data : (const uint8_t *) "", 1, prompt.text.bytes,
                stdout);
-        chat_prompt_release(&prompt);
+        chat_template_release_prompt(&prompt);
     }
     chat_template_destroy(chat_template);
     return e;

@@ -17,9 +17,8 @@ OPTION(DUMMY_SEED, "dummy-seed", OPTION_COUNT, ENGINE_COMMANDS, "model", "", "0"
        "seed of dummy weights")
 OPTION(DUMMY_TYPE, "dummy-type", OPTION_WORD, ENGINE_COMMANDS, "model", "", "bf16", 0, 0,
        "f32|f16|bf16|q8_0|q4_0|q4_1|q5_0|q5_1|q4_k|q5_k|q6_k", "storage of dummy matrices")
-OPTION(GENERATION_CONFIG, "generation-config", OPTION_WORD,
-       OPTION_RUN | OPTION_CHAT | OPTION_SERVE, "model", "", "auto", 0, 0, "auto|none",
-       "take sampling defaults from generation_config.json")
+OPTION(GENERATION_CONFIG, "generation-config", OPTION_WORD, OPTION_RUN | OPTION_CHAT | OPTION_SERVE,
+       "model", "", "auto", 0, 0, "auto|none", "take sampling defaults from generation_config.json")
 
 OPTION(HOST, "host", OPTION_TEXT, OPTION_SERVE, "server", "", "127.0.0.1", 0, 0, NULL,
        "address to listen on")
@@ -31,12 +30,12 @@ OPTION(API_KEY_FILE, "api-key-file", OPTION_TEXT, OPTION_SERVE, "server", "", NU
        "file with one key a line")
 OPTION(GUARD_METRICS, "guard-metrics", OPTION_BOOL, OPTION_SERVE, "server", "", "false", 0, 0, NULL,
        "ask for the key on /metrics too")
-OPTION(ALLOWED_ORIGINS, "allowed-origins", OPTION_TEXT, OPTION_SERVE, "server", "", NULL, 0, 0, NULL,
-       "origins of web pages that may call, comma-separated, or '*' (default: localhost)")
+OPTION(ALLOWED_ORIGINS, "allowed-origins", OPTION_TEXT, OPTION_SERVE, "server", "", NULL, 0, 0,
+       NULL, "origins of web pages that may call, comma-separated, or '*' (default: localhost)")
 OPTION(MAX_QUEUE, "max-queue", OPTION_COUNT, OPTION_SERVE, "server", "requests", "4096", 1, 1e6,
        NULL, "requests that may wait; beyond it 429")
-OPTION(MAX_QUEUE_BYTES, "max-queue-bytes", OPTION_BYTES, OPTION_SERVE, "server", "", "256MiB", 65536,
-       1e12, NULL, "bytes of prompts that may wait")
+OPTION(MAX_QUEUE_BYTES, "max-queue-bytes", OPTION_BYTES, OPTION_SERVE, "server", "", "256MiB",
+       65536, 1e12, NULL, "bytes of prompts that may wait")
 OPTION(QUEUE_TIMEOUT, "queue-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "300", 0.001,
        1e6, NULL, "longest wait for admission, then 503")
 OPTION(MAX_CONNECTIONS, "max-connections", OPTION_COUNT, OPTION_SERVE, "server", "", "4096", 1, 1e6,
@@ -123,8 +122,8 @@ OPTION(REPETITION_PENALTY, "repetition-penalty", OPTION_NUMBER, SAMPLING_COMMAND
        NULL, 0.01, 100, NULL, "")
 OPTION(MIN_TOKENS, "min-tokens", OPTION_COUNT, SAMPLING_COMMANDS, "sampling", "tokens", "0", 0, 1e8,
        NULL, "no stop before that many")
-OPTION(IGNORE_EOS, "ignore-eos", OPTION_BOOL, SAMPLING_COMMANDS, "sampling", "", "false", 0, 0, NULL,
-       "go on past the model's end")
+OPTION(IGNORE_EOS, "ignore-eos", OPTION_BOOL, SAMPLING_COMMANDS, "sampling", "", "false", 0, 0,
+       NULL, "go on past the model's end")
 OPTION(STOP, "stop", OPTION_LIST, SAMPLING_COMMANDS, "sampling", "", NULL, 0, 0, NULL,
        "text that ends the answer; repeatable")
 OPTION(LOGPROBS, "logprobs", OPTION_COUNT, OPTION_RUN, "sampling", "", NULL, 0, 20, NULL,

@@ -29,7 +29,8 @@
 #define HTTP_LINGER_MS 2000u    /* how long a closing connection's input is dropped */
 /* A stream is written at most once in this time: tokens that come faster share a write (a write to
  * a loopback socket costs about 4 us of the kernel's time, a token's event 0.3 us of ours; Zen 3,
- * 2026-11).  The first token, the end of an answer, and whatever passes HTTP_PACE_BYTES go at once. */
+ * 2026-11).  The first token, the end of an answer, and whatever passes HTTP_PACE_BYTES go at
+ * once. */
 #define HTTP_PACE_MS 1u
 #define HTTP_PACE_BYTES 16384u
 #define HTTP_REFUSED_MAX 256u /* connections over the limit that are being told so */

@@ -103,7 +103,8 @@ static void product(const struct crew *crew, const struct cpu_matrix *matrix,
 }
 
 /* Outputs of groups [first, end) into private memory: output n of row r stands at
- * crew->out[r x ld + n - first x 16].  The product's pointer is to output 0, which may lie outside. */
+ * crew->out[r x ld + n - first x 16].  The product's pointer is to output 0, which may lie
+ * outside. */
 static uint64_t product_private(const struct crew *crew, const struct cpu_matrix *matrix,
                                 const struct inputs *inputs, uint32_t first, uint32_t end) {
     uint64_t ld = (uint64_t) (end - first) * CPU_GROUP;

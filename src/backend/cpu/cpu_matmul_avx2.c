@@ -14,7 +14,6 @@ typedef __m256i vint;
 typedef __m256 vfloat;
 
 static inline vint v_load(const void *at) { return _mm256_loadu_si256(at); }
-static inline void v_store(void *at, vint v) { _mm256_storeu_si256(at, v); }
 static inline vfloat v_loadf(const void *at) { return _mm256_loadu_ps(at); }
 static inline void v_storef(void *at, vfloat v) { _mm256_storeu_ps(at, v); }
 static inline vfloat v_load_half(const void *at) { return _mm256_cvtph_ps(_mm_loadu_si128(at)); }
@@ -26,7 +25,6 @@ static inline vint v_broadcast32(const void *at) {
 }
 static inline vfloat v_broadcastf(const float *at) { return _mm256_broadcast_ss(at); }
 static inline vint v_zero(void) { return _mm256_setzero_si256(); }
-static inline vfloat v_zerof(void) { return _mm256_setzero_ps(); }
 static inline vint v_set8(char value) { return _mm256_set1_epi8(value); }
 static inline vint v_set32(int32_t value) { return _mm256_set1_epi32(value); }
 static inline vint v_and(vint a, vint b) { return _mm256_and_si256(a, b); }
@@ -43,8 +41,8 @@ static inline vfloat v_to_float(vint v) { return _mm256_cvtepi32_ps(v); }
 static inline vfloat v_mul(vfloat a, vfloat b) { return _mm256_mul_ps(a, b); }
 static inline vfloat v_fma(vfloat a, vfloat b, vfloat c) { return _mm256_fmadd_ps(a, b, c); }
 
-/* Keeps a chain of sums a chain: integer sums may be reassociated, and compilers make a tree of them
- * that needs every product at once, in registers that are not there. */
+/* Keeps a chain of sums a chain: integer sums may be reassociated, and compilers make a tree of
+ * them that needs every product at once, in registers that are not there. */
 static inline vint pin(vint sum) {
     __asm__("" : "+x"(sum));
     return sum;

@@ -1,6 +1,6 @@
 /* cpu_matmul_body - what the bodies of the product share: packed layouts and the call between
- * cpu_matmul.c (row tiles, segments, tree) and one body's sums.  Private to cpu_matmul*, cpu_matrix*
- * and cpu_activations*.
+ * cpu_matmul.c (row tiles, segments, tree) and one body's sums.  Private to cpu_matmul*,
+ * cpu_matrix* and cpu_activations*.
  *
  * f32a, one group: F32 is [k][16] floats, F16 is [k][16] halves, BF16 is [k / 2][16][2] (an odd
  * last k is paired with a zero), so that a vector holds k and k + 1 of each lane.

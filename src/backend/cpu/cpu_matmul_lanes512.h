@@ -16,7 +16,6 @@ typedef __m512i vint;
 typedef __m512 vfloat;
 
 static inline vint v_load(const void *at) { return _mm512_loadu_si512(at); }
-static inline void v_store(void *at, vint v) { _mm512_storeu_si512(at, v); }
 static inline vfloat v_loadf(const void *at) { return _mm512_loadu_ps(at); }
 static inline void v_storef(void *at, vfloat v) { _mm512_storeu_ps(at, v); }
 static inline vfloat v_load_half(const void *at) { return _mm512_cvtph_ps(_mm256_loadu_si256(at)); }
@@ -28,7 +27,6 @@ static inline vint v_broadcast32(const void *at) {
 }
 static inline vfloat v_broadcastf(const float *at) { return _mm512_set1_ps(*at); }
 static inline vint v_zero(void) { return _mm512_setzero_si512(); }
-static inline vfloat v_zerof(void) { return _mm512_setzero_ps(); }
 static inline vint v_set8(char value) { return _mm512_set1_epi8(value); }
 static inline vint v_set32(int32_t value) { return _mm512_set1_epi32(value); }
 static inline vint v_and(vint a, vint b) { return _mm512_and_si512(a, b); }

@@ -300,8 +300,8 @@ static struct cpu_scan_top draw(const float *x, uint32_t first, uint32_t end,
         uint32_t words[16];
         philox16(&keys, how, i, words);
         struct v16 chance = chance16(words);
-        /* x + gumbel >= best needs -ln(1 - v) <= e^(x - best), hence v <= e^(x - best); slack covers
-         * what rounding adds on both sides.  Few pass, and only they need logarithms. */
+        /* x + gumbel >= best needs -ln(1 - v) <= e^(x - best), hence v <= e^(x - best); slack
+         * covers what rounding adds on both sides.  Few pass, and only they need logarithms. */
         struct v16 slack = v16_set1(0.01f + __builtin_fabsf(found.value) * 0x1p-22f);
         struct v16 limit = v16_exp(v16_add(v16_sub(v, v16_set1(found.value)), slack));
         bits &= m16_bits(v16_ge(limit, chance));
