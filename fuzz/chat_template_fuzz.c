@@ -41,7 +41,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     if (!chat_template_render(chat_template, variables, NULL, &limits, 1700000000, &text,
                               &prompt)) {
         check_ranges(&prompt);
-        chat_prompt_release(&prompt);
+        chat_template_release_prompt(&prompt);
     }
     chat_template_destroy(chat_template);
     return 0;

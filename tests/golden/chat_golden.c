@@ -36,7 +36,7 @@ static json_t *render(const json_t *request) {
     json_t *rendered = prompt.text.bytes
                            ? json_stringn((const char *) prompt.text.data, prompt.text.bytes)
                            : json_string("");
-    chat_prompt_release(&prompt);
+    chat_template_release_prompt(&prompt);
     if (!rendered) rendered = json_string("(not UTF-8)");
     return json_pack("{s:o, s:o}", "text", rendered, "ranges", ranges);
 }

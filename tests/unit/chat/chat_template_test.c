@@ -56,7 +56,7 @@ static void assert_marked(const char *source, const char *expected) {
     shown[at] = '\0';
     assert_int_equal(range, prompt.range_count);
     assert_string_equal(shown, expected);
-    chat_prompt_release(&prompt);
+    chat_template_release_prompt(&prompt);
 }
 
 static void test_marks(void **state) {
@@ -107,7 +107,7 @@ static void test_user_keys(void **state) {
     assert_true(chat_template_uses(chat_template, "messages"));
     assert_false(chat_template_uses(chat_template, "role"));
     assert_false(chat_template_uses(chat_template, "tools"));
-    chat_prompt_release(&prompt);
+    chat_template_release_prompt(&prompt);
     chat_template_destroy(chat_template);
     json_decref(json);
 }
@@ -117,7 +117,7 @@ static void assert_fails(const char *source, const struct chat_limits *limits, e
     struct err_text text = {""};
     struct chat_prompt prompt;
     enum err e = render_with(source, limits, &text, &prompt);
-    if (!e) chat_prompt_release(&prompt);
+    if (!e) chat_template_release_prompt(&prompt);
     if (e != expected) fail_msg("%s: %s (%s)", source, err_name(e), text.text);
     if (strncmp(text.text, message, strlen(message)) != 0)
         fail_msg("%s: '%s' does not start with '%s'", source, text.text, message);
@@ -170,7 +170,7 @@ static void test_limits(void **state) {
     const struct chat_limits fits = {.output_bytes_max = 120};
     assert_int_equal(render_with("{{ big }}{{ big }}{{ big }}", &fits, &text, &prompt), ERR_OK);
     assert_int_equal(prompt.text.bytes, 120);
-    chat_prompt_release(&prompt);
+    chat_template_release_prompt(&prompt);
 }
 
 static void test_nesting(void **state) {
@@ -186,7 +186,7 @@ static void test_nesting(void **state) {
         for (int i = 0; i < count; i++) at = stpcpy(at, "{% endif %}");
         enum err e = render_with(source, NULL, &text, &prompt);
         assert_int_equal(e, count == FITS ? ERR_OK : ERR_LIMIT);
-        if (!e) chat_prompt_release(&prompt);
+        if (!e) chat_template_release_prompt(&prompt);
     }
     free(source);
 }
@@ -220,7 +220,7 @@ static void test_long_chains(void **state) {
         for (int i = 0; i < 2000; i++) at = stpcpy(at, links[p]);
         stpcpy(at, " }}");
         if (render_with(source, NULL, &text, &prompt)) fail_msg("%s: %s", links[p], text.text);
-        chat_prompt_release(&prompt);
+        chat_template_release_prompt(&prompt);
         free(source);
     }
 }
@@ -251,7 +251,7 @@ static void test_no_memory(void **state) {
         alloc_fail_at(0, 0);
         chat_template_destroy(chat_template);
         if (!e) {
-            chat_prompt_release(&prompt);
+            chat_template_release_prompt(&prompt);
             if (asked < n) break;
             fail_msg("allocation %llu failed unnoticed", (unsigned long long) n);
         }
