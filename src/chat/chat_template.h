@@ -43,7 +43,8 @@ MUST_USE enum err chat_template_create(const char *source, size_t bytes, struct 
 void chat_template_destroy(struct chat_template *chat_template);
 
 /* variables: a JSON object with messages, tools, add_generation_prompt, bos_token, ... as the
- * template's globals; transformers always gives tools and documents, null when there are none.  Strings below `user_keys` (a NULL-terminated list of names of globals;
+ * template's globals; transformers always gives tools and documents, null when there are none.
+ * Strings below `user_keys` (a NULL-terminated list of names of globals;
  * NULL: messages, tools, documents) are the user's.  now_s is what strftime_now sees (seconds
  * since 1970, local time).  ERR_USAGE: the template's own raise_exception, its message in *text
  * (nothing added); ERR_FORMAT: "template line N: reason"; ERR_LIMIT: a bound. On error *out is
