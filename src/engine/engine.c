@@ -472,7 +472,7 @@ static uint32_t pending_count(const struct sequence *sequence) {
     if (sequence->state != SEQUENCE_RUNNING) return 0;
     uint32_t pending = sequence->token_count + sequence->draw_count - sequence->submitted;
     /* The last token that may be drawn is never computed. */
-    bool is_drawn_out = drawn_count(sequence) >= request->output_max;
+    bool is_drawn_out = sequence->came_stopped || drawn_count(sequence) >= request->output_max;
     if (is_drawn_out && sequence->submitted >= request->prompt_count) return 0;
     return pending;
 }
@@ -554,15 +554,12 @@ static bool is_stop(const struct request *request, uint32_t token_id) {
     return false;
 }
 
-/* Ends a sequence that came here with nothing left to do.  FINISH_NONE: it has. */
+/* Why a sequence that came here with nothing left to do ends; FINISH_NONE: it has. */
 static enum finish_reason over_before_start(const struct sequence *sequence) {
-    const struct request *request = sequence->request;
-    uint32_t output_count = sequence_output_count(sequence);
-    if (output_count > request->sampling.min_tokens &&
-        is_stop(request, sequence->tokens[sequence->token_count - 1]))
-        return FINISH_STOP;
-    return output_count >= request->output_max && !must_tell_prompt(sequence) ? FINISH_LENGTH
-                                                                              : FINISH_NONE;
+    if (must_tell_prompt(sequence)) return FINISH_NONE;
+    if (sequence->came_stopped) return FINISH_STOP;
+    bool is_full = sequence_output_count(sequence) >= sequence->request->output_max;
+    return is_full ? FINISH_LENGTH : FINISH_NONE;
 }
 
 static bool may_read_cache(const struct engine *engine, const struct sequence *sequence) {
@@ -768,9 +765,9 @@ static void take_result(struct engine *engine, struct sequence *sequence,
     if (row->wants_prompt_logprobs) tell_prompt(request, row, result, output);
     enum finish_reason finish = FINISH_NONE;
     if (row->wants_sample) finish = take_token(engine, sequence, result, output);
-    else if (sequence->computed >= request->prompt_count &&
-             sequence_output_count(sequence) >= request->output_max)
-        finish = FINISH_LENGTH;
+    else if (sequence->computed >= request->prompt_count) finish = over_before_start(sequence);
+    if (finish == FINISH_STOP && !row->wants_sample)
+        output->stop_id = sequence->tokens[sequence->token_count - 1];
     kv_table_seal(&sequence->table, engine->pool, sequence->tokens, sequence->computed);
     if (!had_prompt && has_prompt(sequence)) request_unpark(engine, request);
     if (finish != FINISH_NONE) sequence_finish(engine, sequence, output, finish, ERR_OK);

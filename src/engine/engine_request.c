@@ -156,6 +156,14 @@ static void deal_request(struct deal *deal, const struct engine_options *options
     }
 }
 
+/* min_tokens let it be drawn, and it stops. */
+static bool has_stopped(const struct request *request, const struct sequence *sequence) {
+    const struct sampling *s = &request->sampling;
+    uint32_t output_count = sequence_output_count(sequence);
+    return output_count > s->min_tokens &&
+           is_among(s->stop_ids, s->stop_id_count, sequence->tokens[sequence->token_count - 1]);
+}
+
 enum err engine_request_create(const struct engine_options *options,
                                const struct engine_request *from, struct err_text *text,
                                struct request **out) {
@@ -188,6 +196,8 @@ enum err engine_request_create(const struct engine_options *options,
     request->deadline_us = from->deadline_us;
     request->prompt_told = from->sampling->prompt_logprobs >= 0 ? 1 : from->prompt_count;
     request->live_count = request->choice_count = from->choice_count;
+    for (uint32_t i = 0; i < request->choice_count; i++)
+        request->choices[i].came_stopped = has_stopped(request, &request->choices[i]);
     *out = request;
     return ERR_OK;
 }

@@ -45,6 +45,7 @@ struct sequence {
     uint32_t computed;    /* positions collected */
     uint32_t draw_count;  /* tokens being drawn by batches under way */
     uint32_t row_count;   /* rows in batches under way */
+    bool came_stopped;    /* its last id, generated elsewhere, is a stop id */
     uint64_t age;         /* order of first admission: the newest is preempted first */
     struct kv_table table;
 };

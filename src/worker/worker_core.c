@@ -516,7 +516,7 @@ static void take_generate(struct worker_core *core, const struct bus_message *bu
     struct msg_generate message;
     enum err e =
         msg_decode_generate(bus_message->data, bus_message->bytes, &core->decode_arena, &message);
-    if (e == ERR_FORMAT || (!e && (message.attempt == 0 || message.choice_count == 0))) {
+    if (e == ERR_FORMAT || (!e && message.attempt == 0)) {
         core->counts.bad_messages++;
         return;
     }

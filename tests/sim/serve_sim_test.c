@@ -241,7 +241,9 @@ static void dispatch(struct frontend *frontend, struct work *work) {
     uint32_t count = 0;
     bool is_resumed = false;
     for (uint32_t i = 0; i < work->choice_count; i++) {
-        if (work->choices[i].finish) continue; /* whole already */
+        /* Whole ones stay here, but somebody must bring what lacks of the prompt. */
+        bool is_last = count == 0 && i + 1 == work->choice_count;
+        if (work->choices[i].finish && !is_last) continue;
         choices[count++] = (struct msg_choice){i, work->choices[i].ids, work->choices[i].count};
         is_resumed |= work->choices[i].count > 0;
     }

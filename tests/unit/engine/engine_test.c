@@ -313,6 +313,43 @@ static void test_prompt_logprobs(void **state) {
     }
 }
 
+/* A choice that comes whole, by its stop id or by length, while the prompt's logprobs were lost:
+ * they are told again, and then it ends as it had. */
+static void test_prompt_logprobs_again(void **state) {
+    for (uint32_t variant = 0; variant < 8; variant++) {
+        struct rig rig;
+        struct watch watch;
+        uint32_t prompt[60], had[6] = {9, 8, 7, 6, 5, variant & 1 ? EOS : 4};
+        struct sampling s;
+        struct err_text text;
+        rig_defaults(&rig);
+        rig.engine_options.prefill_chunk_max = variant & 4 ? 7 : 0;
+        rig.backend_options.sim_in_flight_max = variant & 2 ? 2 : 1;
+        open_or_fail(&rig);
+        watch_init(&watch);
+        sampling_init(&s);
+        s.max_tokens = variant & 1 ? 50 : 6;
+        s.prompt_logprobs = 0;
+        fill_prompt(prompt, 60, 4);
+        struct engine_choice choice = {0, had, 6};
+        struct engine_request r = {.id = 1,
+                                   .prompt_ids = prompt,
+                                   .prompt_count = 60,
+                                   .choices = &choice,
+                                   .choice_count = 1,
+                                   .sampling = &s};
+        assert_int_equal(engine_add(rig.engine, &r, &text), ERR_OK);
+        rig_run(&rig, &watch);
+        const struct seen *seen = watch_find(&watch, 1, 0);
+        assert_int_equal(seen->prompt_next, 60);
+        assert_int_equal(seen->count, 0);
+        assert_int_equal(seen->finish, variant & 1 ? FINISH_STOP : FINISH_LENGTH);
+        rig_is_whole(&rig);
+        watch_release(&watch);
+        rig_close(&rig);
+    }
+}
+
 static void test_cancel(void **state) {
     for (uint32_t when = 0; when < 12; when++) {
         for (uint32_t depth = 1; depth <= 2; depth++) {
@@ -500,6 +537,7 @@ int main(void) {
         cmocka_unit_test(test_stops),
         cmocka_unit_test(test_resumed),
         cmocka_unit_test(test_prompt_logprobs),
+        cmocka_unit_test(test_prompt_logprobs_again),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_doors),
         cmocka_unit_test(test_many_cancelled),
