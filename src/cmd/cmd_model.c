@@ -83,7 +83,8 @@ enum err cmd_model_boot_options(const struct options *options, const struct mode
     if (options_is_set(options, OPT_THREADS))
         boot.backend.thread_count = (uint32_t) options_count(options, OPT_THREADS);
     boot.backend.may_spin = boot.backend.thread_count <= cpu.thread_count;
-    log_debug("%s", device_cpu_describe(&cpu).text);
+    log_line(options_command(options) == OPTION_SERVE ? LOG_INFO : LOG_DEBUG, "%s",
+             device_cpu_describe(&cpu).text);
     boot.budget.total_bytes = cpu.memory_bytes;
     boot.budget.available_bytes = cpu.memory_available_bytes;
     if (options_is_set(options, OPT_GPU_MEMORY_UTILIZATION))

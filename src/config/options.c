@@ -335,6 +335,8 @@ enum err options_read_arguments(struct options *options, int count, char *const 
 
 /* --- reading what was set ---------------------------------------------------------------- */
 
+unsigned options_command(const struct options *options) { return options->command; }
+
 bool options_is_set(const struct options *options, enum option_id id) {
     const struct value *value = &options->values[id];
     return (value->text || value->item_count) && value->source != SOURCE_DEFAULT;
