@@ -24,7 +24,7 @@ void answer_add_text(struct buf *out, const char *bytes, size_t count) {
         buf_add(out, "\xef\xbf\xbd", 3);
         from = ++at;
     }
-    buf_add_json_escaped(out, bytes + from, count - from);
+    if (from < count) buf_add_json_escaped(out, bytes + from, count - from);
 }
 
 /* Code points as Python counts a decoded string's length. */
@@ -136,7 +136,7 @@ static bool same_text(const struct answer *answer, uint32_t a, uint32_t b) {
 static void add_top_map(const struct answer *answer, const struct token_log *log, uint32_t index,
                         uint32_t id, struct buf *out) {
     const struct token_log_entry *entry = &log->entries[index];
-    const uint32_t *tops = log->top_ids + entry->top_first;
+    const uint32_t *tops = log->top_ids ? log->top_ids + entry->top_first : NULL;
     size_t bytes;
     const char *text = token_bytes(answer, id, &bytes);
     buf_add_string(out, "{\"");

@@ -92,7 +92,7 @@ void buf_add_json_escaped(struct buf *buf, const char *text, size_t bytes) {
         }
         buf_add(buf, escape, escape[1] == 'u' ? 6 : 2);
     }
-    buf_add(buf, text + from, bytes - from);
+    if (from < bytes) buf_add(buf, text + from, bytes - from);
 }
 
 const char *buf_string(struct buf *buf) {
