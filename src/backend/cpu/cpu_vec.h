@@ -23,9 +23,20 @@
 #endif
 
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
-/* A function with constants in its arguments, one instance for each set of them; the scalar body
- * is content with one instance. */
-#if CPU_VEC == 0
+/* A function with constants in its arguments, one instance for each set of them.  The scalar body
+ * is content with one instance, and so are builds with sanitizers, where dozens of unrolled and
+ * instrumented ones would take a minute to compile. */
+#if defined(__SANITIZE_ADDRESS__)
+#define VEC_IS_SMALL 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define VEC_IS_SMALL 1
+#endif
+#endif
+#ifndef VEC_IS_SMALL
+#define VEC_IS_SMALL (CPU_VEC == 0)
+#endif
+#if VEC_IS_SMALL
 #define VEC_UNROLL
 #define VEC_KERNEL static __attribute__((noinline))
 #elif defined(__clang__)
