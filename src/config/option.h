@@ -83,7 +83,7 @@ MUST_USE enum err options_read_arguments(struct options *options, int count, cha
                                          const char **positional, uint32_t positional_max,
                                          uint32_t *positional_count, struct err_text *text);
 
-unsigned options_command(const struct options *options); /* enum option_command */
+unsigned options_command(const struct options *options);               /* enum option_command */
 bool options_is_set(const struct options *options, enum option_id id); /* by anything but default */
 enum option_source options_source(const struct options *options, enum option_id id);
 bool options_bool(const struct options *options, enum option_id id);
