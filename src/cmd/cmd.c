@@ -44,6 +44,14 @@ int cmd_options(unsigned command, int argc, char **argv, struct options **out,
     return CMD_DONE;
 }
 
+void cmd_print_config(const struct options *options) {
+    struct buf out;
+    buf_init(&out, 0);
+    options_print(options, &out);
+    if (out.data) fwrite(out.data, 1, out.bytes, stdout);
+    buf_release(&out);
+}
+
 enum err cmd_read_all(const char *path, size_t limit, struct err_text *text, struct buf *out) {
     bool is_stdin = strcmp(path, "-") == 0;
     int fd = is_stdin ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);

@@ -33,6 +33,8 @@ int cmd_fail(enum err e, const struct err_text *text);
  * exit with (the reason is printed). */
 int cmd_options(unsigned command, int argc, char **argv, struct options **out,
                 const char **positional, uint32_t *positional_count);
+/* --print-config: each option's value and source. */
+void cmd_print_config(const struct options *options);
 /* All of a file, or of standard input for "-", up to limit bytes. */
 MUST_USE enum err cmd_read_all(const char *path, size_t limit, struct err_text *text,
                                struct buf *out);

@@ -22,6 +22,11 @@ int cmd_plan(int argc, char **argv) {
     uint32_t positional_count = 0;
     int status = cmd_options(OPTION_PLAN, argc, argv, &options, positional, &positional_count);
     if (status) return status;
+    if (options_bool(options, OPT_PRINT_CONFIG)) {
+        cmd_print_config(options);
+        options_destroy(options);
+        return CMD_DONE;
+    }
     struct err_text text = {0};
     struct model *model = NULL;
     struct worker_boot_options boot_options;

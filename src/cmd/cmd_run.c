@@ -150,11 +150,7 @@ int cmd_run(int argc, char **argv) {
     buf_init(&prompt, 0);
     enum err e = ERR_OK;
     if (options_bool(options, OPT_PRINT_CONFIG)) {
-        struct buf out;
-        buf_init(&out, 0);
-        options_print(options, &out);
-        fwrite(out.data, 1, out.bytes, stdout);
-        buf_release(&out);
+        cmd_print_config(options);
     } else {
         if (positional_count > 1)
             e = err_set(&text, ERR_USAGE, "one prompt is wanted, %u are given (quote it)",

@@ -434,11 +434,7 @@ int cmd_serve(int argc, char **argv) {
     struct err_text text = {0};
     struct serve serve = {.options = options, .loop = &loop, .started_ns = clock_now_ns()};
     if (options_bool(options, OPT_PRINT_CONFIG)) {
-        struct buf out;
-        buf_init(&out, 0);
-        options_print(options, &out);
-        fwrite(out.data, 1, out.bytes, stdout);
-        buf_release(&out);
+        cmd_print_config(options);
         options_destroy(options);
         return CMD_DONE;
     }
