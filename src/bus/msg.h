@@ -16,7 +16,7 @@
 #include "base/err.h"
 #include "config/sampling.h"
 
-#define MSG_VERSION 1
+#define MSG_VERSION 2
 
 enum msg_kind {
     MSG_WHO = 1,
@@ -44,10 +44,15 @@ struct msg_hello {
     uint64_t tokenizer_digest;
     uint32_t model_len_max, seat_count, block_size, block_count, batched_tokens_max, tp;
     char version[32];
-    char transfer_address[128]; /* empty: none */
+    char transfer_address[1024]; /* text, as xfer_address gave it; empty: none */
+    char name[64];               /* "VllmWorker.0", "PrefillWorker.1": for people, logs, metrics */
+    char host[64];               /* of the node, for people */
+    uint32_t http_port;          /* of its own /metrics (--system-port); 0: none */
 };
 
 struct msg_load {
+    /* waiting_requests: of GENERATE, prefill worker: none; queued_prefills: PREFILLs that wait
+     * (a prefill worker's queue; running ones count in running_requests). */
     uint32_t blocks_total, blocks_free, blocks_cached;
     uint32_t running_requests, waiting_requests, queued_prefills;
     uint64_t running_tokens, waiting_tokens, queued_prefill_tokens;
@@ -142,11 +147,88 @@ struct msg_attempt { /* CANCEL, GONE */
     uint64_t attempt;
 };
 
+/* --- supervisor -> all --------------------------------------------------------------------- */
+
+enum msg_reap { /* why an instance is gone, on the wire as u8 */
+                MSG_REAP_EXITED = 1,
+                MSG_REAP_KILLED = 2, /* by a signal */
+};
+struct msg_roster_dead {
+    uint64_t instance;
+    uint8_t reason; /* enum msg_reap */
+    int32_t status; /* exit status or signal number */
+};
+/* The instances one supervisor has spawned: alive (not yet reaped) and reaped (the last 1,024).  A
+ * roster speaks of its own children only; several supervisors' rosters do not contradict. */
+struct msg_roster {
+    uint64_t number; /* counts up; an older one is dropped */
+    const uint64_t *alive;
+    uint32_t alive_count;
+    const struct msg_roster_dead *dead;
+    uint32_t dead_count;
+};
+
+/* --- KV events ------------------------------------------------------------------------------ */
+
+enum msg_kv_kind { MSG_KV_STORED = 0, MSG_KV_REMOVED = 1, MSG_KV_CLEARED = 2 };
+struct msg_kv_block {
+    uint8_t kind;         /* enum msg_kv_kind */
+    uint64_t hash;        /* of the sequence up to this block's end */
+    uint64_t parent_hash; /* STORED: of the block before; 0: none */
+    uint64_t local_hash;  /* STORED: of this block's tokens alone */
+};
+/* Events first_number, first_number + 1, ...: one a block. */
+struct msg_kv_event {
+    uint64_t first_number;
+    const struct msg_kv_block *blocks;
+    uint32_t block_count;
+};
+/* The asker names the dump by a number of its own; a repeated number is answered again. */
+struct msg_kv_dump_ask {
+    uint64_t number;
+};
+/* Part `part` of part_count (at most 256 KiB each) of all blocks that are there after event
+ * event_number; every part repeats the numbers.  Parents do not come before children. */
+struct msg_kv_dump {
+    uint64_t number; /* of the ask */
+    uint64_t event_number;
+    uint32_t part, part_count;
+    const struct msg_kv_block *blocks; /* all STORED */
+    uint32_t block_count;
+};
+
+/* --- handoff (protocol.md 4) ---------------------------------------------------------------- */
+
+#define MSG_TRANSFER_ADDRESS_BYTES 1024u /* most bytes of a transfer address */
+
+struct msg_prefill {
+    uint64_t attempt; /* D's */
+    const uint32_t *prompt_ids;
+    uint32_t prompt_count;
+    uint32_t have_count;    /* blocks that D has already (a prefix of the prompt's blocks) */
+    const uint32_t *blocks; /* D's block ids of blocks have_count, have_count + 1, ... */
+    uint32_t block_count;
+    uint32_t block_size, tp;                  /* D's */
+    uint64_t numeric_digest;                  /* D's; unequal ones are refused */
+    uint64_t key[2];                          /* random; repeated by every transfer header */
+    const char *transfer_address;             /* D's, as its xfer gave it (text) */
+    uint32_t remaining_ms;
+    const char *request_id, *traceparent;
+};
+struct msg_prefill_done {
+    uint64_t attempt;
+    uint32_t piece_count;    /* blocks sent */
+    uint32_t cached_tokens;  /* that P found in its own cache */
+    uint64_t compute_us;     /* from admission to the last chunk's end */
+    uint64_t queue_us;
+};
+
 enum msg_refusal {                         /* on the wire as u8 */
                    MSG_REFUSE_BUSY = 1,    /* queue full: retry after */
                    MSG_REFUSE_NO_ROOM = 2, /* would never fit here */
                    MSG_REFUSE_BAD = 3,     /* the request itself is wrong */
                    MSG_REFUSE_DRAINING = 4,
+                   MSG_REFUSE_UNLIKE = 5, /* PREFILL: other digest, block size; or no transfer */
 };
 struct msg_refuse {
     uint64_t attempt;
@@ -168,6 +250,12 @@ void msg_encode_sync(const struct msg_sync *message, struct buf *out);
 void msg_encode_gone(const struct msg_attempt *message, struct buf *out);
 void msg_encode_cancel(const struct msg_attempt *message, struct buf *out);
 void msg_encode_refuse(const struct msg_refuse *message, struct buf *out);
+void msg_encode_roster(const struct msg_roster *message, struct buf *out);
+void msg_encode_kv_event(const struct msg_kv_event *message, struct buf *out);
+void msg_encode_kv_dump_ask(const struct msg_kv_dump_ask *message, struct buf *out);
+void msg_encode_kv_dump(const struct msg_kv_dump *message, struct buf *out);
+void msg_encode_prefill(const struct msg_prefill *message, struct buf *out);
+void msg_encode_prefill_done(const struct msg_prefill_done *message, struct buf *out);
 
 /* ERR_FORMAT: the bytes break the format; *out is then untouched.  ERR_MEMORY. */
 MUST_USE enum err msg_decode_hello(const uint8_t *data, size_t bytes, struct msg_hello *out);
@@ -183,5 +271,17 @@ MUST_USE enum err msg_decode_sync(const uint8_t *data, size_t bytes, struct aren
 MUST_USE enum err msg_decode_attempt(const uint8_t *data, size_t bytes, struct msg_attempt *out);
 MUST_USE enum err msg_decode_refuse(const uint8_t *data, size_t bytes, struct arena *arena,
                                     struct msg_refuse *out);
+MUST_USE enum err msg_decode_roster(const uint8_t *data, size_t bytes, struct arena *arena,
+                                    struct msg_roster *out);
+MUST_USE enum err msg_decode_kv_event(const uint8_t *data, size_t bytes, struct arena *arena,
+                                      struct msg_kv_event *out);
+MUST_USE enum err msg_decode_kv_dump_ask(const uint8_t *data, size_t bytes,
+                                         struct msg_kv_dump_ask *out);
+MUST_USE enum err msg_decode_kv_dump(const uint8_t *data, size_t bytes, struct arena *arena,
+                                     struct msg_kv_dump *out);
+MUST_USE enum err msg_decode_prefill(const uint8_t *data, size_t bytes, struct arena *arena,
+                                     struct msg_prefill *out);
+MUST_USE enum err msg_decode_prefill_done(const uint8_t *data, size_t bytes,
+                                          struct msg_prefill_done *out);
 
 #endif
