@@ -44,7 +44,7 @@ struct bus_nats_options {
     const char *url;        /* nats://host:port[,...]; one that holds user or password: ERR_USAGE */
     const char *name_space; /* letters, digits, - and _ */
     const char *token;      /* NULL: none; never logged */
-    const char *user, *password; /* NULL: none */
+    const char *user, *password;                            /* NULL: none */
     const char *tls_ca_file, *tls_cert_file, *tls_key_file; /* NULL: none */
     bool has_tls;
     uint32_t ring_messages_max;

@@ -208,18 +208,18 @@ struct msg_prefill {
     uint32_t have_count;    /* blocks that D has already (a prefix of the prompt's blocks) */
     const uint32_t *blocks; /* D's block ids of blocks have_count, have_count + 1, ... */
     uint32_t block_count;
-    uint32_t block_size, tp;                  /* D's */
-    uint64_t numeric_digest;                  /* D's; unequal ones are refused */
-    uint64_t key[2];                          /* random; repeated by every transfer header */
-    const char *transfer_address;             /* D's, as its xfer gave it (text) */
+    uint32_t block_size, tp;      /* D's */
+    uint64_t numeric_digest;      /* D's; unequal ones are refused */
+    uint64_t key[2];              /* random; repeated by every transfer header */
+    const char *transfer_address; /* D's, as its xfer gave it (text) */
     uint32_t remaining_ms;
     const char *request_id, *traceparent;
 };
 struct msg_prefill_done {
     uint64_t attempt;
-    uint32_t piece_count;    /* blocks sent */
-    uint32_t cached_tokens;  /* that P found in its own cache */
-    uint64_t compute_us;     /* from admission to the last chunk's end */
+    uint32_t piece_count;   /* blocks sent */
+    uint32_t cached_tokens; /* that P found in its own cache */
+    uint64_t compute_us;    /* from admission to the last chunk's end */
     uint64_t queue_us;
 };
 

@@ -14,7 +14,13 @@
 #include "config/option.h"
 #include "config/problem.h"
 
-enum graph_kind { GRAPH_AGG, GRAPH_AGG_ROUTER, GRAPH_DISAGG, GRAPH_DISAGG_ROUTER, GRAPH_KIND_COUNT };
+enum graph_kind {
+    GRAPH_AGG,
+    GRAPH_AGG_ROUTER,
+    GRAPH_DISAGG,
+    GRAPH_DISAGG_ROUTER,
+    GRAPH_KIND_COUNT
+};
 
 enum graph_section_id {
     GRAPH_FRONTEND,

@@ -14,6 +14,7 @@
 #include "model/model_index.h"
 #include "model/model_parts.h"
 #include "model/model_resolve.h"
+#include "model/model_stand_in.h"
 
 static void set_name(struct model *model, const char *name) {
     snprintf(model->spec.name, sizeof model->spec.name, "%s", name);
@@ -103,7 +104,9 @@ static enum err open_dummy(const char *path_or_name, const struct model_open_opt
     model->dummy_seed = options->dummy_seed;
     e = model_index_create(model, text);
     if (!e) e = model_dummy_places(model, options->dummy_type, text);
-    return e || !is_here ? e : open_texts(&source, text, model);
+    if (e || is_here) return e ? e : open_texts(&source, text, model);
+    model->chat_template = alloc_string(model_stand_in_template, strlen(model_stand_in_template));
+    return model->chat_template ? ERR_OK : err_set(text, ERR_MEMORY, "no memory for a template");
 }
 
 enum err model_open(const char *path_or_name, const struct model_open_options *options,

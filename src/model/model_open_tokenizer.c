@@ -7,6 +7,7 @@
 #include "model/model_hf.h"
 #include "model/model_parts.h"
 #include "model/model_resolve.h"
+#include "model/model_stand_in.h"
 
 #define TOKENIZER_BYTES_MAX ((size_t) 256 << 20) /* the largest published one has 33 MB */
 
@@ -154,9 +155,7 @@ enum err model_open_tokenizer(const struct model *model, struct err_text *text,
                               struct tokenizer **out) {
     if (model->gguf.part_count) return open_gguf(&model->gguf, text, out);
     if (model->directory) return open_directory(model->directory, text, out);
-    return err_set(text, ERR_NOT_FOUND,
-                   "%s: no tokenizer: it is a shape with dummy weights, without files",
-                   model->spec.name);
+    return model_stand_in_tokenizer(&model->spec, text, out);
 }
 
 enum err model_open_tokenizer_only(const char *path_or_name, struct err_text *text,

@@ -26,13 +26,13 @@ struct router;
 struct router_options {
     enum router_policy policy;
     uint32_t block_size;
-    double overlap_weight;     /* 1 */
-    double temperature;        /* 0: the lowest cost */
-    bool has_events;           /* false: approximate for every worker */
-    uint64_t approximate_us;   /* time to live of guessed entries: 120 s */
-    uint64_t predicted_us;     /* of entries predicted at routing while events come: 5 s */
+    double overlap_weight;       /* 1 */
+    double temperature;          /* 0: the lowest cost */
+    bool has_events;             /* false: approximate for every worker */
+    uint64_t approximate_us;     /* time to live of guessed entries: 120 s */
+    uint64_t predicted_us;       /* of entries predicted at routing while events come: 5 s */
     uint32_t guessed_blocks_max; /* 2^20, pruned to 0.8 of it */
-    uint64_t seed;             /* of random choices and ties */
+    uint64_t seed;               /* of random choices and ties */
 };
 
 /* Defaults of everything but block_size. */
@@ -79,7 +79,7 @@ struct router_request {
     const uint64_t *local_hashes;
     uint32_t block_count;
     uint32_t prompt_tokens;
-    uint32_t expected_tokens; /* of output; 0: unknown */
+    uint32_t expected_tokens;           /* of output; 0: unknown */
     double overlap_weight, temperature; /* < 0: the router's */
     uint64_t avoided;                   /* instance not to take if there is another; 0: none */
     bool reads_cache;                   /* false: prompt logprobs: overlap counts nothing */

@@ -35,11 +35,11 @@ struct xfer_options {
     const struct kv_layout *layouts; /* rank_count of them, copied; the regions are borrowed */
     uint32_t rank_count;
     uint32_t block_size;
-    bool is_verifying;             /* checksums over each message's bytes (--verify-kv) */
-    const char *listen;            /* --transfer-listen: address or interface; NULL: loopback */
+    bool is_verifying;              /* checksums over each message's bytes (--verify-kv) */
+    const char *listen;             /* --transfer-listen: address or interface; NULL: loopback */
     uint16_t port_first, port_last; /* 0: any */
-    const char *transports;        /* NULL: "posix,tcp,self"; tests force "tcp,self" */
-    uint32_t transfer_timeout_ms;  /* a receive older than this closes the pair: 2,000 */
+    const char *transports;         /* NULL: "posix,tcp,self"; tests force "tcp,self" */
+    uint32_t transfer_timeout_ms;   /* a receive older than this closes the pair: 2,000 */
     void (*wake)(void *ctx);
     void *wake_ctx;
 };

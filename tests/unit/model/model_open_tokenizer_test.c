@@ -69,15 +69,48 @@ static void none(void **state) {
     put_file("h.gguf", file.data, file.bytes);
     refuse_only("h.gguf", ERR_FORMAT, ": key tokenizer.ggml.tokens: expected an array of strings");
     buf_release(&file);
+}
+
+/* A shape without files gets a vocabulary: each byte a token and back, words for the other ids. */
+static void test_stand_in(void **state) {
+    (void) state;
+    static const char said[] = "a \x01\n\xc3\xa9\xf0\x9f\x98\x80 ~";
     struct err_text text = {""};
     struct model *model = NULL;
     struct tokenizer *tokenizer = NULL;
-    assert_int_equal(model_open("tiny-llama-test", &(struct model_open_options){.is_dummy = true},
+    assert_int_equal(model_open("tiny-llama-k-test", &(struct model_open_options){.is_dummy = true},
                                 &text, &model),
                      ERR_OK);
-    assert_int_equal(model_open_tokenizer(model, &text, &tokenizer), ERR_NOT_FOUND);
-    assert_string_equal(text.text, "tiny-llama-test: no tokenizer: it is a shape with dummy "
-                                   "weights, without files");
+    assert_non_null(model_chat_template(model));
+    assert_int_equal(model_open_tokenizer(model, &text, &tokenizer), ERR_OK);
+    assert_int_equal(tokenizer_vocab_size(tokenizer), 512);
+    struct token_scratch *scratch = NULL;
+    assert_int_equal(token_scratch_create(tokenizer, 0, &scratch), ERR_OK);
+    struct tokenizer_ids ids = {0};
+    assert_int_equal(tokenizer_encode(tokenizer, scratch, said, sizeof said - 1, NULL, 0,
+                                      TOKENIZER_ADD_SPECIAL, 0, &text, &ids),
+                     ERR_OK);
+    assert_int_equal(ids.count, sizeof said - 1);
+    struct token_decoder decoder;
+    struct buf out;
+    buf_init(&out, 0);
+    token_decoder_init(&decoder, tokenizer, true);
+    for (uint32_t i = 0; i < ids.count; i++) {
+        assert_int_equal(ids.ids[i], (uint8_t) said[i]);
+        token_decoder_add(&decoder, ids.ids[i], &out);
+    }
+    assert_int_equal(out.bytes, sizeof said - 1);
+    assert_memory_equal(out.data, said, out.bytes);
+    buf_clear(&out);
+    token_decoder_add(&decoder, 256, &out);
+    token_decoder_add(&decoder, 511, &out);
+    token_decoder_finish(&decoder, &out);
+    buf_add(&out, "", 1);
+    assert_string_equal((const char *) out.data, " ba tida");
+    buf_release(&out);
+    tokenizer_ids_release(&ids);
+    token_scratch_destroy(scratch);
+    tokenizer_close(tokenizer);
     model_close(model);
 }
 
@@ -142,6 +175,7 @@ static void memory_runs_out(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_stand_in),
         cmocka_unit_test(demo_tokenizer),
         IN_FOLDER(none),
         IN_FOLDER(memory_runs_out),
