@@ -116,7 +116,10 @@ struct kv_layout {
     uint8_t *base;
     uint32_t block_count; /* block 0, "none", included */
     uint32_t layer_count;
+    uint32_t head_first; /* the model's index of this rank's first KV head; more ranks than KV
+                            heads: neighbouring ranks hold copies of one head */
     uint32_t head_count; /* KV heads of this rank */
+    uint32_t head_total; /* KV heads of the model */
     uint64_t block_stride, layer_stride, value_stride, head_stride;
     uint64_t head_bytes;
     uint64_t block_bytes;

@@ -23,6 +23,7 @@ void cpu_kv_layout(const struct cpu_kv *kv, struct kv_layout *out) {
         .block_count = kv->block_count + 1,
         .layer_count = kv->layer_count,
         .head_count = kv->head_count,
+        .head_total = kv->head_count,
         .block_stride = kv->block_bytes,
         .layer_stride = kv->run_bytes * 2 * kv->head_count,
         .value_stride = kv->run_bytes * kv->head_count,

@@ -407,6 +407,7 @@ static void sim_kv_layout(const struct backend *backend, uint32_t rank, struct k
         .block_count = backend->block_count + 1,
         .layer_count = 1,
         .head_count = 1,
+        .head_total = 1,
         .block_stride = block_bytes,
         .layer_stride = block_bytes,
         .value_stride = block_bytes / 2,
