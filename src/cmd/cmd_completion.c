@@ -9,15 +9,15 @@ int cmd_completion(int argc, char **argv) {
     static const struct {
         const char *name;
         unsigned command;
-    } commands[] = {{"run", OPTION_RUN},      {"chat", OPTION_CHAT},
-                    {"serve", OPTION_SERVE},  {"plan", OPTION_PLAN},
-                    {"bench", OPTION_BENCH},  {"tokenize", OPTION_TOKENIZE},
-                    {"render", OPTION_RENDER}};
+    } commands[] = {{"run", OPTION_RUN},       {"chat", OPTION_CHAT},
+                    {"serve", OPTION_SERVE},   {"plan", OPTION_PLAN},
+                    {"bench", OPTION_BENCH},   {"tokenize", OPTION_TOKENIZE},
+                    {"render", OPTION_RENDER}, {"doctor", OPTION_DOCTOR}};
     puts("# bash completion for gramme\n"
          "_gramme() {\n"
          "    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} flags=\n"
          "    if [ \"$COMP_CWORD\" -eq 1 ]; then\n"
-         "        COMPREPLY=($(compgen -W \"run chat serve plan bench tokenize render help "
+         "        COMPREPLY=($(compgen -W \"run chat serve plan bench tokenize render doctor help "
          "version\" "
          "-- \"$word\"))\n"
          "        return\n"

@@ -14,6 +14,7 @@ static const char screen[] =
     "  gramme bench engine|serve           measure\n"
     "  gramme tokenize -m MODEL            text on stdin to token ids\n"
     "  gramme render -m MODEL --input F    messages to the prompt's bytes\n"
+    "  gramme doctor                       this machine: what to mend before serving\n"
     "  gramme help COMMAND                 the options of a command\n"
     "  gramme completion                   a completion script for bash\n"
     "  gramme version\n"
@@ -32,6 +33,7 @@ static const struct {
     {"plan", OPTION_PLAN, "gramme plan -m MODEL [OPTIONS]"},
     {"bench", OPTION_BENCH, "gramme bench engine -m MODEL [OPTIONS] | gramme bench serve --help"},
     {"tokenize", OPTION_TOKENIZE, "gramme tokenize -m MODEL [OPTIONS] < TEXT"},
+    {"doctor", OPTION_DOCTOR, "gramme doctor [--json]"},
     {"render", OPTION_RENDER, "gramme render (-m MODEL | --template F) --input FILE"},
 };
 

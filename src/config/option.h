@@ -33,6 +33,7 @@ enum option_command {
     OPTION_BENCH = 16,
     OPTION_TOKENIZE = 32,
     OPTION_RENDER = 64,
+    OPTION_DOCTOR = 4096,
 };
 
 /* X(ID, name, type, commands, group, unit, default, min, max, words, help) lives in

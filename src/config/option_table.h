@@ -161,8 +161,8 @@ OPTION(REPEAT, "repeat", OPTION_COUNT, OPTION_BENCH, "bench", "", "3", 1, 1000, 
 
 OPTION(EXPLAIN, "explain", OPTION_BOOL, OPTION_PLAN, "output", "", "false", 0, 0, NULL,
        "every buffer with its bytes")
-OPTION(JSON, "json", OPTION_BOOL, OPTION_RUN | OPTION_PLAN | OPTION_BENCH, "output", "", "false", 0,
-       0, NULL, "one JSON line instead of text")
+OPTION(JSON, "json", OPTION_BOOL, OPTION_RUN | OPTION_PLAN | OPTION_BENCH | OPTION_DOCTOR, "output",
+       "", "false", 0, 0, NULL, "one JSON line instead of text")
 OPTION(LOG_LEVEL, "log-level", OPTION_WORD, ALL_COMMANDS, "output", "", "info", 0, 0,
        "error|warn|info|debug", "")
 OPTION(LOG_FORMAT, "log-format", OPTION_WORD, ALL_COMMANDS, "output", "", "auto", 0, 0,

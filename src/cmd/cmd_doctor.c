@@ -1,0 +1,261 @@
+/* cmd_doctor - gramme doctor: what this machine has for serving, and what to mend.
+ *
+ * Looks and changes nothing.  Each finding has a severity, what was found, and, where something can
+ * be done, what to do.  Exit 0: nothing stands in the way; 1: something must be mended. */
+#include <dlfcn.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "cmd/cmd.h"
+#include "device/device_cpu.h"
+#include "device/device_gpu.h"
+
+#define GIB ((double) (1u << 30))
+#define FILES_WANTED 8192u      /* 4,096 connections with room for the rest */
+#define SHM_WANTED (256u << 20) /* transfer rings and staging of a few workers */
+#define DEFAULT_PORT 8000
+
+enum severity { GOOD, NOTE, WARNING, BAD };
+
+struct doctor {
+    bool is_json, has_colour;
+    json_t *findings; /* owned when is_json */
+    uint32_t counts[4];
+};
+
+static void find(struct doctor *doctor, enum severity severity, const char *what, const char *fix,
+                 const char *format, ...) __attribute__((format(printf, 5, 6)));
+
+static void find(struct doctor *doctor, enum severity severity, const char *what, const char *fix,
+                 const char *format, ...) {
+    static const char *const names[] = {"ok", "note", "warning", "error"};
+    static const char *const colours[] = {"\033[32m", "\033[36m", "\033[33m", "\033[31m"};
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    doctor->counts[severity]++;
+    if (doctor->is_json) {
+        json_t *finding = json_pack("{s:s, s:s, s:s, s:s*}", "severity", names[severity], "what",
+                                    what, "found", text, "fix", fix);
+        json_array_append_new(doctor->findings, finding);
+        return;
+    }
+    printf("%s%-8s%s%-11s %s\n", doctor->has_colour ? colours[severity] : "", names[severity],
+           doctor->has_colour ? "\033[0m" : "", what, text);
+    if (fix) printf("%-19s -> %s\n", "", fix);
+}
+
+/* The first line of a small file, without its end; false: not there. */
+static bool read_line(const char *path, char *line, size_t room) {
+    FILE *file = fopen(path, "re");
+    if (!file) return false;
+    bool is_read = fgets(line, (int) room, file) != NULL;
+    fclose(file);
+    if (is_read) line[strcspn(line, "\n")] = '\0';
+    return is_read;
+}
+
+/* --- this machine ------------------------------------------------------------------------ */
+
+static void look_at_cpu(struct doctor *doctor) {
+    struct device_cpu cpu;
+    device_cpu_look(NULL, &cpu);
+    const char *body = cpu.has_avx512 ? "avx512" : cpu.has_avx2 ? "avx2" : "scalar";
+    find(doctor, cpu.has_avx2 ? GOOD : WARNING, "processor",
+         cpu.has_avx2 ? NULL : "without AVX2 the scalar kernels run: expect a tenth of the speed",
+         "%s kernels%s%s", body, cpu.has_avx512_vnni ? ", int8 dot products" : "",
+         cpu.has_avx512_bf16 ? ", bf16 dot products" : "");
+    find(doctor, GOOD, "threads", NULL, "%u (bound by %s; %u cores, %u cpus allowed)",
+         cpu.thread_count, cpu.thread_bound, cpu.core_count, cpu.logical_count);
+    find(doctor, cpu.memory_available_bytes < 1u << 30 ? WARNING : GOOD, "memory",
+         cpu.memory_available_bytes < 1u << 30 ? "free some, or raise the container's limit" : NULL,
+         "%.1f of %.1f GiB free (bound by %s)", (double) cpu.memory_available_bytes / GIB,
+         (double) cpu.memory_bytes / GIB, cpu.memory_bound);
+    char line[256];
+    if (read_line("/proc/sys/vm/overcommit_memory", line, sizeof line) && line[0] == '2')
+        find(doctor, WARNING, "overcommit", "sysctl vm.overcommit_memory=0",
+             "strict accounting: planned memory is refused before it is touched");
+    if (read_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof line)) {
+        bool is_never = strstr(line, "[never]") != NULL;
+        find(doctor, is_never ? NOTE : GOOD, "huge pages",
+             is_never ? "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled" : NULL,
+             "transparent huge pages: %s", line);
+    }
+    uint32_t nodes = 0;
+    char path[64];
+    for (uint32_t i = 0; i < 64; i++) {
+        snprintf(path, sizeof path, "/sys/devices/system/node/node%u", i);
+        nodes += access(path, F_OK) == 0;
+    }
+    if (nodes > 1)
+        find(doctor, NOTE, "numa",
+             "one worker a node: numactl --cpunodebind=N --membind=N gramme ...", "%u memory nodes",
+             nodes);
+}
+
+static void look_at_limits(struct doctor *doctor) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
+        find(doctor, limit.rlim_max < FILES_WANTED ? WARNING : GOOD, "open files",
+             limit.rlim_max < FILES_WANTED
+                 ? "raise the hard limit (ulimit -Hn, LimitNOFILE=, --ulimit nofile=)"
+                 : NULL,
+             "%llu, may be raised to %llu", (unsigned long long) limit.rlim_cur,
+             (unsigned long long) limit.rlim_max);
+    struct statvfs shm;
+    if (statvfs("/dev/shm", &shm) != 0) {
+        find(doctor, WARNING, "/dev/shm", "mount a tmpfs there: handoff falls back to TCP",
+             "not there: %s", strerror(errno));
+    } else {
+        uint64_t bytes = (uint64_t) shm.f_bavail * shm.f_frsize;
+        bool is_small = bytes < SHM_WANTED, is_closed = (shm.f_flag & ST_RDONLY) != 0;
+        find(doctor, is_small || is_closed ? WARNING : GOOD, "/dev/shm",
+             is_closed  ? "read-only: handoff between workers falls back to TCP"
+             : is_small ? "docker run --shm-size=1g; handoff between workers falls back to TCP"
+                        : NULL,
+             "%.0f MiB free", (double) bytes / (1u << 20));
+    }
+}
+
+static void look_at_port(struct doctor *doctor) {
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return;
+    int one = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons(DEFAULT_PORT),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    bool is_free = bind(fd, (struct sockaddr *) &address, sizeof address) == 0;
+    close(fd);
+    find(doctor, is_free ? GOOD : NOTE, "port",
+         is_free ? NULL : "gramme serve --port N, or --port 0 for any", "%d is %s", DEFAULT_PORT,
+         is_free ? "free" : "taken");
+}
+
+/* --- what graphs need ------------------------------------------------------------------------ */
+
+static bool find_program(const char *name, char *path, size_t room) {
+    const char *folders = getenv("PATH");
+    char all[4096];
+    snprintf(all, sizeof all, "%s:/usr/sbin:/usr/local/bin", folders ? folders : "/usr/bin:/bin");
+    char *rest = all;
+    for (char *folder; (folder = strsep(&rest, ":"));) {
+        snprintf(path, room, "%s/%s", folder, name);
+        if (folder[0] && access(path, X_OK) == 0) return true;
+    }
+    return false;
+}
+
+static void look_at_libraries(struct doctor *doctor) {
+    char path[4608];
+    if (find_program("nats-server", path, sizeof path))
+        find(doctor, GOOD, "nats-server", NULL, "%s", path);
+    else
+        find(doctor, NOTE, "nats-server",
+             "apt-get install nats-server (graphs of several workers need it; run and serve agg do "
+             "not)",
+             "not found");
+    void *ucp = dlopen("libucp.so.0", RTLD_NOW | RTLD_LOCAL);
+    const char *(*version)(void) = NULL;
+    if (ucp) {
+        void *symbol = dlsym(ucp, "ucp_get_version_string");
+        memcpy(&version, &symbol, sizeof version);
+        find(doctor, GOOD, "ucx", NULL, "%s", version ? version() : "libucp.so.0");
+        dlclose(ucp);
+    } else {
+        find(doctor, NOTE, "ucx",
+             "apt-get install libucx0 (disagg graphs of several processes need it)", "not found");
+    }
+}
+
+static void look_at_gpus(struct doctor *doctor) {
+    struct device_gpus *gpus = calloc(1, sizeof *gpus);
+    if (!gpus) return;
+    device_gpu_look(NULL, gpus);
+    if (gpus->trouble[0]) find(doctor, NOTE, "gpus", NULL, "none: %s", gpus->trouble);
+    else
+        find(doctor, GOOD, "gpus", NULL, "%u, driver %s, CUDA %u.%u", gpus->card_count,
+             gpus->driver, gpus->cuda_version / 1000, gpus->cuda_version % 1000 / 10);
+    for (uint32_t i = 0; i < gpus->card_count; i++) {
+        const struct device_gpu *card = &gpus->cards[i];
+        char what[16], holders[160] = "";
+        size_t bytes = 0;
+        for (uint32_t k = 0; k < card->holder_count && bytes < sizeof holders; k++)
+            bytes += (size_t) snprintf(holders + bytes, sizeof holders - bytes,
+                                       "%spid %u holds %.1f GiB", k ? ", " : "; ",
+                                       card->holders[k].pid, (double) card->holders[k].bytes / GIB);
+        snprintf(what, sizeof what, "gpu %u", i);
+        bool is_taken = card->free_bytes < card->total_bytes / 20 * 19;
+        find(doctor, is_taken || card->is_mig ? WARNING : GOOD, what,
+             card->is_mig ? "cut into MIG instances: name one in CUDA_VISIBLE_DEVICES"
+             : is_taken   ? "end what holds its memory, or leave the card out: "
+                            "CUDA_VISIBLE_DEVICES"
+                          : NULL,
+             "%s, compute %u.%u, %.2f of %.2f GiB free%s", card->name, card->capability_major,
+             card->capability_minor, (double) card->free_bytes / GIB,
+             (double) card->total_bytes / GIB, holders);
+    }
+    static const char *const paths[] = {"host", "pcie", "nvlink"};
+    for (uint32_t a = 0; a < gpus->card_count && gpus->card_count > 1; a++) {
+        char row[DEVICE_GPUS_MAX * 8] = "", what[16];
+        size_t bytes = 0;
+        bool is_slow = false;
+        for (uint32_t b = 0; b < gpus->card_count; b++) {
+            is_slow |= a != b && gpus->paths[a][b] == DEVICE_GPU_PATH_NONE;
+            bytes += (size_t) snprintf(row + bytes, sizeof row - bytes, "%-7s",
+                                       a == b ? "-" : paths[gpus->paths[a][b]]);
+        }
+        snprintf(what, sizeof what, "p2p %u", a);
+        find(doctor, is_slow ? NOTE : GOOD, what,
+             is_slow ? "no peer access to some cards: their traffic goes through host memory"
+                     : NULL,
+             "%s", row);
+    }
+    free(gpus);
+}
+
+int cmd_doctor(int argc, char **argv) {
+    struct options *options = NULL;
+    const char *positional[CMD_POSITIONAL_MAX];
+    uint32_t positional_count = 0;
+    int status = cmd_options(OPTION_DOCTOR, argc, argv, &options, positional, &positional_count);
+    if (status) return status;
+    if (positional_count) {
+        options_destroy(options);
+        fprintf(stderr, "gramme: doctor takes no '%s'; see 'gramme help doctor'\n", positional[0]);
+        return CMD_USAGE;
+    }
+    struct doctor doctor = {.is_json = options_bool(options, OPT_JSON),
+                            .has_colour = isatty(STDOUT_FILENO) && !getenv("NO_COLOR")};
+    options_destroy(options);
+    if (doctor.is_json) doctor.findings = json_array();
+    look_at_cpu(&doctor);
+    look_at_limits(&doctor);
+    look_at_port(&doctor);
+    look_at_libraries(&doctor);
+    look_at_gpus(&doctor);
+    if (doctor.is_json) {
+        json_t *all =
+            json_pack("{s:b, s:o}", "ok", doctor.counts[BAD] == 0, "findings", doctor.findings);
+        char *text = all ? json_dumps(all, JSON_COMPACT) : NULL;
+        if (text) puts(text);
+        free(text);
+        json_decref(all);
+    } else {
+        printf("%u to mend, %u warnings, %u notes\n", doctor.counts[BAD], doctor.counts[WARNING],
+               doctor.counts[NOTE]);
+    }
+    return doctor.counts[BAD] ? CMD_FAILED : CMD_DONE;
+}
