@@ -26,6 +26,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
         struct msg_sync sync;
         struct msg_attempt attempt;
         struct msg_refuse refuse;
+        struct msg_roster roster;
+        struct msg_kv_event kv_event;
+        struct msg_kv_dump_ask kv_dump_ask;
+        struct msg_kv_dump kv_dump;
+        struct msg_prefill prefill;
+        struct msg_prefill_done prefill_done;
     } m;
     enum err e = ERR_FORMAT;
     uint32_t kind = msg_peek_kind(data, bytes);
@@ -48,6 +54,24 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     } else if (kind == MSG_REFUSE) {
         if (!(e = msg_decode_refuse(data, bytes, &arena, &m.refuse)))
             msg_encode_refuse(&m.refuse, &out);
+    } else if (kind == MSG_ROSTER) {
+        if (!(e = msg_decode_roster(data, bytes, &arena, &m.roster)))
+            msg_encode_roster(&m.roster, &out);
+    } else if (kind == MSG_KV_EVENT) {
+        if (!(e = msg_decode_kv_event(data, bytes, &arena, &m.kv_event)))
+            msg_encode_kv_event(&m.kv_event, &out);
+    } else if (kind == MSG_KV_DUMP_ASK) {
+        if (!(e = msg_decode_kv_dump_ask(data, bytes, &m.kv_dump_ask)))
+            msg_encode_kv_dump_ask(&m.kv_dump_ask, &out);
+    } else if (kind == MSG_KV_DUMP) {
+        if (!(e = msg_decode_kv_dump(data, bytes, &arena, &m.kv_dump)))
+            msg_encode_kv_dump(&m.kv_dump, &out);
+    } else if (kind == MSG_PREFILL) {
+        if (!(e = msg_decode_prefill(data, bytes, &arena, &m.prefill)))
+            msg_encode_prefill(&m.prefill, &out);
+    } else if (kind == MSG_PREFILL_DONE) {
+        if (!(e = msg_decode_prefill_done(data, bytes, &m.prefill_done)))
+            msg_encode_prefill_done(&m.prefill_done, &out);
     }
     if (e == ERR_MEMORY) abort(); /* the arena's limit: an allocation by a foreign length */
     if (!e && (out.bytes != bytes || memcmp(out.data, data, bytes) != 0)) abort();

@@ -23,6 +23,11 @@ static void put_u32s(struct buf *out, const uint32_t *values, uint32_t count) {
     if (count) buf_add(out, values, (size_t) count * sizeof *values);
 }
 
+static void put_u64s(struct buf *out, const uint64_t *values, uint32_t count) {
+    put_u32(out, count);
+    if (count) buf_add(out, values, (size_t) count * sizeof *values);
+}
+
 static void put_text(struct buf *out, const char *text) {
     size_t bytes = text ? strlen(text) : 0;
     put_u32(out, (uint32_t) bytes);
@@ -139,6 +144,20 @@ static const uint32_t *get_u32s(struct reader *in, uint32_t *count_out) {
     return values;
 }
 
+static const uint64_t *get_u64s(struct reader *in, uint32_t *count_out) {
+    uint32_t count = get_count(in, sizeof(uint64_t));
+    *count_out = 0;
+    if (in->failed || count == 0) return NULL;
+    uint64_t *values = arena_take(in->arena, (size_t) count * sizeof *values);
+    if (!values) {
+        fail(in, ERR_MEMORY);
+        return NULL;
+    }
+    get_bytes(in, values, (size_t) count * sizeof *values);
+    *count_out = count;
+    return values;
+}
+
 static const char *get_text(struct reader *in) {
     uint32_t bytes = get_count(in, 1);
     if (in->failed) return "";
@@ -216,6 +235,9 @@ void msg_encode_hello(const struct msg_hello *message, struct buf *out) {
     put_u32(out, message->tp);
     put_fixed_text(out, message->version, sizeof message->version - 1);
     put_fixed_text(out, message->transfer_address, sizeof message->transfer_address - 1);
+    put_fixed_text(out, message->name, sizeof message->name - 1);
+    put_fixed_text(out, message->host, sizeof message->host - 1);
+    put_u32(out, message->http_port);
     end_message(out, start);
 }
 
@@ -234,6 +256,9 @@ enum err msg_decode_hello(const uint8_t *data, size_t bytes, struct msg_hello *o
     message.tp = get_u32(&in);
     get_fixed_text(&in, message.version, sizeof message.version);
     get_fixed_text(&in, message.transfer_address, sizeof message.transfer_address);
+    get_fixed_text(&in, message.name, sizeof message.name);
+    get_fixed_text(&in, message.host, sizeof message.host);
+    message.http_port = get_u32(&in);
     enum err e = end_read(&in);
     if (!e) *out = message;
     return e;
@@ -588,10 +613,208 @@ enum err msg_decode_refuse(const uint8_t *data, size_t bytes, struct arena *aren
     struct msg_refuse message = {0};
     message.attempt = get_u64(&in);
     message.reason = get_u8(&in);
-    if (message.reason < MSG_REFUSE_BUSY || message.reason > MSG_REFUSE_DRAINING)
+    if (message.reason < MSG_REFUSE_BUSY || message.reason > MSG_REFUSE_UNLIKE)
         fail(&in, ERR_FORMAT);
     message.retry_after_ms = get_u32(&in);
     message.text = get_text(&in);
+    enum err e = end_read(&in);
+    if (!e) *out = message;
+    return e;
+}
+
+/* --- ROSTER ----------------------------------------------------------------------------------- */
+
+#define DEAD_WIRE_BYTES (8u + 1 + 4)
+
+void msg_encode_roster(const struct msg_roster *message, struct buf *out) {
+    size_t start = begin_message(out, MSG_ROSTER);
+    put_u64(out, message->number);
+    put_u64s(out, message->alive, message->alive_count);
+    put_u32(out, message->dead_count);
+    for (uint32_t i = 0; i < message->dead_count; i++) {
+        put_u64(out, message->dead[i].instance);
+        put_u8(out, message->dead[i].reason);
+        put_u32(out, (uint32_t) message->dead[i].status);
+    }
+    end_message(out, start);
+}
+
+enum err msg_decode_roster(const uint8_t *data, size_t bytes, struct arena *arena,
+                           struct msg_roster *out) {
+    struct reader in = begin_read(data, bytes, MSG_ROSTER, arena);
+    struct msg_roster message = {0};
+    message.number = get_u64(&in);
+    message.alive = get_u64s(&in, &message.alive_count);
+    message.dead_count = get_count(&in, DEAD_WIRE_BYTES);
+    struct msg_roster_dead *dead = take(&in, message.dead_count, sizeof *dead);
+    for (uint32_t i = 0; dead && i < message.dead_count; i++) {
+        dead[i].instance = get_u64(&in);
+        dead[i].reason = get_u8(&in);
+        dead[i].status = (int32_t) get_u32(&in);
+        if (dead[i].reason < MSG_REAP_EXITED || dead[i].reason > MSG_REAP_KILLED)
+            fail(&in, ERR_FORMAT);
+    }
+    message.dead = dead;
+    enum err e = end_read(&in);
+    if (!e) *out = message;
+    return e;
+}
+
+/* --- KV_EVENT, KV_DUMP_ASK, KV_DUMP ----------------------------------------------------------- */
+
+#define EVENT_WIRE_BYTES (1u + 8) /* the least: one removed */
+
+void msg_encode_kv_event(const struct msg_kv_event *message, struct buf *out) {
+    size_t start = begin_message(out, MSG_KV_EVENT);
+    put_u64(out, message->first_number);
+    put_u32(out, message->block_count);
+    for (uint32_t i = 0; i < message->block_count; i++) {
+        const struct msg_kv_block *block = &message->blocks[i];
+        put_u8(out, block->kind);
+        put_u64(out, block->hash);
+        if (block->kind != MSG_KV_STORED) continue;
+        put_u64(out, block->parent_hash);
+        put_u64(out, block->local_hash);
+    }
+    end_message(out, start);
+}
+
+enum err msg_decode_kv_event(const uint8_t *data, size_t bytes, struct arena *arena,
+                             struct msg_kv_event *out) {
+    struct reader in = begin_read(data, bytes, MSG_KV_EVENT, arena);
+    struct msg_kv_event message = {0};
+    message.first_number = get_u64(&in);
+    message.block_count = get_count(&in, EVENT_WIRE_BYTES);
+    /* The last block's number must be one. */
+    if (message.block_count > UINT64_MAX - message.first_number) fail(&in, ERR_FORMAT);
+    struct msg_kv_block *blocks = take(&in, message.block_count, sizeof *blocks);
+    for (uint32_t i = 0; blocks && i < message.block_count; i++) {
+        blocks[i].kind = get_u8(&in);
+        if (blocks[i].kind > MSG_KV_CLEARED) fail(&in, ERR_FORMAT);
+        blocks[i].hash = get_u64(&in);
+        if (blocks[i].kind != MSG_KV_STORED) continue;
+        blocks[i].parent_hash = get_u64(&in);
+        blocks[i].local_hash = get_u64(&in);
+    }
+    message.blocks = blocks;
+    enum err e = end_read(&in);
+    if (!e) *out = message;
+    return e;
+}
+
+void msg_encode_kv_dump_ask(const struct msg_kv_dump_ask *message, struct buf *out) {
+    size_t start = begin_message(out, MSG_KV_DUMP_ASK);
+    put_u64(out, message->number);
+    end_message(out, start);
+}
+
+enum err msg_decode_kv_dump_ask(const uint8_t *data, size_t bytes, struct msg_kv_dump_ask *out) {
+    struct reader in = begin_read(data, bytes, MSG_KV_DUMP_ASK, NULL);
+    struct msg_kv_dump_ask message = {.number = get_u64(&in)};
+    enum err e = end_read(&in);
+    if (!e) *out = message;
+    return e;
+}
+
+void msg_encode_kv_dump(const struct msg_kv_dump *message, struct buf *out) {
+    size_t start = begin_message(out, MSG_KV_DUMP);
+    put_u64(out, message->number);
+    put_u64(out, message->event_number);
+    put_u32(out, message->part);
+    put_u32(out, message->part_count);
+    put_u32(out, message->block_count);
+    for (uint32_t i = 0; i < message->block_count; i++) {
+        put_u64(out, message->blocks[i].hash);
+        put_u64(out, message->blocks[i].parent_hash);
+        put_u64(out, message->blocks[i].local_hash);
+    }
+    end_message(out, start);
+}
+
+enum err msg_decode_kv_dump(const uint8_t *data, size_t bytes, struct arena *arena,
+                            struct msg_kv_dump *out) {
+    struct reader in = begin_read(data, bytes, MSG_KV_DUMP, arena);
+    struct msg_kv_dump message = {0};
+    message.number = get_u64(&in);
+    message.event_number = get_u64(&in);
+    message.part = get_u32(&in);
+    message.part_count = get_u32(&in);
+    if (message.part >= message.part_count) fail(&in, ERR_FORMAT);
+    message.block_count = get_count(&in, MSG_KV_DUMP_BLOCK_BYTES);
+    struct msg_kv_block *blocks = take(&in, message.block_count, sizeof *blocks);
+    for (uint32_t i = 0; blocks && i < message.block_count; i++) {
+        blocks[i].kind = MSG_KV_STORED;
+        blocks[i].hash = get_u64(&in);
+        blocks[i].parent_hash = get_u64(&in);
+        blocks[i].local_hash = get_u64(&in);
+    }
+    message.blocks = blocks;
+    enum err e = end_read(&in);
+    if (!e) *out = message;
+    return e;
+}
+
+/* --- PREFILL, PREFILL_DONE -------------------------------------------------------------------- */
+
+void msg_encode_prefill(const struct msg_prefill *message, struct buf *out) {
+    size_t start = begin_message(out, MSG_PREFILL);
+    put_u64(out, message->attempt);
+    put_u32s(out, message->prompt_ids, message->prompt_count);
+    put_u32(out, message->have_count);
+    put_u32s(out, message->blocks, message->block_count);
+    put_u32(out, message->block_size);
+    put_u32(out, message->tp);
+    put_u64(out, message->numeric_digest);
+    put_u64(out, message->key[0]);
+    put_u64(out, message->key[1]);
+    put_text(out, message->transfer_address);
+    put_u32(out, message->remaining_ms);
+    put_text(out, message->request_id);
+    put_text(out, message->traceparent);
+    end_message(out, start);
+}
+
+enum err msg_decode_prefill(const uint8_t *data, size_t bytes, struct arena *arena,
+                            struct msg_prefill *out) {
+    struct reader in = begin_read(data, bytes, MSG_PREFILL, arena);
+    struct msg_prefill message = {0};
+    message.attempt = get_u64(&in);
+    message.prompt_ids = get_u32s(&in, &message.prompt_count);
+    message.have_count = get_u32(&in);
+    message.blocks = get_u32s(&in, &message.block_count);
+    message.block_size = get_u32(&in);
+    message.tp = get_u32(&in);
+    message.numeric_digest = get_u64(&in);
+    message.key[0] = get_u64(&in);
+    message.key[1] = get_u64(&in);
+    message.transfer_address = get_text(&in);
+    if (strlen(message.transfer_address) >= MSG_TRANSFER_ADDRESS_BYTES) fail(&in, ERR_FORMAT);
+    message.remaining_ms = get_u32(&in);
+    message.request_id = get_text(&in);
+    message.traceparent = get_text(&in);
+    enum err e = end_read(&in);
+    if (!e) *out = message;
+    return e;
+}
+
+void msg_encode_prefill_done(const struct msg_prefill_done *message, struct buf *out) {
+    size_t start = begin_message(out, MSG_PREFILL_DONE);
+    put_u64(out, message->attempt);
+    put_u32(out, message->piece_count);
+    put_u32(out, message->cached_tokens);
+    put_u64(out, message->compute_us);
+    put_u64(out, message->queue_us);
+    end_message(out, start);
+}
+
+enum err msg_decode_prefill_done(const uint8_t *data, size_t bytes, struct msg_prefill_done *out) {
+    struct reader in = begin_read(data, bytes, MSG_PREFILL_DONE, NULL);
+    struct msg_prefill_done message = {0};
+    message.attempt = get_u64(&in);
+    message.piece_count = get_u32(&in);
+    message.cached_tokens = get_u32(&in);
+    message.compute_us = get_u64(&in);
+    message.queue_us = get_u64(&in);
     enum err e = end_read(&in);
     if (!e) *out = message;
     return e;

@@ -187,6 +187,8 @@ struct msg_kv_event {
 struct msg_kv_dump_ask {
     uint64_t number;
 };
+#define MSG_KV_DUMP_BYTES_MAX (256u << 10) /* of one part, specified: protocol.md 2 */
+#define MSG_KV_DUMP_BLOCK_BYTES 24u        /* of one block in it */
 /* Part `part` of part_count (at most 256 KiB each) of all blocks that are there after event
  * event_number; every part repeats the numbers.  Parents do not come before children. */
 struct msg_kv_dump {
@@ -199,7 +201,7 @@ struct msg_kv_dump {
 
 /* --- handoff (protocol.md 4) ---------------------------------------------------------------- */
 
-#define MSG_TRANSFER_ADDRESS_BYTES 1024u /* most bytes of a transfer address */
+#define MSG_TRANSFER_ADDRESS_BYTES 1024u /* room of a transfer address, its NUL too */
 
 struct msg_prefill {
     uint64_t attempt; /* D's */

@@ -158,6 +158,49 @@ static struct msg_load random_load(struct arena *arena) {
                              .senders = senders};
 }
 
+static struct msg_roster random_roster(struct arena *arena) {
+    uint32_t alive_count = below(5), dead_count = below(4);
+    uint64_t *alive = arena_take_zero(arena, alive_count + 1, sizeof *alive);
+    for (uint32_t i = 0; i < alive_count; i++) alive[i] = random_u64();
+    struct msg_roster_dead *dead = arena_take_zero(arena, dead_count + 1, sizeof *dead);
+    for (uint32_t i = 0; i < dead_count; i++)
+        dead[i] = (struct msg_roster_dead){random_u64(), (uint8_t) (1 + below(2)),
+                                           (int32_t) random_u32()};
+    return (struct msg_roster){random_u64(), alive, alive_count, dead, dead_count};
+}
+
+/* What a kind does not carry stays 0. */
+static const struct msg_kv_block *random_blocks(struct arena *arena, uint32_t count,
+                                                uint32_t kind_count) {
+    struct msg_kv_block *blocks = arena_take_zero(arena, count + 1, sizeof *blocks);
+    for (uint32_t i = 0; i < count; i++) {
+        blocks[i].kind = (uint8_t) below(kind_count);
+        blocks[i].hash = random_u64();
+        if (blocks[i].kind != MSG_KV_STORED) continue;
+        blocks[i].parent_hash = random_u64();
+        blocks[i].local_hash = random_u64();
+    }
+    return blocks;
+}
+
+static struct msg_prefill random_prefill(struct arena *arena) {
+    struct msg_prefill m = {.attempt = random_u64(),
+                            .prompt_count = below(100),
+                            .have_count = below(9),
+                            .block_count = below(9),
+                            .block_size = 16,
+                            .tp = 1 + below(4),
+                            .numeric_digest = random_u64(),
+                            .key = {random_u64(), random_u64()},
+                            .transfer_address = below(2) ? "dWNwLWFkZHJlc3M=" : "",
+                            .remaining_ms = random_u32(),
+                            .request_id = "req-18",
+                            .traceparent = below(2) ? "00-ab-cd-01" : ""};
+    m.prompt_ids = random_ids(arena, m.prompt_count);
+    m.blocks = random_ids(arena, m.block_count);
+    return m;
+}
+
 /* Encodes one random message of the kind. */
 static void encode_random(enum msg_kind kind, struct arena *arena, struct buf *out) {
     struct msg_attempt attempt = {random_u64()};
@@ -174,7 +217,10 @@ static void encode_random(enum msg_kind kind, struct arena *arena, struct buf *o
                               .block_count = 99,
                               .batched_tokens_max = 512,
                               .version = "0.1.0",
-                              .transfer_address = "10.0.0.1:77"};
+                              .transfer_address = "10.0.0.1:77",
+                              .name = "VllmWorker.0",
+                              .host = "node-1",
+                              .http_port = random_u32()};
         msg_encode_hello(&m, out);
         break;
     }
@@ -201,8 +247,46 @@ static void encode_random(enum msg_kind kind, struct arena *arena, struct buf *o
     case MSG_GONE: msg_encode_gone(&attempt, out); break;
     case MSG_CANCEL: msg_encode_cancel(&attempt, out); break;
     case MSG_REFUSE: {
-        struct msg_refuse m = {random_u64(), (uint8_t) (1 + below(4)), random_u32(), "queue full"};
+        struct msg_refuse m = {random_u64(), (uint8_t) (1 + below(5)), random_u32(), "queue full"};
         msg_encode_refuse(&m, out);
+        break;
+    }
+    case MSG_ROSTER: {
+        struct msg_roster m = random_roster(arena);
+        msg_encode_roster(&m, out);
+        break;
+    }
+    case MSG_KV_EVENT: {
+        uint32_t count = below(9);
+        struct msg_kv_event m = {random_u32(), random_blocks(arena, count, 3), count};
+        msg_encode_kv_event(&m, out);
+        break;
+    }
+    case MSG_KV_DUMP_ASK: {
+        struct msg_kv_dump_ask m = {random_u64()};
+        msg_encode_kv_dump_ask(&m, out);
+        break;
+    }
+    case MSG_KV_DUMP: {
+        uint32_t count = below(9), part_count = 1 + below(5);
+        struct msg_kv_dump m = {random_u64(),
+                                random_u64(),
+                                below(part_count),
+                                part_count,
+                                random_blocks(arena, count, 1),
+                                count};
+        msg_encode_kv_dump(&m, out);
+        break;
+    }
+    case MSG_PREFILL: {
+        struct msg_prefill m = random_prefill(arena);
+        msg_encode_prefill(&m, out);
+        break;
+    }
+    case MSG_PREFILL_DONE: {
+        struct msg_prefill_done m = {random_u64(), random_u32(), random_u32(), random_u64(),
+                                     random_u64()};
+        msg_encode_prefill_done(&m, out);
         break;
     }
     default: fail();
@@ -221,6 +305,12 @@ static enum err decode(const uint8_t *data, size_t bytes, struct arena *arena, s
         struct msg_sync sync;
         struct msg_attempt attempt;
         struct msg_refuse refuse;
+        struct msg_roster roster;
+        struct msg_kv_event kv_event;
+        struct msg_kv_dump_ask kv_dump_ask;
+        struct msg_kv_dump kv_dump;
+        struct msg_prefill prefill;
+        struct msg_prefill_done prefill_done;
     } m;
     uint32_t kind = msg_peek_kind(data, bytes);
     switch (kind) {
@@ -252,16 +342,42 @@ static enum err decode(const uint8_t *data, size_t bytes, struct arena *arena, s
         if (!(e = msg_decode_refuse(data, bytes, arena, &m.refuse)))
             msg_encode_refuse(&m.refuse, again);
         break;
+    case MSG_ROSTER:
+        if (!(e = msg_decode_roster(data, bytes, arena, &m.roster)))
+            msg_encode_roster(&m.roster, again);
+        break;
+    case MSG_KV_EVENT:
+        if (!(e = msg_decode_kv_event(data, bytes, arena, &m.kv_event)))
+            msg_encode_kv_event(&m.kv_event, again);
+        break;
+    case MSG_KV_DUMP_ASK:
+        if (!(e = msg_decode_kv_dump_ask(data, bytes, &m.kv_dump_ask)))
+            msg_encode_kv_dump_ask(&m.kv_dump_ask, again);
+        break;
+    case MSG_KV_DUMP:
+        if (!(e = msg_decode_kv_dump(data, bytes, arena, &m.kv_dump)))
+            msg_encode_kv_dump(&m.kv_dump, again);
+        break;
+    case MSG_PREFILL:
+        if (!(e = msg_decode_prefill(data, bytes, arena, &m.prefill)))
+            msg_encode_prefill(&m.prefill, again);
+        break;
+    case MSG_PREFILL_DONE:
+        if (!(e = msg_decode_prefill_done(data, bytes, &m.prefill_done)))
+            msg_encode_prefill_done(&m.prefill_done, again);
+        break;
     default: break;
     }
     return e;
 }
 
-static const enum msg_kind kinds[] = {MSG_HELLO, MSG_LOAD, MSG_GENERATE, MSG_TOKENS,
-                                      MSG_SYNC,  MSG_GONE, MSG_CANCEL,   MSG_REFUSE};
+static const enum msg_kind kinds[] = {MSG_HELLO,   MSG_LOAD,        MSG_GENERATE,    MSG_TOKENS,
+                                      MSG_SYNC,    MSG_GONE,        MSG_CANCEL,      MSG_REFUSE,
+                                      MSG_ROSTER,  MSG_KV_EVENT,    MSG_KV_DUMP_ASK, MSG_KV_DUMP,
+                                      MSG_PREFILL, MSG_PREFILL_DONE};
 
 static void test_round_trip(void **state) {
-    for (uint64_t seed = 1; seed <= 400; seed++) {
+    for (uint64_t seed = 1; seed <= 700; seed++) {
         random_state = seed;
         struct arena arena;
         struct buf first, second;
@@ -328,8 +444,185 @@ static void test_fields(void **state) {
     arena_release(&arena);
 }
 
+static void test_fields_of_graphs(void **state) {
+    struct arena arena;
+    struct buf out;
+    arena_init(&arena, 0);
+    buf_init(&out, 0);
+
+    uint64_t alive[2] = {11, 12};
+    struct msg_roster_dead dead = {13, MSG_REAP_KILLED, -9};
+    msg_encode_roster(&(struct msg_roster){5, alive, 2, &dead, 1}, &out);
+    struct msg_roster roster;
+    assert_int_equal(msg_decode_roster(out.data, out.bytes, &arena, &roster), ERR_OK);
+    assert_int_equal(roster.number, 5);
+    assert_int_equal(roster.alive_count, 2);
+    assert_memory_equal(roster.alive, alive, sizeof alive);
+    assert_int_equal(roster.dead_count, 1);
+    assert_int_equal(roster.dead[0].instance, 13);
+    assert_int_equal(roster.dead[0].reason, MSG_REAP_KILLED);
+    assert_int_equal(roster.dead[0].status, -9);
+
+    buf_clear(&out);
+    struct msg_kv_block blocks[3] = {
+        {MSG_KV_STORED, 1, 2, 3}, {MSG_KV_REMOVED, 4, 0, 0}, {MSG_KV_CLEARED, 0, 0, 0}};
+    msg_encode_kv_event(&(struct msg_kv_event){70, blocks, 3}, &out);
+    struct msg_kv_event event;
+    assert_int_equal(msg_decode_kv_event(out.data, out.bytes, &arena, &event), ERR_OK);
+    assert_int_equal(event.first_number, 70);
+    assert_int_equal(event.block_count, 3);
+    assert_int_equal(event.blocks[0].kind, MSG_KV_STORED);
+    assert_int_equal(event.blocks[0].hash, 1);
+    assert_int_equal(event.blocks[0].parent_hash, 2);
+    assert_int_equal(event.blocks[0].local_hash, 3);
+    assert_int_equal(event.blocks[1].kind, MSG_KV_REMOVED);
+    assert_int_equal(event.blocks[1].hash, 4);
+    assert_int_equal(event.blocks[2].kind, MSG_KV_CLEARED);
+
+    buf_clear(&out);
+    msg_encode_kv_dump(&(struct msg_kv_dump){8, 70, 1, 2, blocks, 1}, &out);
+    struct msg_kv_dump dump;
+    assert_int_equal(msg_decode_kv_dump(out.data, out.bytes, &arena, &dump), ERR_OK);
+    assert_int_equal(dump.number, 8);
+    assert_int_equal(dump.event_number, 70);
+    assert_int_equal(dump.part, 1);
+    assert_int_equal(dump.part_count, 2);
+    assert_int_equal(dump.block_count, 1);
+    assert_int_equal(dump.blocks[0].parent_hash, 2);
+    assert_int_equal(dump.blocks[0].local_hash, 3);
+
+    buf_clear(&out);
+    uint32_t ids[3] = {5, 6, 7}, held[2] = {40, 41};
+    msg_encode_prefill(&(struct msg_prefill){.attempt = 9,
+                                             .prompt_ids = ids,
+                                             .prompt_count = 3,
+                                             .have_count = 4,
+                                             .blocks = held,
+                                             .block_count = 2,
+                                             .block_size = 16,
+                                             .tp = 2,
+                                             .numeric_digest = 77,
+                                             .key = {78, 79},
+                                             .transfer_address = "there",
+                                             .remaining_ms = 800,
+                                             .request_id = "r",
+                                             .traceparent = "t"},
+                       &out);
+    struct msg_prefill prefill;
+    assert_int_equal(msg_decode_prefill(out.data, out.bytes, &arena, &prefill), ERR_OK);
+    assert_int_equal(prefill.attempt, 9);
+    assert_int_equal(prefill.prompt_count, 3);
+    assert_memory_equal(prefill.prompt_ids, ids, sizeof ids);
+    assert_int_equal(prefill.have_count, 4);
+    assert_int_equal(prefill.block_count, 2);
+    assert_memory_equal(prefill.blocks, held, sizeof held);
+    assert_int_equal(prefill.block_size, 16);
+    assert_int_equal(prefill.tp, 2);
+    assert_int_equal(prefill.numeric_digest, 77);
+    assert_int_equal(prefill.key[0], 78);
+    assert_int_equal(prefill.key[1], 79);
+    assert_string_equal(prefill.transfer_address, "there");
+    assert_int_equal(prefill.remaining_ms, 800);
+    assert_string_equal(prefill.request_id, "r");
+    assert_string_equal(prefill.traceparent, "t");
+
+    buf_clear(&out);
+    msg_encode_prefill_done(&(struct msg_prefill_done){9, 2, 32, 1000, 50}, &out);
+    struct msg_prefill_done done;
+    assert_int_equal(msg_decode_prefill_done(out.data, out.bytes, &done), ERR_OK);
+    assert_int_equal(done.attempt, 9);
+    assert_int_equal(done.piece_count, 2);
+    assert_int_equal(done.cached_tokens, 32);
+    assert_int_equal(done.compute_us, 1000);
+    assert_int_equal(done.queue_us, 50);
+    buf_release(&out);
+    arena_release(&arena);
+}
+
+/* A HELLO's texts at their longest; one byte more is refused. */
+static void test_hello_texts(void **state) {
+    struct buf out;
+    buf_init(&out, 0);
+    struct msg_hello hello = {.instance = 1}, decoded;
+    memset(hello.transfer_address, 'a', sizeof hello.transfer_address - 1);
+    memset(hello.name, 'n', sizeof hello.name - 1);
+    memset(hello.host, 'h', sizeof hello.host - 1);
+    hello.http_port = 9100;
+    msg_encode_hello(&hello, &out);
+    assert_int_equal(msg_decode_hello(out.data, out.bytes, &decoded), ERR_OK);
+    assert_string_equal(decoded.transfer_address, hello.transfer_address);
+    assert_string_equal(decoded.name, hello.name);
+    assert_string_equal(decoded.host, hello.host);
+    assert_int_equal(decoded.http_port, 9100);
+    /* (length, name, length, host, port) stand at the end: a name of 64. */
+    size_t at = out.bytes - 4 - (4 + 63) - (4 + 63);
+    assert_int_equal(out.data[at], 63);
+    out.data[at] = 64;
+    assert_int_equal(msg_decode_hello(out.data, out.bytes, &decoded), ERR_FORMAT);
+    buf_release(&out);
+}
+
+/* Counts and values that no honest sender writes. */
+static void test_hostile(void **state) {
+    struct arena arena;
+    struct buf out;
+    buf_init(&out, 0);
+    arena_init(&arena, 1 << 16); /* none of these may ask for more */
+    struct msg_kv_block block = {MSG_KV_STORED, 1, 2, 3};
+    struct msg_kv_event event;
+    struct msg_kv_dump dump;
+    struct msg_roster roster;
+    struct msg_prefill prefill;
+    /* The last event's number must exist. */
+    msg_encode_kv_event(&(struct msg_kv_event){UINT64_MAX, &block, 1}, &out);
+    assert_int_equal(msg_decode_kv_event(out.data, out.bytes, &arena, &event), ERR_FORMAT);
+    /* A count beyond the bytes. */
+    uint32_t huge = UINT32_MAX;
+    buf_clear(&out);
+    msg_encode_kv_event(&(struct msg_kv_event){1, &block, 1}, &out);
+    memcpy(out.data + 16, &huge, 4);
+    assert_int_equal(msg_decode_kv_event(out.data, out.bytes, &arena, &event), ERR_FORMAT);
+    buf_clear(&out);
+    block.kind = MSG_KV_CLEARED + 1;
+    msg_encode_kv_event(&(struct msg_kv_event){1, &block, 1}, &out);
+    assert_int_equal(msg_decode_kv_event(out.data, out.bytes, &arena, &event), ERR_FORMAT);
+    /* Part 2 of 2; part 0 of 0; a count beyond the bytes. */
+    buf_clear(&out);
+    msg_encode_kv_dump(&(struct msg_kv_dump){1, 1, 2, 2, &block, 1}, &out);
+    assert_int_equal(msg_decode_kv_dump(out.data, out.bytes, &arena, &dump), ERR_FORMAT);
+    buf_clear(&out);
+    msg_encode_kv_dump(&(struct msg_kv_dump){1, 1, 0, 0, NULL, 0}, &out);
+    assert_int_equal(msg_decode_kv_dump(out.data, out.bytes, &arena, &dump), ERR_FORMAT);
+    buf_clear(&out);
+    msg_encode_kv_dump(&(struct msg_kv_dump){1, 1, 0, 1, &block, 1}, &out);
+    memcpy(out.data + out.bytes - MSG_KV_DUMP_BLOCK_BYTES - 4, &huge, 4);
+    assert_int_equal(msg_decode_kv_dump(out.data, out.bytes, &arena, &dump), ERR_FORMAT);
+    /* A death without a known reason; a count beyond the bytes. */
+    struct msg_roster_dead dead = {1, 0, 0};
+    buf_clear(&out);
+    msg_encode_roster(&(struct msg_roster){1, NULL, 0, &dead, 1}, &out);
+    assert_int_equal(msg_decode_roster(out.data, out.bytes, &arena, &roster), ERR_FORMAT);
+    buf_clear(&out);
+    msg_encode_roster(&(struct msg_roster){1, NULL, 0, NULL, 0}, &out);
+    memcpy(out.data + 16, &huge, 4);
+    assert_int_equal(msg_decode_roster(out.data, out.bytes, &arena, &roster), ERR_FORMAT);
+    /* An address that has no room in a HELLO. */
+    char address[MSG_TRANSFER_ADDRESS_BYTES + 1];
+    memset(address, 'a', sizeof address - 1);
+    address[sizeof address - 1] = 0;
+    buf_clear(&out);
+    msg_encode_prefill(&(struct msg_prefill){.transfer_address = address}, &out);
+    assert_int_equal(msg_decode_prefill(out.data, out.bytes, &arena, &prefill), ERR_FORMAT);
+    buf_clear(&out);
+    address[sizeof address - 2] = 0;
+    msg_encode_prefill(&(struct msg_prefill){.transfer_address = address}, &out);
+    assert_int_equal(msg_decode_prefill(out.data, out.bytes, &arena, &prefill), ERR_OK);
+    buf_release(&out);
+    arena_release(&arena);
+}
+
 static void test_broken(void **state) {
-    for (uint64_t seed = 1; seed <= 80; seed++) {
+    for (uint64_t seed = 1; seed <= 140; seed++) {
         random_state = seed;
         struct arena arena;
         struct buf whole, again;
@@ -395,9 +688,9 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_fields),
-        cmocka_unit_test(test_broken),
+        cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_fields_of_graphs), cmocka_unit_test(test_hello_texts),
+        cmocka_unit_test(test_hostile),          cmocka_unit_test(test_broken),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
