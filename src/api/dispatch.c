@@ -435,7 +435,12 @@ static void take_entry(struct dispatch *dispatch, struct dispatch_work *work,
             work->cached_tokens = entry->cached_tokens;
         }
     }
-    if (entry->finish == MSG_FINISH_ERROR || entry->finish == MSG_FINISH_CANCELLED) {
+    /* The end of a choice that nobody reads any more is no end of the others. */
+    bool is_unread =
+        entry->choice_index < work->choice_count &&
+        (work->logs[entry->choice_index].finish || work->logs[entry->choice_index].is_closed);
+    if (!is_unread &&
+        (entry->finish == MSG_FINISH_ERROR || entry->finish == MSG_FINISH_CANCELLED)) {
         struct api_error error;
         if (!work->was_admitted && work->deadline_us &&
             now_us + SILENCE_TICK_US >= work->deadline_us) {

@@ -262,18 +262,33 @@ enum err engine_add(struct engine *engine, const struct engine_request *from,
     return ERR_OK;
 }
 
+static void list_condemned(struct engine *engine, struct request *request) {
+    if (request->is_condemned) return;
+    request->is_condemned = true;
+    request->next_condemned = engine->condemned;
+    engine->condemned = request;
+}
+
 static void condemn(struct engine *engine, struct request *request, enum finish_reason reason,
                     enum err error) {
     if (request->condemned_for != FINISH_NONE) return;
     request->condemned_for = reason;
     request->condemned_error = error;
-    request->next_condemned = engine->condemned;
-    engine->condemned = request;
+    list_condemned(engine, request);
 }
 
 void engine_cancel(struct engine *engine, uint64_t request_id) {
     struct request *request = request_find(engine, request_id);
     if (request) condemn(engine, request, FINISH_CANCELLED, ERR_OK);
+}
+
+void engine_cancel_choice(struct engine *engine, uint64_t request_id, uint32_t choice_index) {
+    struct request *request = request_find(engine, request_id);
+    if (!request) return;
+    for (uint32_t i = 0; i < request->choice_count; i++)
+        if (request->choices[i].choice_index == choice_index)
+            request->choices[i].is_unwanted = true;
+    list_condemned(engine, request);
 }
 
 /* --- outputs --------------------------------------------------------------------------------- */
@@ -409,12 +424,14 @@ static bool tell_end(struct engine *engine, struct sequence *sequence, enum fini
     return true;
 }
 
-/* Ends all choices that live; false: the rest in the next step.  The last end frees the request. */
-static bool end_all(struct engine *engine, struct request *request) {
-    enum finish_reason reason = request->condemned_for;
+/* Ends all choices that live, or the unwanted ones alone; false: the rest in the next step.  The
+ * last end frees the request. */
+static bool end_condemned(struct engine *engine, struct request *request) {
+    bool is_whole = request->condemned_for != FINISH_NONE;
+    enum finish_reason reason = is_whole ? request->condemned_for : FINISH_CANCELLED;
     for (uint32_t i = request->choice_count; i-- > 0;) {
         struct sequence *choice = &request->choices[i];
-        if (!is_live(choice)) continue;
+        if (!is_live(choice) || (!is_whole && !choice->is_unwanted)) continue;
         bool is_last = request->live_count == 1;
         if (!tell_end(engine, choice, reason, request->condemned_error)) return false;
         if (is_last) break;
@@ -427,9 +444,9 @@ static void apply_condemned(struct engine *engine) {
         struct request *request = engine->condemned;
         /* Taken off first: ending its last choice frees it. */
         engine->condemned = request->next_condemned;
-        if (end_all(engine, request)) continue;
-        request->next_condemned = engine->condemned;
-        engine->condemned = request;
+        request->is_condemned = false;
+        if (end_condemned(engine, request)) continue;
+        list_condemned(engine, request);
         return;
     }
 }

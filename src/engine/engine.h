@@ -110,6 +110,8 @@ MUST_USE enum err engine_add(struct engine *engine, const struct engine_request 
 /* Takes effect at the next step; one FINISH_CANCELLED output a live choice follows.  An unknown
  * id is no error. */
 void engine_cancel(struct engine *engine, uint64_t request_id);
+/* The same for one choice; the others go on.  A choice that is not there is no error. */
+void engine_cancel_choice(struct engine *engine, uint64_t request_id, uint32_t choice_index);
 
 /* One step: cancels, admits, computes, samples, stops.  *outputs live until the next call.
  * ERR_OK with nothing to do gives 0 outputs.  An error means the backend is gone. */

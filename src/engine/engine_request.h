@@ -46,6 +46,7 @@ struct sequence {
     uint32_t draw_count;  /* tokens being drawn by batches under way */
     uint32_t row_count;   /* rows in batches under way */
     bool came_stopped;    /* its last id, generated elsewhere, is a stop id */
+    bool is_unwanted;     /* to be cancelled alone at the next step */
     uint64_t age;         /* order of first admission: the newest is preempted first */
     struct kv_table table;
 };
@@ -61,6 +62,7 @@ struct request {
     uint32_t positions_max; /* prompt and those */
     bool goes_first;
     bool is_admitted;                 /* no longer in the queue's count */
+    bool is_condemned;                /* in the engine's list: all of it, or its unwanted choices */
     enum finish_reason condemned_for; /* FINISH_NONE: it lives */
     enum err condemned_error;
     uint64_t add_us; /* when first seen by a step; 0: not yet */

@@ -32,7 +32,8 @@ struct choice {
     enum finish_reason finish;
     uint32_t stop_id;
     enum err error;
-    bool is_dirty; /* has news that no TOKENS carried */
+    uint32_t omitted_count; /* successive SYNCs that list the attempt without it */
+    bool is_dirty;          /* has news that no TOKENS carried */
 };
 
 struct attempt {
@@ -559,25 +560,37 @@ static void take_generate(struct worker_core *core, const struct bus_message *bu
 
 /* --- SYNC and CANCEL ------------------------------------------------------------------------- */
 
+static void answer_choice(struct worker_core *core, struct choice *choice, uint32_t next) {
+    uint32_t wanted = next > choice->first_index ? next - choice->first_index : 0;
+    choice->omitted_count = 0;
+    if (wanted < choice->sent_count) {
+        core->counts.resent_ids += choice->sent_count - wanted;
+        choice->sent_count = wanted;
+    }
+    choice->is_dirty |= choice->sent_count < choice->id_count || choice->finish != FINISH_NONE;
+}
+
+/* Nobody reads that choice any more (a stop string was found in it): it ends without a word. */
+static void omit_choice(struct worker_core *core, struct attempt *attempt, struct choice *choice) {
+    if (choice->finish != FINISH_NONE || ++choice->omitted_count < 2) return;
+    core->counts.omitted_choices++;
+    engine_cancel_choice(core->options.engine, attempt->engine_id, choice->index);
+    choice->finish = FINISH_CANCELLED;
+    attempt->live_count--;
+}
+
 static void answer_entry(struct worker_core *core, struct attempt *attempt,
                          const struct msg_sync_entry *entry) {
     if (attempt->prompt_logprobs && entry->prompt_next < attempt->prompt_told) {
         attempt->prompt_sent =
             (uint32_t) num_min(attempt->prompt_sent, num_max(entry->prompt_next, 1));
     }
-    for (uint32_t i = 0; i < entry->choice_count; i++) {
-        for (uint32_t k = 0; k < attempt->choice_count; k++) {
-            struct choice *choice = &attempt->choices[k];
-            if (choice->index != entry->choices[i].index) continue;
-            uint32_t next = entry->choices[i].next_index;
-            uint32_t wanted = next > choice->first_index ? next - choice->first_index : 0;
-            if (wanted < choice->sent_count) {
-                core->counts.resent_ids += choice->sent_count - wanted;
-                choice->sent_count = wanted;
-            }
-            choice->is_dirty |=
-                choice->sent_count < choice->id_count || choice->finish != FINISH_NONE;
-        }
+    for (uint32_t i = 0; i < attempt->choice_count; i++) {
+        uint32_t k = 0;
+        while (k < entry->choice_count && entry->choices[k].index != attempt->choices[i].index) k++;
+        if (k < entry->choice_count)
+            answer_choice(core, &attempt->choices[i], entry->choices[k].next_index);
+        else omit_choice(core, attempt, &attempt->choices[i]);
     }
     attempt->needs_ack = true; /* the answer may be empty, but there is one */
     mark_dirty(attempt);
@@ -802,7 +815,7 @@ static void take_output(struct worker_core *core, const struct engine_output *ou
     struct attempt *attempt = attempt_by_engine(core, output->request_id);
     if (!attempt) return; /* forgotten: the engine tells of its end */
     struct choice *choice = choice_find(attempt, output->choice_index);
-    if (choice->finish != FINISH_NONE) return; /* it failed here */
+    if (choice->finish != FINISH_NONE) return; /* it failed here, or is omitted */
     if (output->is_first_of_request) {
         attempt->is_admitted = true;
         attempt->cached_tokens = output->cached_tokens;

@@ -8,6 +8,7 @@
  *                                |                                                           ^
  *                                +-- CANCEL, two SYNCs omit it, its sender is silent --------+
  *
+ * A choice that two successive SYNCs omit while they list its attempt ends alone.
  * A sender is whoever sent work (a frontend).  What a choice has generated is kept, logprobs too,
  * until the attempt is forgotten, so that a SYNC can be answered with what was lost. */
 #ifndef GRAMME_WORKER_WORKER_CORE_H
@@ -41,7 +42,7 @@ struct worker_core_options {
 struct worker_core_counts {
     uint64_t generates, repeated_generates, late_generates, refused;
     uint64_t syncs, stale_syncs, resent_ids, gone;
-    uint64_t cancels, omitted_live, omitted_finished, silent_senders;
+    uint64_t cancels, omitted_live, omitted_finished, omitted_choices, silent_senders;
     uint64_t bad_messages;
 };
 

@@ -60,7 +60,8 @@ static struct {
     uint64_t tokens, finished, stopped, cancelled_waiting, cancelled_running, refused_busy;
     uint64_t migrated_by_gone, migrated_by_silence, resumed, gaps, old_tokens, dropped_unbound;
     uint64_t preemptions, prefix_hits, prompt_logprobs, worker_deaths, frontend_deaths;
-    uint64_t shared_prompts, two_in_flight, redispatch_first, timed_out, whole_prefill;
+    uint64_t choices_closed, shared_prompts, two_in_flight, redispatch_first, timed_out,
+        whole_prefill;
     struct worker_core_counts core;
     struct fake_bus_counts bus;
 } marks;
@@ -166,7 +167,9 @@ struct work {
     struct {
         uint32_t ids[OUTPUTS_MAX], count;
         uint32_t wanted[OUTPUTS_MAX], wanted_count;
-        bool is_stopped; /* the function of the prompt ends with a stop id */
+        bool is_stopped;   /* the function of the prompt ends with a stop id */
+        uint32_t close_at; /* the reader wants no more than that many tokens; 0: all */
+        bool is_closed;
         uint8_t finish;
     } choices[CHOICES_MAX];
 };
@@ -226,7 +229,14 @@ static void make_work(struct work *work) {
     s->skip_prefix_cache = below(6) == 0;
     if (below(5) == 0) work->cancel_us = work->start_us + below(1500000);
     work->may_time_out = below(12) == 0;
-    for (uint32_t i = 0; i < work->choice_count; i++) expect(work, i);
+    for (uint32_t i = 0; i < work->choice_count; i++) {
+        expect(work, i);
+        if (work->choice_count > 1 && below(3) == 0) work->choices[i].close_at = 1 + below(10);
+    }
+}
+
+static bool is_choice_over(const struct work *work, uint32_t at) {
+    return work->choices[at].finish || work->choices[at].is_closed;
 }
 
 static void finish_work(struct work *work) {
@@ -243,7 +253,7 @@ static void dispatch(struct frontend *frontend, struct work *work) {
     for (uint32_t i = 0; i < work->choice_count; i++) {
         /* Whole ones stay here, but somebody must bring what lacks of the prompt. */
         bool is_last = count == 0 && i + 1 == work->choice_count;
-        if (work->choices[i].finish && !is_last) continue;
+        if (is_choice_over(work, i) && !is_last) continue;
         choices[count++] = (struct msg_choice){i, work->choices[i].ids, work->choices[i].count};
         is_resumed |= work->choices[i].count > 0;
     }
@@ -290,6 +300,7 @@ static void take_ids(struct frontend *frontend, struct work *work,
                      const struct msg_tokens_entry *entry) {
     uint32_t at = entry->choice_index;
     if (at >= work->choice_count) wrong("choice %u of %u", at, work->choice_count);
+    if (work->choices[at].is_closed) return;
     if (entry->first_index > work->choices[at].count) {
         marks.gaps++;
         frontend->wants_sync = true;
@@ -315,6 +326,12 @@ static void take_ids(struct frontend *frontend, struct work *work,
         work->choices[at].ids[work->choices[at].count++] = entry->ids[i];
         marks.tokens++;
     }
+    uint32_t close_at = work->choices[at].close_at;
+    if (close_at && work->choices[at].count >= close_at) {
+        work->choices[at].is_closed = true;
+        marks.choices_closed++;
+        return;
+    }
     if (!entry->finish || entry->first_index + entry->id_count < work->choices[at].count) return;
     if (work->choices[at].count != work->choices[at].wanted_count)
         wrong("choice %u ends after %u tokens, not %u", at, work->choices[at].count,
@@ -337,7 +354,8 @@ static void take_entry(struct frontend *frontend, uint64_t from,
         finish_work(work);
         return;
     }
-    if (entry->finish == MSG_FINISH_CANCELLED) wrong("cancelled, and nobody asked");
+    if (entry->finish == MSG_FINISH_CANCELLED && !work->choices[entry->choice_index].is_closed)
+        wrong("cancelled, and nobody asked");
     if (entry->prompt_logprob_count && entry->prompt_first <= work->prompt_next) {
         for (uint32_t i = 0; i < entry->prompt_logprob_count; i++)
             if (entry->prompt_logprobs[i].token_id != work->prompt[entry->prompt_first + i])
@@ -352,7 +370,7 @@ static void take_entry(struct frontend *frontend, uint64_t from,
     }
     take_ids(frontend, work, entry);
     for (uint32_t i = 0; i < work->choice_count; i++)
-        if (!work->choices[i].finish) return;
+        if (!is_choice_over(work, i)) return;
     if (work->sampling.prompt_logprobs >= 0 && work->prompt_next < work->prompt_count) {
         frontend->wants_sync = true; /* whole but for what was lost of the prompt */
         return;
@@ -402,10 +420,12 @@ static void send_sync(struct frontend *frontend, uint64_t to) {
     for (uint32_t i = 0; i < frontend->work_count; i++) {
         const struct work *work = &frontend->works[i];
         if (work->state != WORK_SENT || work->worker_instance != to) continue;
+        uint32_t listed = 0;
         for (uint32_t c = 0; c < work->choice_count; c++)
-            choices[count][c] = (struct msg_sync_choice){c, work->choices[c].count};
-        entries[count] = (struct msg_sync_entry){work->attempt, choices[count], work->choice_count,
-                                                 work->prompt_next};
+            if (!work->choices[c].is_closed)
+                choices[count][listed++] = (struct msg_sync_choice){c, work->choices[c].count};
+        entries[count] =
+            (struct msg_sync_entry){work->attempt, choices[count], listed, work->prompt_next};
         count++;
     }
     buf_init(&out, 0);
@@ -616,6 +636,7 @@ int main(int argc, char **argv) {
     MARK(prefix_hits);
     MARK(prompt_logprobs);
     MARK(shared_prompts);
+    MARK(choices_closed);
     MARK(timed_out);
     MARK(worker_deaths);
     MARK(frontend_deaths);
@@ -632,6 +653,7 @@ int main(int argc, char **argv) {
     MARK(core.cancels);
     MARK(core.omitted_live);
     MARK(core.omitted_finished);
+    MARK(core.omitted_choices);
     MARK(core.silent_senders);
     MARK(bus.lost);
     MARK(bus.doubled);

@@ -287,6 +287,30 @@ static void test_cancel_and_close(void **state) {
     close_fixture(&f);
 }
 
+/* A closed choice is no longer asked for, so that the worker ends it; the other comes whole, and
+ * what the worker says of the closed one's end is not the request's. */
+static void test_closed_choice(void **state) {
+    struct fixture f;
+    open_fixture(&f);
+    f.sampling.max_tokens = 150;
+    assert_int_equal(submit(&f, 0, 2), ERR_OK);
+    for (int i = 0; i < 10; i++) turn(&f);
+    f.logs[0][0].is_closed = true;
+    dispatch_note_closed(f.dispatch, &f.works[0]);
+    for (int i = 0; i < 60; i++) turn(&f);
+    assert_in_range(f.worker.attempts[0].omitted[0], 2, 100);
+    assert_int_equal(f.worker.attempts[0].omitted[1], 0);
+    assert_in_range(f.worker.attempts[0].made[0], 1, 149);
+    struct fake_attempt *attempt = &f.worker.attempts[0];
+    fake_tokens(&f.worker, attempt, 0, attempt->made[0], attempt->made[0], true);
+    for (int i = 0; i < 150; i++) turn(&f);
+    assert_int_equal(f.failed_count, 0);
+    assert_int_equal(f.logs[0][1].count, 150);
+    assert_int_equal(f.logs[0][1].finish, MSG_FINISH_LENGTH);
+    assert_int_equal(f.works[0].state, DISPATCH_IDLE);
+    close_fixture(&f);
+}
+
 /* Two workers: new work goes to the idler; one that falls silent loses its streams to the other. */
 static void test_two_workers(void **state) {
     struct fixture f;
@@ -380,6 +404,7 @@ int main(void) {
         cmocka_unit_test(test_nobody_comes),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_cancel_and_close),
+        cmocka_unit_test(test_closed_choice),
         cmocka_unit_test(test_two_workers),
         cmocka_unit_test(test_strangers),
         cmocka_unit_test(test_memory),

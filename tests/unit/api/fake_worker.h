@@ -17,7 +17,7 @@ struct fake_attempt {
     bool is_live, is_admitted, is_cancelled;
     uint32_t choice_count, prompt_count, max_tokens;
     int32_t logprobs, prompt_logprobs;
-    uint32_t index[FAKE_CHOICES_MAX], made[FAKE_CHOICES_MAX];
+    uint32_t index[FAKE_CHOICES_MAX], made[FAKE_CHOICES_MAX], omitted[FAKE_CHOICES_MAX];
     char request_id[160];
     uint32_t prompt[64];      /* its first ids */
     struct sampling sampling; /* without its arrays */
@@ -157,6 +157,8 @@ static inline void fake_tokens(struct fake_worker *worker, const struct fake_att
         entry.stop_id = ID_END;
     } else if (end == attempt->max_tokens) {
         entry.finish = MSG_FINISH_LENGTH;
+    } else if (attempt->omitted[choice] >= 2) {
+        entry.finish = MSG_FINISH_CANCELLED;
     }
     if (attempt->prompt_logprobs >= 0 && attempt->is_admitted) {
         for (uint32_t i = 0; i + 1 < attempt->prompt_count; i++)
@@ -243,6 +245,12 @@ static inline void fake_take_sync(struct fake_worker *worker, const struct bus_m
             buf_release(&out);
             continue;
         }
+        for (uint32_t c = 0; c < attempt->choice_count; c++) {
+            bool is_wanted = false;
+            for (uint32_t k = 0; k < sync.entries[i].choice_count; k++)
+                is_wanted |= attempt->index[c] == sync.entries[i].choices[k].index;
+            attempt->omitted[c] = is_wanted ? 0 : attempt->omitted[c] + 1;
+        }
         for (uint32_t k = 0; k < sync.entries[i].choice_count; k++)
             for (uint32_t c = 0; c < attempt->choice_count; c++)
                 if (attempt->index[c] == sync.entries[i].choices[k].index &&
@@ -290,7 +298,7 @@ static inline void fake_step(struct fake_worker *worker) {
         for (uint32_t c = 0; c < attempt->choice_count; c++) {
             uint32_t end = attempt->made[c] + worker->tokens_a_step;
             if (end > most) end = most;
-            if (end == attempt->made[c]) continue;
+            if (end == attempt->made[c] || attempt->omitted[c] >= 2) continue;
             uint32_t first = attempt->made[c];
             attempt->made[c] = end;
             fake_tokens(worker, attempt, c, first, end, false);

@@ -381,6 +381,41 @@ static void test_cancel(void **state) {
     }
 }
 
+/* One choice goes alone, in whatever state it is; the others end as if nothing had been. */
+static void test_cancel_choice(void **state) {
+    for (uint32_t when = 0; when < 10; when++) {
+        for (uint32_t gone = 0; gone < 3; gone++) {
+            struct rig rig;
+            struct watch watch;
+            uint32_t prompt[30];
+            struct sampling s;
+            rig_defaults(&rig);
+            rig.backend_options.sim_in_flight_max = 1 + (when & 1);
+            open_or_fail(&rig);
+            watch_init(&watch);
+            sampling_init(&s);
+            s.max_tokens = 40;
+            fill_prompt(prompt, 30, 7);
+            add(&rig, 1, prompt, 30, 3, &s);
+            for (uint32_t k = 0; k < when; k++) assert_int_equal(rig_step(&rig, &watch), ERR_OK);
+            engine_cancel_choice(rig.engine, 1, gone);
+            engine_cancel_choice(rig.engine, 1, gone);
+            engine_cancel_choice(rig.engine, 1, 99);
+            engine_cancel_choice(rig.engine, 999, 0);
+            assert_int_equal(rig_step(&rig, &watch), ERR_OK);
+            assert_int_equal(watch_find(&watch, 1, gone)->finish, FINISH_CANCELLED);
+            engine_cancel_choice(rig.engine, 1, gone); /* over already */
+            rig_run(&rig, &watch);
+            assert_in_range(watch_find(&watch, 1, gone)->count, 0, when);
+            for (uint32_t c = 0; c < 3; c++)
+                if (c != gone) expect(&rig, &watch, 1, c, prompt, 30, &s);
+            rig_is_whole(&rig);
+            watch_release(&watch);
+            rig_close(&rig);
+        }
+    }
+}
+
 static void test_doors(void **state) {
     struct rig rig;
     struct watch watch;
@@ -539,6 +574,7 @@ int main(void) {
         cmocka_unit_test(test_prompt_logprobs),
         cmocka_unit_test(test_prompt_logprobs_again),
         cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_cancel_choice),
         cmocka_unit_test(test_doors),
         cmocka_unit_test(test_many_cancelled),
         cmocka_unit_test(test_device_gone),

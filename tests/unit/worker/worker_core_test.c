@@ -216,6 +216,49 @@ static void test_omitted(void **state) {
     net_close(&net);
 }
 
+static void sync_one_choice(struct net *net, uint64_t number, uint32_t index, uint32_t next) {
+    struct msg_sync_choice choice = {index, next};
+    struct msg_sync_entry entry = {1, &choice, 1, 1};
+    struct buf out;
+    buf_init(&out, 0);
+    msg_encode_sync(&(struct msg_sync){number, &entry, 1}, &out);
+    give(net, &out);
+    buf_release(&out);
+}
+
+/* A choice that two successive SYNCs omit ends alone: no step computes it any more. */
+static void test_omitted_choice(void **state) {
+    struct net net;
+    uint8_t finish;
+    struct engine_load load;
+    struct worker_core_counts counts;
+    net_open(&net);
+    generate(&net, 1, 100);
+    step(&net, 11);
+    sync_one_choice(&net, 1, 1, 0);
+    sync(&net, 2, 1, 0); /* not successive: counted anew */
+    sync_one_choice(&net, 3, 1, 0);
+    step(&net, 10);
+    worker_core_get_counts(net.core, &counts);
+    assert_int_equal(counts.omitted_choices, 0);
+    sync_one_choice(&net, 4, 1, 0);
+    uint32_t told = told_ids(&net, 1, 0, &finish);
+    assert_in_range(told, 15, 21);
+    sync_one_choice(&net, 5, 1, 0); /* once is enough */
+    step(&net, 500);
+    worker_core_get_counts(net.core, &counts);
+    assert_int_equal(counts.omitted_choices, 1);
+    assert_int_equal(told_ids(&net, 1, 0, &finish), told);
+    assert_int_equal(told_ids(&net, 1, 1, &finish), 100);
+    assert_int_equal(finish, MSG_FINISH_LENGTH);
+    engine_get_load(net.rig.engine, &load);
+    assert_int_equal(load.generation_tokens, 100 + told);
+    sync(&net, 6, 0, 0); /* the attempt counts as finished */
+    assert_true(worker_core_is_empty(net.core));
+    rig_is_whole(&net.rig);
+    net_close(&net);
+}
+
 static void test_cancel_and_silence(void **state) {
     struct net net;
     struct buf out;
@@ -355,9 +398,13 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ack_and_tokens), cmocka_unit_test(test_sync),
-        cmocka_unit_test(test_omitted),        cmocka_unit_test(test_cancel_and_silence),
-        cmocka_unit_test(test_load_and_drain), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_ack_and_tokens),
+        cmocka_unit_test(test_sync),
+        cmocka_unit_test(test_omitted),
+        cmocka_unit_test(test_omitted_choice),
+        cmocka_unit_test(test_cancel_and_silence),
+        cmocka_unit_test(test_load_and_drain),
+        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
