@@ -2,11 +2,9 @@
 #include "kv/kv_index.h"
 
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/alloc.h"
-
-#define HASH_SEED 1337u /* specified: design.md 5, so that events interoperate */
+#include "kv/kv_hash.h"
 
 struct entry {
     uint64_t chain; /* 0: this block is not indexed */
@@ -65,13 +63,11 @@ static uint32_t *tokens_of(const struct kv_index *index, uint32_t block) {
 }
 
 static uint64_t hash_local(const struct kv_index *index, const uint32_t *tokens) {
-    return XXH3_64bits_withSeed(tokens, index->block_size * sizeof *tokens, HASH_SEED);
+    return kv_hash_local(tokens, index->block_size);
 }
 
 static uint64_t hash_next(struct kv_link parent, uint64_t local_hash) {
-    if (parent.chain == 0) return local_hash;
-    uint64_t pair[2] = {parent.hash, local_hash};
-    return XXH3_64bits_withSeed(pair, sizeof pair, HASH_SEED);
+    return parent.chain == 0 ? local_hash : kv_hash_next(parent.hash, local_hash);
 }
 
 static void add_event(struct kv_index *index, struct kv_event event) {

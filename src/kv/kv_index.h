@@ -1,8 +1,7 @@
 /* kv_index - which sealed block holds the KV of which chain of tokens.
  *
- * A full block is named by every token up to its end.  Its hash (XXH3-64, seed 1337, over the
- * ids as u32 little endian; from the second block on over (hash before, own hash), both u64
- * little endian) only finds candidates and names the block to routers.  What is compared is the
+ * A full block is named by every token up to its end.  Its hash (kv_hash.h) only finds
+ * candidates and names the block to routers.  What is compared is the
  * tokens themselves and the parent's chain: a number given once to each distinct chain that is
  * here, so two chains whose hashes collide are two chains.  Blocks of one chain (sequences with
  * one prompt, computed side by side) share its number.

@@ -1,0 +1,551 @@
+/* prefix_index - see prefix_index.h.
+ *
+ * Shards by hash, each a table of cache lines that grows by half on its own, so that no call
+ * pays for the growth of the whole.  A line that was full when a block came to it passes the
+ * block on to the next line and counts it, so a lookup stops at the first line that has passed
+ * none.  Entries never move but when their shard grows: the sweep needs no more than a cursor. */
+#include "router/prefix_index.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "router/prefix_set.h"
+
+#define SHARDS 256u
+#define LINE_BLOCKS 5u
+#define LINE_BYTES 64u
+#define FULL_NUMERATOR 15u /* a shard grows at 15/20 = 3/4 of its room */
+#define AHEAD 16u          /* blocks whose lines are on their way while one is worked on */
+#define STRIDE 32u         /* positions between two probes of a match */
+#define SWEEP_LINES 64u    /* of a call, at least */
+#define WORDS(holders) (((holders) + 63) / 64)
+
+struct line {
+    uint64_t hashes[LINE_BLOCKS];
+    uint32_t values[LINE_BLOCKS]; /* the holders, prefix_set.h; 0: nothing here */
+    uint32_t passed_count;
+};
+_Static_assert(sizeof(struct line) == LINE_BYTES, "one cache line");
+
+struct shard {
+    struct line *lines; /* aligned, in memory */
+    void *memory;       /* owned */
+    uint32_t line_count, block_count;
+};
+
+struct prefix_index {
+    struct shard shards[SHARDS];
+    struct prefix_set *sets; /* owned */
+    uint32_t *holder_blocks; /* by holder, owned */
+    uint64_t *is_live;       /* bits by holder, owned: has not left */
+    uint64_t *is_leaving;    /* the ones that this sweep takes out */
+    uint64_t *is_waiting;    /* left since it began: for the next sweep */
+    uint64_t *alive;         /* scratch of a match: holders of all blocks so far */
+    uint64_t *members;       /* scratch of a match */
+    uint32_t holder_room;    /* of the arrays; a multiple of 64 */
+    uint32_t holder_top, live_count;
+    uint64_t entry_count; /* of live holders */
+    bool is_sweeping, has_waiting, has_failed;
+    uint32_t sweep_mark, sweep_shard, sweep_line;
+};
+
+/* --- life -------------------------------------------------------------------------------- */
+
+enum err prefix_index_create(struct prefix_index **out) {
+    struct prefix_index *index = alloc_zero(1, sizeof *index);
+    if (!index) return ERR_MEMORY;
+    enum err e = prefix_set_create(&index->sets);
+    if (e) {
+        alloc_free(index);
+        return e;
+    }
+    *out = index;
+    return ERR_OK;
+}
+
+void prefix_index_destroy(struct prefix_index *index) {
+    if (!index) return;
+    for (uint32_t i = 0; i < SHARDS; i++) alloc_free(index->shards[i].memory);
+    prefix_set_destroy(index->sets);
+    alloc_free(index->holder_blocks);
+    alloc_free(index->is_live);
+    alloc_free(index->is_leaving);
+    alloc_free(index->is_waiting);
+    alloc_free(index->alive);
+    alloc_free(index->members);
+    alloc_free(index);
+}
+
+static bool has_bit(const uint64_t *bits, uint32_t at) { return bits[at / 64] >> (at % 64) & 1; }
+static void set_bit(uint64_t *bits, uint32_t at) { bits[at / 64] |= 1ull << (at % 64); }
+static void clear_bit(uint64_t *bits, uint32_t at) { bits[at / 64] &= ~(1ull << (at % 64)); }
+
+static bool resize_bits(uint64_t **bits, uint32_t old_room, uint32_t room) {
+    uint64_t *resized = alloc_resize(*bits, WORDS(room) * sizeof *resized);
+    if (!resized) return false;
+    memset(resized + WORDS(old_room), 0, (WORDS(room) - WORDS(old_room)) * sizeof *resized);
+    *bits = resized;
+    return true;
+}
+
+static enum err make_holder_room(struct prefix_index *index) {
+    uint32_t old = index->holder_room, room = old ? 2 * old : 64;
+    uint32_t *blocks = alloc_resize(index->holder_blocks, room * sizeof *blocks);
+    if (!blocks) return ERR_MEMORY;
+    memset(blocks + old, 0, (room - old) * sizeof *blocks);
+    index->holder_blocks = blocks;
+    if (!resize_bits(&index->is_live, old, room) || !resize_bits(&index->is_leaving, old, room) ||
+        !resize_bits(&index->is_waiting, old, room) || !resize_bits(&index->alive, old, room) ||
+        !resize_bits(&index->members, old, room))
+        return ERR_MEMORY;
+    index->holder_room = room;
+    return ERR_OK;
+}
+
+static bool is_taken(const struct prefix_index *index, uint32_t holder) {
+    return has_bit(index->is_live, holder) || has_bit(index->is_leaving, holder) ||
+           has_bit(index->is_waiting, holder);
+}
+
+enum err prefix_index_join(struct prefix_index *index, uint32_t *holder) {
+    uint32_t number = 0;
+    while (number < index->holder_top && is_taken(index, number)) number++;
+    if (number == PREFIX_INDEX_HOLDERS_MAX) return ERR_LIMIT;
+    if (number == index->holder_room) {
+        enum err e = make_holder_room(index);
+        if (e) return e;
+    }
+    if (number == index->holder_top) index->holder_top++;
+    set_bit(index->is_live, number);
+    index->holder_blocks[number] = 0;
+    index->live_count++;
+    *holder = number;
+    return ERR_OK;
+}
+
+void prefix_index_leave(struct prefix_index *index, uint32_t holder) {
+    CHECK(holder < index->holder_top && has_bit(index->is_live, holder));
+    clear_bit(index->is_live, holder);
+    index->live_count--;
+    if (!index->holder_blocks[holder]) return; /* nothing to sweep */
+    index->entry_count -= index->holder_blocks[holder];
+    index->holder_blocks[holder] = 0;
+    set_bit(index->is_waiting, holder);
+    index->has_waiting = true;
+}
+
+uint32_t prefix_index_holder_room(const struct prefix_index *index) { return index->holder_top; }
+
+uint32_t prefix_index_holder_blocks(const struct prefix_index *index, uint32_t holder) {
+    return index->holder_blocks[holder];
+}
+
+/* --- the table --------------------------------------------------------------------------- */
+
+/* Where a hash lives: hashes of workers are mixed well, those of tests and strangers may not be. */
+static uint64_t mix(uint64_t hash) {
+    hash ^= hash >> 32;
+    return hash * 0x9E3779B97F4A7C15u;
+}
+
+static struct shard *shard_of(const struct prefix_index *index, uint64_t mixed) {
+    return (struct shard *) &index->shards[mixed >> 56];
+}
+
+static uint32_t home_of(const struct shard *shard, uint64_t mixed) {
+    return (uint32_t) (((mixed >> 24 & UINT32_MAX) * shard->line_count) >> 32);
+}
+
+static void prefetch(const struct prefix_index *index, uint64_t hash) {
+    uint64_t mixed = mix(hash);
+    const struct shard *shard = shard_of(index, mixed);
+    if (shard->line_count) __builtin_prefetch(&shard->lines[home_of(shard, mixed)]);
+}
+
+struct place {
+    struct line *line;
+    uint32_t slot;
+    uint32_t home, line_index;
+};
+
+static uint32_t find_slot(const struct line *line, uint64_t hash) {
+    for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++)
+        if (line->hashes[slot] == hash && line->values[slot]) return slot;
+    return LINE_BLOCKS;
+}
+
+static bool find(const struct shard *shard, uint64_t mixed, uint64_t hash, struct place *out) {
+    if (!shard->line_count) return false;
+    uint32_t home = home_of(shard, mixed), at = home;
+    for (;;) {
+        struct line *line = &shard->lines[at];
+        uint32_t slot = find_slot(line, hash);
+        if (slot < LINE_BLOCKS) {
+            *out = (struct place){line, slot, home, at};
+            return true;
+        }
+        if (!line->passed_count) return false;
+        if (++at == shard->line_count) at = 0;
+        if (at == home) return false;
+    }
+}
+
+static uint32_t value_of(const struct prefix_index *index, uint64_t hash) {
+    uint64_t mixed = mix(hash);
+    struct place place;
+    return find(shard_of(index, mixed), mixed, hash, &place) ? place.line->values[place.slot] : 0;
+}
+
+/* The hash is not there, and the shard has room. */
+static void insert(struct shard *shard, uint64_t mixed, uint64_t hash, uint32_t value) {
+    uint32_t at = home_of(shard, mixed);
+    for (;; at = at + 1 == shard->line_count ? 0 : at + 1) {
+        struct line *line = &shard->lines[at];
+        for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++) {
+            if (line->values[slot]) continue;
+            line->hashes[slot] = hash;
+            line->values[slot] = value;
+            shard->block_count++;
+            return;
+        }
+        line->passed_count++;
+    }
+}
+
+static void erase(struct shard *shard, const struct place *place) {
+    place->line->values[place->slot] = 0;
+    for (uint32_t at = place->home; at != place->line_index;
+         at = at + 1 == shard->line_count ? 0 : at + 1)
+        shard->lines[at].passed_count--;
+    shard->block_count--;
+}
+
+static enum err grow(struct prefix_index *index, struct shard *shard) {
+    struct shard larger = {.line_count = shard->line_count + shard->line_count / 2 + 2};
+    if (larger.line_count > UINT32_MAX / LINE_BYTES) return ERR_LIMIT;
+    size_t bytes = (size_t) larger.line_count * sizeof(struct line);
+    larger.memory = alloc_bytes(bytes + LINE_BYTES);
+    if (!larger.memory) return ERR_MEMORY;
+    uintptr_t aligned =
+        ((uintptr_t) larger.memory + LINE_BYTES - 1) & ~(uintptr_t) (LINE_BYTES - 1);
+    larger.lines = (struct line *) aligned;
+    memset(larger.lines, 0, bytes);
+    for (uint32_t i = 0; i < shard->line_count; i++)
+        for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++) {
+            const struct line *line = &shard->lines[i];
+            if (line->values[slot])
+                insert(&larger, mix(line->hashes[slot]), line->hashes[slot], line->values[slot]);
+        }
+    alloc_free(shard->memory);
+    *shard = larger;
+    if (index->is_sweeping && shard == &index->shards[index->sweep_shard]) index->sweep_line = 0;
+    return ERR_OK;
+}
+
+static enum err store(struct prefix_index *index, uint32_t holder, uint64_t hash) {
+    uint64_t mixed = mix(hash);
+    struct shard *shard = shard_of(index, mixed);
+    struct place place;
+    if (find(shard, mixed, hash, &place)) {
+        uint32_t *value = &place.line->values[place.slot], to;
+        enum err e = prefix_set_with(index->sets, *value, holder, &to);
+        if (e || to == *value) return e;
+        prefix_set_retain(index->sets, to);
+        prefix_set_release(index->sets, *value);
+        *value = to;
+    } else {
+        uint64_t room = (uint64_t) shard->line_count * LINE_BLOCKS;
+        if ((uint64_t) (shard->block_count + 1) * 20 > room * FULL_NUMERATOR) {
+            enum err e = grow(index, shard);
+            if (e) return e;
+        }
+        insert(shard, mixed, hash, holder + 1);
+    }
+    index->holder_blocks[holder]++;
+    index->entry_count++;
+    return ERR_OK;
+}
+
+/* Takes a holder out of a block; an empty block goes. */
+static enum err take_out(struct prefix_index *index, struct shard *shard, const struct place *place,
+                         uint32_t holder, bool *was_there) {
+    uint32_t *value = &place->line->values[place->slot], to;
+    enum err e = prefix_set_without(index->sets, *value, holder, &to);
+    if (e) return e;
+    *was_there = to != *value;
+    if (!*was_there) return ERR_OK;
+    prefix_set_retain(index->sets, to);
+    prefix_set_release(index->sets, *value);
+    if (to) *value = to;
+    else erase(shard, place);
+    return ERR_OK;
+}
+
+static enum err discard(struct prefix_index *index, uint32_t holder, uint64_t hash) {
+    uint64_t mixed = mix(hash);
+    struct shard *shard = shard_of(index, mixed);
+    struct place place;
+    bool was_there;
+    if (!find(shard, mixed, hash, &place)) return ERR_OK;
+    enum err e = take_out(index, shard, &place, holder, &was_there);
+    if (e || !was_there) return e;
+    index->holder_blocks[holder]--;
+    index->entry_count--;
+    return ERR_OK;
+}
+
+/* --- the sweep --------------------------------------------------------------------------- */
+
+static bool start_sweep(struct prefix_index *index) {
+    if (!index->has_waiting) return false;
+    uint64_t *leaving = index->is_leaving; /* nothing is set in it */
+    index->is_leaving = index->is_waiting;
+    index->is_waiting = leaving;
+    index->has_waiting = false;
+    index->has_failed = false;
+    index->is_sweeping = true;
+    index->sweep_shard = index->sweep_line = 0;
+    index->sweep_mark++;
+    return true;
+}
+
+static void sweep_block(struct prefix_index *index, struct shard *shard, struct place *place) {
+    uint32_t words = WORDS(index->holder_top), value = place->line->values[place->slot];
+    if (prefix_set_mark(index->sets, value) == index->sweep_mark) return;
+    uint64_t *members = index->members;
+    prefix_set_bits(index->sets, value, members, words);
+    place->home = home_of(shard, mix(place->line->hashes[place->slot]));
+    bool is_clean = true;
+    for (uint32_t w = 0; w < words; w++) {
+        for (uint64_t out = members[w] & index->is_leaving[w]; out; out &= out - 1) {
+            uint32_t holder = w * 64 + (uint32_t) __builtin_ctzll(out);
+            bool was_there;
+            is_clean = false;
+            if (take_out(index, shard, place, holder, &was_there)) index->has_failed = true;
+        }
+    }
+    if (is_clean) prefix_set_note(index->sets, value, index->sweep_mark);
+}
+
+static void end_sweep(struct prefix_index *index) {
+    index->is_sweeping = false;
+    uint32_t words = WORDS(index->holder_top);
+    for (uint32_t w = 0; w < words; w++) {
+        /* Where memory lacked, the same ones are swept again. */
+        if (index->has_failed) index->is_waiting[w] |= index->is_leaving[w];
+        index->is_leaving[w] = 0;
+    }
+    if (index->has_failed) index->has_waiting = true;
+}
+
+void prefix_index_sweep(struct prefix_index *index, uint32_t line_count) {
+    if (!index->is_sweeping && !start_sweep(index)) return;
+    while (line_count--) {
+        struct shard *shard = &index->shards[index->sweep_shard];
+        if (index->sweep_line >= shard->line_count) {
+            index->sweep_line = 0;
+            if (++index->sweep_shard < SHARDS) continue;
+            end_sweep(index);
+            return;
+        }
+        struct line *line = &shard->lines[index->sweep_line];
+        for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++) {
+            struct place place = {line, slot, 0, index->sweep_line};
+            if (line->values[slot]) sweep_block(index, shard, &place);
+        }
+        index->sweep_line++;
+    }
+}
+
+/* Twice the lines that `count` blocks can fill: a sweep ends before the table can double. */
+static void sweep_some(struct prefix_index *index, uint32_t count) {
+    if (index->is_sweeping || index->has_waiting)
+        prefix_index_sweep(index, count > SWEEP_LINES ? count : SWEEP_LINES);
+}
+
+/* --- batches ----------------------------------------------------------------------------- */
+
+static void check_holder(const struct prefix_index *index, uint32_t holder) {
+    CHECK(holder < index->holder_top && has_bit(index->is_live, holder));
+}
+
+enum err prefix_index_store(struct prefix_index *index, uint32_t holder, const uint64_t *hashes,
+                            uint32_t count) {
+    check_holder(index, holder);
+    enum err first = ERR_OK;
+    for (uint32_t i = 0; i < count && i < AHEAD; i++) prefetch(index, hashes[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        if (i + AHEAD < count) prefetch(index, hashes[i + AHEAD]);
+        enum err e = store(index, holder, hashes[i]);
+        if (e) first = e;
+    }
+    sweep_some(index, count);
+    return first;
+}
+
+enum err prefix_index_remove(struct prefix_index *index, uint32_t holder, const uint64_t *hashes,
+                             uint32_t count) {
+    check_holder(index, holder);
+    enum err first = ERR_OK;
+    for (uint32_t i = 0; i < count && i < AHEAD; i++) prefetch(index, hashes[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        if (i + AHEAD < count) prefetch(index, hashes[i + AHEAD]);
+        enum err e = discard(index, holder, hashes[i]);
+        if (e) first = e;
+    }
+    sweep_some(index, count);
+    return first;
+}
+
+enum err prefix_index_apply(struct prefix_index *index, uint32_t holder,
+                            const struct kv_event *events, uint32_t count) {
+    check_holder(index, holder);
+    enum err first = ERR_OK;
+    for (uint32_t i = 0; i < count && i < AHEAD; i++) prefetch(index, events[i].hash);
+    for (uint32_t i = 0; i < count; i++) {
+        if (i + AHEAD < count) prefetch(index, events[i + AHEAD].hash);
+        CHECK(events[i].kind != KV_EVENT_CLEARED);
+        enum err e = events[i].kind == KV_EVENT_STORED ? store(index, holder, events[i].hash)
+                                                       : discard(index, holder, events[i].hash);
+        if (e) first = e;
+    }
+    sweep_some(index, count);
+    return first;
+}
+
+/* --- matching ---------------------------------------------------------------------------- */
+
+struct walk {
+    const struct prefix_index *index;
+    const uint64_t *hashes;
+    uint32_t words;
+    uint32_t value;   /* the holders of the block before */
+    bool has_holders; /* someone holds everything so far */
+    struct prefix_hit *hits;
+    uint32_t hit_count;
+};
+
+static void add_hits(struct walk *walk, uint32_t word, uint64_t members, uint32_t block_count) {
+    for (; members; members &= members - 1)
+        walk->hits[walk->hit_count++] =
+            (struct prefix_hit){word * 64 + (uint32_t) __builtin_ctzll(members), block_count};
+}
+
+/* The holders change at this position. */
+static void enter(struct walk *walk, uint32_t position, uint32_t value) {
+    const struct prefix_index *index = walk->index;
+    uint64_t rest = 0;
+    walk->value = value;
+    prefix_set_bits(index->sets, value, index->members, walk->words);
+    for (uint32_t w = 0; w < walk->words; w++) {
+        uint64_t gone = index->alive[w] & ~index->members[w];
+        if (position && gone) add_hits(walk, w, gone, position);
+        index->alive[w] &= index->members[w];
+        rest |= index->alive[w];
+    }
+    walk->has_holders = rest != 0;
+}
+
+/* Positions first..end - 1, of which the last one's holders are known. */
+static void enter_range(struct walk *walk, uint32_t first, uint32_t end, uint32_t last_value) {
+    for (uint32_t at = first; at + 1 < end; at++) prefetch(walk->index, walk->hashes[at]);
+    for (uint32_t at = first; at < end && walk->has_holders; at++) {
+        uint32_t value = at + 1 == end ? last_value : value_of(walk->index, walk->hashes[at]);
+        if (value != walk->value) enter(walk, at, value);
+    }
+}
+
+uint32_t prefix_index_match(const struct prefix_index *index, const uint64_t *hashes,
+                            uint32_t count, struct prefix_hit *hits) {
+    if (!count || !index->live_count) return 0;
+    struct walk walk = {
+        .index = index, .hashes = hashes, .words = WORDS(index->holder_top), .hits = hits};
+    uint32_t strides = count / STRIDE;
+    prefetch(index, hashes[0]);
+    for (uint32_t i = 1; i <= strides && i <= AHEAD; i++) prefetch(index, hashes[i * STRIDE - 1]);
+    prefetch(index, hashes[count - 1]);
+    if (count <= STRIDE) /* short enough to ask for all of it at once */
+        for (uint32_t i = 1; i + 1 < count; i++) prefetch(index, hashes[i]);
+    memcpy(index->alive, index->is_live, walk.words * sizeof *index->alive);
+    enter(&walk, 0, value_of(index, hashes[0]));
+    for (uint32_t first = 1, end; first < count && walk.has_holders; first = end) {
+        end = first == 1 ? STRIDE : first + STRIDE;
+        if (end > count) end = count;
+        uint32_t ahead = end + AHEAD * STRIDE - 1;
+        if (ahead < count) prefetch(index, hashes[ahead]);
+        uint32_t value = value_of(index, hashes[end - 1]);
+        if (value != walk.value) enter_range(&walk, first, end, value);
+    }
+    for (uint32_t w = 0; walk.has_holders && w < walk.words; w++)
+        add_hits(&walk, w, index->alive[w], count);
+    return walk.hit_count;
+}
+
+/* --- counts ------------------------------------------------------------------------------ */
+
+void prefix_index_get_counts(const struct prefix_index *index, struct prefix_index_counts *out) {
+    *out = (struct prefix_index_counts){.entries = index->entry_count,
+                                        .sets = prefix_set_total(index->sets),
+                                        .bytes = sizeof *index + prefix_set_bytes(index->sets),
+                                        .holders = index->live_count};
+    out->bytes += index->holder_room * sizeof *index->holder_blocks;
+    out->bytes += 5 * WORDS(index->holder_room) * sizeof(uint64_t);
+    for (uint32_t i = 0; i < SHARDS; i++) {
+        out->blocks += index->shards[i].block_count;
+        if (index->shards[i].memory)
+            out->bytes += (uint64_t) index->shards[i].line_count * LINE_BYTES + LINE_BYTES;
+    }
+}
+
+static uint32_t count_references(void *ctx, uint32_t value) {
+    const struct prefix_index *index = ctx;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < SHARDS; i++)
+        for (uint32_t l = 0; l < index->shards[i].line_count; l++)
+            for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++)
+                count += index->shards[i].lines[l].values[slot] == value;
+    return count;
+}
+
+static void check_shard(const struct prefix_index *index, const struct shard *shard,
+                        uint64_t *entry_count) {
+    uint32_t block_count = 0;
+    uint64_t passed_count = 0, distance = 0;
+    for (uint32_t l = 0; l < shard->line_count; l++) {
+        const struct line *line = &shard->lines[l];
+        passed_count += line->passed_count;
+        for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++) {
+            if (!line->values[slot]) continue;
+            uint64_t mixed = mix(line->hashes[slot]);
+            struct place place;
+            block_count++;
+            CHECK(shard_of(index, mixed) == shard);
+            CHECK(find(shard, mixed, line->hashes[slot], &place));
+            CHECK(place.line == line && place.slot == slot);
+            distance += (l + shard->line_count - place.home) % shard->line_count;
+            for (uint32_t holder = 0; holder < index->holder_top; holder++) {
+                if (!prefix_set_has(index->sets, line->values[slot], holder)) continue;
+                CHECK(is_taken(index, holder));
+                if (has_bit(index->is_live, holder)) ++*entry_count;
+            }
+        }
+    }
+    CHECK(block_count == shard->block_count && passed_count == distance);
+}
+
+void prefix_index_check(const struct prefix_index *index) {
+    uint64_t entry_count = 0, holder_sum = 0;
+    for (uint32_t i = 0; i < SHARDS; i++) check_shard(index, &index->shards[i], &entry_count);
+    uint32_t live_count = 0;
+    for (uint32_t holder = 0; holder < index->holder_top; holder++) {
+        CHECK(has_bit(index->is_live, holder) + has_bit(index->is_leaving, holder) +
+                  has_bit(index->is_waiting, holder) <=
+              1);
+        live_count += has_bit(index->is_live, holder);
+        holder_sum += index->holder_blocks[holder];
+    }
+    CHECK(live_count == index->live_count);
+    CHECK(entry_count == index->entry_count && holder_sum == entry_count);
+    prefix_set_check(index->sets, count_references, (void *) (uintptr_t) index);
+}

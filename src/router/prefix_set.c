@@ -1,0 +1,377 @@
+/* prefix_set - see prefix_set.h. */
+#include "router/prefix_set.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+
+#define SMALL 8u /* members of a set that is a list */
+#define CHUNK 1024u
+#define STEPS 1024u /* of the table of changes; a power of two */
+#define VALUE_FIRST (PREFIX_SET_SINGLE_MAX + 1)
+
+struct set {
+    uint64_t hash; /* of the members, whatever their order */
+    uint32_t references;
+    uint32_t next;       /* in its bucket, or in the free list; 0: last */
+    uint32_t generation; /* counts the lives of this number */
+    uint32_t mark;
+    uint32_t count;
+    uint32_t words; /* 0: a list */
+    union {
+        uint16_t list[SMALL]; /* ascending; what is past count is 0 */
+        uint64_t *bits;       /* owned; the last word is not 0 */
+    } members;
+};
+
+struct step {
+    uint32_t from, to;
+    uint32_t from_generation, to_generation;
+    uint32_t change; /* holder x 2 + (1: taken out) ; UINT32_MAX: empty */
+};
+
+struct prefix_set {
+    struct set **chunks; /* set n of value VALUE_FIRST + n */
+    uint32_t chunk_count, chunk_room;
+    uint32_t made_count; /* numbers given out so far */
+    uint32_t free_first; /* value; 0: none */
+    uint32_t live_count;
+    uint64_t bits_bytes;
+    uint32_t *buckets; /* by hash: a value */
+    uint32_t bucket_count;
+    struct step steps[STEPS];
+    /* A set under construction. */
+    uint64_t bits[PREFIX_SET_WORDS_MAX];
+    struct set draft;
+};
+
+enum err prefix_set_create(struct prefix_set **out) {
+    struct prefix_set *sets = alloc_zero(1, sizeof *sets);
+    if (!sets) return ERR_MEMORY;
+    sets->bucket_count = 64;
+    sets->buckets = alloc_zero(sets->bucket_count, sizeof *sets->buckets);
+    if (!sets->buckets) {
+        alloc_free(sets);
+        return ERR_MEMORY;
+    }
+    for (uint32_t i = 0; i < STEPS; i++) sets->steps[i].change = UINT32_MAX;
+    *out = sets;
+    return ERR_OK;
+}
+
+static struct set *set_of(const struct prefix_set *sets, uint32_t value) {
+    uint32_t number = value - VALUE_FIRST;
+    return &sets->chunks[number / CHUNK][number % CHUNK];
+}
+
+void prefix_set_destroy(struct prefix_set *sets) {
+    if (!sets) return;
+    for (uint32_t i = 0; i < sets->made_count; i++) {
+        struct set *set = set_of(sets, VALUE_FIRST + i);
+        if (set->words) alloc_free(set->members.bits);
+    }
+    for (uint32_t i = 0; i < sets->chunk_count; i++) alloc_free(sets->chunks[i]);
+    alloc_free(sets->chunks);
+    alloc_free(sets->buckets);
+    alloc_free(sets);
+}
+
+static bool is_interned(uint32_t value) { return value >= VALUE_FIRST; }
+
+/* --- members ----------------------------------------------------------------------------- */
+
+static uint64_t hash_holder(uint32_t holder) {
+    uint64_t x = (holder + 1) * 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+bool prefix_set_has(const struct prefix_set *sets, uint32_t value, uint32_t holder) {
+    if (!is_interned(value)) return value == holder + 1;
+    const struct set *set = set_of(sets, value);
+    if (set->words)
+        return holder / 64 < set->words && (set->members.bits[holder / 64] >> (holder % 64) & 1);
+    for (uint32_t i = 0; i < set->count; i++)
+        if (set->members.list[i] == holder) return true;
+    return false;
+}
+
+uint32_t prefix_set_count(const struct prefix_set *sets, uint32_t value) {
+    return is_interned(value) ? set_of(sets, value)->count : value != 0;
+}
+
+void prefix_set_bits(const struct prefix_set *sets, uint32_t value, uint64_t *bits,
+                     uint32_t words) {
+    uint32_t single = value - 1;
+    const struct set *set = is_interned(value) ? set_of(sets, value) : NULL;
+    if (set && set->words) {
+        uint32_t there = set->words < words ? set->words : words;
+        memcpy(bits, set->members.bits, there * sizeof *bits);
+        memset(bits + there, 0, (words - there) * sizeof *bits);
+        return;
+    }
+    memset(bits, 0, words * sizeof *bits);
+    for (uint32_t i = 0; set && i < set->count; i++) {
+        uint32_t holder = set->members.list[i];
+        if (holder / 64 < words) bits[holder / 64] |= 1ull << (holder % 64);
+    }
+    if (!set && value && single / 64 < words) bits[single / 64] |= 1ull << (single % 64);
+}
+
+uint32_t prefix_set_mark(const struct prefix_set *sets, uint32_t value) {
+    return is_interned(value) ? set_of(sets, value)->mark : 0;
+}
+
+void prefix_set_note(struct prefix_set *sets, uint32_t value, uint32_t mark) {
+    if (is_interned(value)) set_of(sets, value)->mark = mark;
+}
+
+/* --- the table --------------------------------------------------------------------------- */
+
+static uint32_t *bucket_of(const struct prefix_set *sets, uint64_t hash) {
+    return &sets->buckets[hash & (sets->bucket_count - 1)];
+}
+
+static bool is_same(const struct set *a, const struct set *b) {
+    if (a->hash != b->hash || a->count != b->count || a->words != b->words) return false;
+    if (!a->words) return memcmp(a->members.list, b->members.list, sizeof a->members.list) == 0;
+    return memcmp(a->members.bits, b->members.bits, a->words * sizeof(uint64_t)) == 0;
+}
+
+/* Without memory the table stays as small as it is. */
+static void grow_table(struct prefix_set *sets) {
+    if (sets->live_count < sets->bucket_count || sets->bucket_count > UINT32_MAX / 4) return;
+    uint32_t *buckets = alloc_zero(2 * (size_t) sets->bucket_count, sizeof *buckets);
+    if (!buckets) return;
+    uint32_t *old = sets->buckets, old_count = sets->bucket_count;
+    sets->buckets = buckets;
+    sets->bucket_count = 2 * old_count;
+    for (uint32_t i = 0; i < old_count; i++) {
+        uint32_t next;
+        for (uint32_t value = old[i]; value; value = next) {
+            struct set *set = set_of(sets, value);
+            next = set->next;
+            uint32_t *bucket = bucket_of(sets, set->hash);
+            set->next = *bucket;
+            *bucket = value;
+        }
+    }
+    alloc_free(old);
+}
+
+/* A number for a new set: 0 without memory. */
+static uint32_t take_number(struct prefix_set *sets) {
+    if (sets->free_first) {
+        uint32_t value = sets->free_first;
+        sets->free_first = set_of(sets, value)->next;
+        return value;
+    }
+    if (sets->made_count / CHUNK == sets->chunk_count) {
+        if (sets->made_count > UINT32_MAX - VALUE_FIRST - CHUNK) return 0;
+        if (sets->chunk_count == sets->chunk_room) {
+            uint32_t room = sets->chunk_room ? 2 * sets->chunk_room : 16;
+            struct set **chunks = alloc_resize(sets->chunks, room * sizeof *chunks);
+            if (!chunks) return 0;
+            sets->chunks = chunks;
+            sets->chunk_room = room;
+        }
+        struct set *chunk = alloc_zero(CHUNK, sizeof *chunk);
+        if (!chunk) return 0;
+        sets->chunks[sets->chunk_count++] = chunk;
+    }
+    return VALUE_FIRST + sets->made_count++;
+}
+
+/* The value of the draft, whose bits (if it has words) stand in sets->bits. */
+static enum err intern(struct prefix_set *sets, uint32_t *out) {
+    struct set *draft = &sets->draft;
+    for (uint32_t value = *bucket_of(sets, draft->hash); value; value = set_of(sets, value)->next) {
+        if (!is_same(set_of(sets, value), draft)) continue;
+        *out = value;
+        return ERR_OK;
+    }
+    uint64_t *bits = NULL;
+    if (draft->words) {
+        bits = alloc_array(draft->words, sizeof *bits);
+        if (!bits) return ERR_MEMORY;
+        memcpy(bits, sets->bits, draft->words * sizeof *bits);
+    }
+    uint32_t value = take_number(sets);
+    if (!value) {
+        alloc_free(bits);
+        return ERR_MEMORY;
+    }
+    grow_table(sets);
+    struct set *set = set_of(sets, value);
+    uint32_t generation = set->generation;
+    *set = *draft;
+    set->generation = generation;
+    if (bits) set->members.bits = bits;
+    sets->bits_bytes += draft->words * sizeof *bits;
+    uint32_t *bucket = bucket_of(sets, set->hash);
+    set->next = *bucket;
+    *bucket = value;
+    sets->live_count++;
+    *out = value;
+    return ERR_OK;
+}
+
+static void forget(struct prefix_set *sets, uint32_t value) {
+    struct set *set = set_of(sets, value);
+    uint32_t *at = bucket_of(sets, set->hash);
+    while (*at != value) at = &set_of(sets, *at)->next;
+    *at = set->next;
+    if (set->words) alloc_free(set->members.bits);
+    sets->bits_bytes -= set->words * sizeof(uint64_t);
+    *set = (struct set){.generation = set->generation + 1, .next = sets->free_first};
+    sets->free_first = value;
+    sets->live_count--;
+}
+
+void prefix_set_retain(struct prefix_set *sets, uint32_t value) {
+    if (is_interned(value)) set_of(sets, value)->references++;
+}
+
+void prefix_set_release(struct prefix_set *sets, uint32_t value) {
+    if (!is_interned(value)) return;
+    struct set *set = set_of(sets, value);
+    if (set->references > 1) set->references--;
+    else forget(sets, value);
+}
+
+/* --- changes ----------------------------------------------------------------------------- */
+
+static uint32_t generation_of(const struct prefix_set *sets, uint32_t value) {
+    return is_interned(value) ? set_of(sets, value)->generation : 0;
+}
+
+static struct step *step_of(struct prefix_set *sets, uint32_t value, uint32_t change) {
+    uint32_t mixed = (value * 0x9E3779B1u) ^ (change * 0x85EBCA6Bu);
+    return &sets->steps[mixed >> 22];
+}
+
+/* Members of the draft from bits: the list when there are few. */
+static void set_draft_form(struct prefix_set *sets, uint32_t words) {
+    struct set *draft = &sets->draft;
+    while (words && !sets->bits[words - 1]) words--;
+    draft->words = draft->count > SMALL ? words : 0;
+    if (draft->words) {
+        draft->members.bits = sets->bits;
+        return;
+    }
+    memset(draft->members.list, 0, sizeof draft->members.list);
+    uint32_t at = 0;
+    for (uint32_t w = 0; w < words; w++)
+        for (uint64_t rest = sets->bits[w]; rest; rest &= rest - 1)
+            draft->members.list[at++] = (uint16_t) (w * 64 + (uint32_t) __builtin_ctzll(rest));
+}
+
+/* holder is (not) a member: the change is real. */
+static enum err change(struct prefix_set *sets, uint32_t value, uint32_t holder, bool is_out,
+                       uint32_t *out) {
+    uint32_t words = holder / 64 + 1;
+    if (is_interned(value)) {
+        const struct set *set = set_of(sets, value);
+        uint32_t top = set->words ? set->words : set->members.list[set->count - 1] / 64u + 1;
+        if (top > words) words = top;
+    } else if ((value - 1) / 64 + 1 > words) {
+        words = (value - 1) / 64 + 1;
+    }
+    prefix_set_bits(sets, value, sets->bits, words);
+    sets->bits[holder / 64] ^= 1ull << (holder % 64);
+    uint64_t hash = is_interned(value) ? set_of(sets, value)->hash : hash_holder(value - 1);
+    uint32_t count = prefix_set_count(sets, value);
+    sets->draft =
+        (struct set){.hash = hash ^ hash_holder(holder), .count = is_out ? count - 1 : count + 1};
+    set_draft_form(sets, words);
+    if (sets->draft.count == 1) {
+        *out = sets->draft.members.list[0] + 1u;
+        return ERR_OK;
+    }
+    return intern(sets, out);
+}
+
+static enum err take_step(struct prefix_set *sets, uint32_t value, uint32_t holder, bool is_out,
+                          uint32_t *out) {
+    uint32_t name = 2 * holder + is_out;
+    struct step *step = step_of(sets, value, name);
+    if (step->change == name && step->from == value &&
+        step->from_generation == generation_of(sets, value) &&
+        step->to_generation == generation_of(sets, step->to)) {
+        *out = step->to;
+        return ERR_OK;
+    }
+    uint32_t to = value;
+    if (prefix_set_has(sets, value, holder) == is_out) {
+        enum err e = change(sets, value, holder, is_out, &to);
+        if (e) return e;
+    }
+    *step = (struct step){.from = value,
+                          .to = to,
+                          .from_generation = generation_of(sets, value),
+                          .to_generation = generation_of(sets, to),
+                          .change = name};
+    *out = to;
+    return ERR_OK;
+}
+
+enum err prefix_set_with(struct prefix_set *sets, uint32_t value, uint32_t holder, uint32_t *out) {
+    if (value == 0 || value == holder + 1) {
+        *out = holder + 1;
+        return ERR_OK;
+    }
+    return take_step(sets, value, holder, false, out);
+}
+
+enum err prefix_set_without(struct prefix_set *sets, uint32_t value, uint32_t holder,
+                            uint32_t *out) {
+    if (!is_interned(value)) {
+        *out = value == holder + 1 ? 0 : value;
+        return ERR_OK;
+    }
+    return take_step(sets, value, holder, true, out);
+}
+
+/* --- counts ------------------------------------------------------------------------------ */
+
+uint64_t prefix_set_total(const struct prefix_set *sets) { return sets->live_count; }
+
+uint64_t prefix_set_bytes(const struct prefix_set *sets) {
+    return sizeof *sets + sets->bits_bytes + (uint64_t) sets->bucket_count * sizeof(uint32_t) +
+           (uint64_t) sets->chunk_room * sizeof(void *) +
+           (uint64_t) sets->chunk_count * CHUNK * sizeof(struct set);
+}
+
+void prefix_set_check(const struct prefix_set *sets,
+                      uint32_t (*references)(void *ctx, uint32_t value), void *ctx) {
+    uint32_t live_count = 0;
+    uint64_t bits_bytes = 0;
+    for (uint32_t i = 0; i < sets->bucket_count; i++) {
+        for (uint32_t value = sets->buckets[i]; value; value = set_of(sets, value)->next) {
+            const struct set *set = set_of(sets, value);
+            uint64_t hash = 0;
+            uint32_t count = 0;
+            live_count++;
+            CHECK(bucket_of(sets, set->hash) == &sets->buckets[i]);
+            CHECK(set->references > 0 && set->references == references(ctx, value));
+            CHECK(set->count >= 2 && (set->words != 0) == (set->count > SMALL));
+            for (uint32_t k = 0; !set->words && k < set->count; k++, count++) {
+                CHECK(k == 0 || set->members.list[k - 1] < set->members.list[k]);
+                hash ^= hash_holder(set->members.list[k]);
+            }
+            for (uint32_t w = 0; w < set->words; w++)
+                for (uint64_t rest = set->members.bits[w]; rest; rest &= rest - 1, count++)
+                    hash ^= hash_holder(w * 64 + (uint32_t) __builtin_ctzll(rest));
+            CHECK(hash == set->hash && count == set->count);
+            CHECK(!set->words || set->members.bits[set->words - 1]);
+            bits_bytes += set->words * sizeof(uint64_t);
+            for (uint32_t other = set->next; other; other = set_of(sets, other)->next)
+                CHECK(!is_same(set_of(sets, other), set));
+        }
+    }
+    uint32_t free_count = 0;
+    for (uint32_t value = sets->free_first; value; value = set_of(sets, value)->next) free_count++;
+    CHECK(live_count == sets->live_count && live_count + free_count == sets->made_count);
+    CHECK(bits_bytes == sets->bits_bytes);
+}

@@ -1,0 +1,50 @@
+/* prefix_set - sets of holders, each stored once however many blocks have it.
+ *
+ * A set is a value of 32 bits: 0 the empty one, 1..PREFIX_SET_SINGLE_MAX the single holder
+ * value - 1, above that the number of an interned set of two or more (up to 8 as a sorted list,
+ * more as bits; one form for one content, so equal sets have equal values).  Interned sets are
+ * counted by prefix_set_retain and _release: what _with and _without return is not yet held.
+ * Blocks of one chain change sets one after the other in the same way; a small table of such
+ * steps makes the next one a lookup.
+ *
+ * Part of prefix_index: its owner, its thread. */
+#ifndef GRAMME_ROUTER_PREFIX_SET_H
+#define GRAMME_ROUTER_PREFIX_SET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+#define PREFIX_SET_SINGLE_MAX 32768u
+#define PREFIX_SET_WORDS_MAX (PREFIX_SET_SINGLE_MAX / 64)
+
+struct prefix_set;
+
+MUST_USE enum err prefix_set_create(struct prefix_set **out);
+void prefix_set_destroy(struct prefix_set *sets);
+
+/* The set with (without) one holder more.  ERR_MEMORY: *out is untouched.  The result must be
+ * retained, or released, before the next change. */
+MUST_USE enum err prefix_set_with(struct prefix_set *sets, uint32_t value, uint32_t holder,
+                                  uint32_t *out);
+MUST_USE enum err prefix_set_without(struct prefix_set *sets, uint32_t value, uint32_t holder,
+                                     uint32_t *out);
+void prefix_set_retain(struct prefix_set *sets, uint32_t value);
+void prefix_set_release(struct prefix_set *sets, uint32_t value);
+
+bool prefix_set_has(const struct prefix_set *sets, uint32_t value, uint32_t holder);
+uint32_t prefix_set_count(const struct prefix_set *sets, uint32_t value);
+/* Writes all `words` of them; the members beyond are left out. */
+void prefix_set_bits(const struct prefix_set *sets, uint32_t value, uint64_t *bits, uint32_t words);
+/* A number that the caller keeps with an interned set (0 at first): which pass found it clean. */
+uint32_t prefix_set_mark(const struct prefix_set *sets, uint32_t value);
+void prefix_set_note(struct prefix_set *sets, uint32_t value, uint32_t mark);
+
+uint64_t prefix_set_total(const struct prefix_set *sets); /* interned now */
+uint64_t prefix_set_bytes(const struct prefix_set *sets);
+/* Forms, table and free list are whole; references() tells how often a value is held. */
+void prefix_set_check(const struct prefix_set *sets,
+                      uint32_t (*references)(void *ctx, uint32_t value), void *ctx);
+
+#endif
