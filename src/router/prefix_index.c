@@ -1,6 +1,6 @@
 /* prefix_index - see prefix_index.h.
  *
- * Shards by hash, each a table of cache lines that grows by half on its own, so that no call
+ * Shards by hash, each a table of cache lines that doubles on its own, so that no call
  * pays for the growth of the whole.  A line that was full when a block came to it passes the
  * block on to the next line and counts it, so a lookup stops at the first line that has passed
  * none.  Entries never move but when their shard grows: the sweep needs no more than a cursor. */
@@ -15,15 +15,18 @@
 #define SHARDS 256u
 #define LINE_BLOCKS 5u
 #define LINE_BYTES 64u
-#define FULL_NUMERATOR 15u /* a shard grows at 15/20 = 3/4 of its room */
+#define FULL_NUMERATOR 15u /* a shard doubles at 15/20 = 3/4 of its room */
 #define AHEAD 16u          /* blocks whose lines are on their way while one is worked on */
 #define STRIDE 32u         /* positions between two probes of a match */
 #define SWEEP_LINES 64u    /* of a call, at least */
+#define HASH_OF_0 0x9E3779B97F4A7C15u
 #define WORDS(holders) (((holders) + 63) / 64)
 
+_Static_assert(sizeof(struct kv_event) % sizeof(uint64_t) == 0, "hashes of events have a stride");
+
 struct line {
-    uint64_t hashes[LINE_BLOCKS];
-    uint32_t values[LINE_BLOCKS]; /* the holders, prefix_set.h; 0: nothing here */
+    uint64_t hashes[LINE_BLOCKS]; /* 0: nothing here (a block of hash 0 goes as HASH_OF_0) */
+    uint32_t values[LINE_BLOCKS]; /* the holders, prefix_set.h */
     uint32_t passed_count;
 };
 _Static_assert(sizeof(struct line) == LINE_BYTES, "one cache line");
@@ -31,7 +34,7 @@ _Static_assert(sizeof(struct line) == LINE_BYTES, "one cache line");
 struct shard {
     struct line *lines; /* aligned, in memory */
     void *memory;       /* owned */
-    uint32_t line_count, block_count;
+    uint32_t line_count, block_count, block_max;
 };
 
 struct prefix_index {
@@ -143,24 +146,29 @@ uint32_t prefix_index_holder_blocks(const struct prefix_index *index, uint32_t h
 
 /* --- the table --------------------------------------------------------------------------- */
 
-/* Where a hash lives: hashes of workers are mixed well, those of tests and strangers may not be. */
-static uint64_t mix(uint64_t hash) {
-    hash ^= hash >> 32;
-    return hash * 0x9E3779B97F4A7C15u;
-}
+/* A block on its way: where it lives, with its line asked for. */
+struct aim {
+    uint64_t hash; /* never 0 */
+    uint64_t mixed;
+    struct shard *shard;
+    uint32_t home;
+};
 
-static struct shard *shard_of(const struct prefix_index *index, uint64_t mixed) {
-    return (struct shard *) &index->shards[mixed >> 56];
-}
-
-static uint32_t home_of(const struct shard *shard, uint64_t mixed) {
+static inline uint32_t home_of(const struct shard *shard, uint64_t mixed) {
     return (uint32_t) (((mixed >> 24 & UINT32_MAX) * shard->line_count) >> 32);
 }
 
-static void prefetch(const struct prefix_index *index, uint64_t hash) {
-    uint64_t mixed = mix(hash);
-    const struct shard *shard = shard_of(index, mixed);
-    if (shard->line_count) __builtin_prefetch(&shard->lines[home_of(shard, mixed)]);
+/* Hashes are mixed once more: foreign ones may be mixed badly. */
+static inline struct aim aim_at(const struct prefix_index *index, uint64_t hash) {
+    struct aim aim = {.hash = hash ? hash : HASH_OF_0};
+    aim.mixed = (aim.hash ^ aim.hash >> 32) * 0x9E3779B97F4A7C15u;
+    aim.shard = (struct shard *) &index->shards[aim.mixed >> 56];
+    aim.home = home_of(aim.shard, aim.mixed);
+    return aim;
+}
+
+static inline void prefetch(const struct aim *aim) {
+    __builtin_prefetch(&aim->shard->lines[aim->home]); /* without lines: of address 0 */
 }
 
 struct place {
@@ -169,42 +177,49 @@ struct place {
     uint32_t home, line_index;
 };
 
-static uint32_t find_slot(const struct line *line, uint64_t hash) {
+/* A bit for each slot with this hash.  No branch: which slot it is cannot be foreseen. */
+static inline uint32_t find_slots(const struct line *line, uint64_t hash) {
+    uint32_t found = 0;
     for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++)
-        if (line->hashes[slot] == hash && line->values[slot]) return slot;
-    return LINE_BLOCKS;
+        found |= (uint32_t) (line->hashes[slot] == hash) << slot;
+    return found;
 }
 
-static bool find(const struct shard *shard, uint64_t mixed, uint64_t hash, struct place *out) {
+static uint32_t next_line(const struct shard *shard, uint32_t line_index) {
+    return line_index + 1 == shard->line_count ? 0 : line_index + 1;
+}
+
+static bool find(const struct aim *aim, struct place *out) {
+    const struct shard *shard = aim->shard;
     if (!shard->line_count) return false;
-    uint32_t home = home_of(shard, mixed), at = home;
-    for (;;) {
+    uint32_t at = aim->home;
+    do {
         struct line *line = &shard->lines[at];
-        uint32_t slot = find_slot(line, hash);
-        if (slot < LINE_BLOCKS) {
-            *out = (struct place){line, slot, home, at};
+        uint32_t found = find_slots(line, aim->hash);
+        if (found) {
+            *out = (struct place){line, (uint32_t) __builtin_ctz(found), aim->home, at};
             return true;
         }
         if (!line->passed_count) return false;
-        if (++at == shard->line_count) at = 0;
-        if (at == home) return false;
-    }
+        at = next_line(shard, at);
+    } while (at != aim->home);
+    return false;
 }
 
-static uint32_t value_of(const struct prefix_index *index, uint64_t hash) {
-    uint64_t mixed = mix(hash);
+static uint32_t value_at(const struct aim *aim) {
     struct place place;
-    return find(shard_of(index, mixed), mixed, hash, &place) ? place.line->values[place.slot] : 0;
+    return find(aim, &place) ? place.line->values[place.slot] : 0;
 }
 
 /* The hash is not there, and the shard has room. */
-static void insert(struct shard *shard, uint64_t mixed, uint64_t hash, uint32_t value) {
-    uint32_t at = home_of(shard, mixed);
-    for (;; at = at + 1 == shard->line_count ? 0 : at + 1) {
+static inline void insert(const struct aim *aim, uint32_t value) {
+    struct shard *shard = aim->shard;
+    for (uint32_t at = aim->home;; at = next_line(shard, at)) {
         struct line *line = &shard->lines[at];
-        for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++) {
-            if (line->values[slot]) continue;
-            line->hashes[slot] = hash;
+        uint32_t empty = find_slots(line, 0);
+        if (empty) {
+            uint32_t slot = (uint32_t) __builtin_ctz(empty);
+            line->hashes[slot] = aim->hash;
             line->values[slot] = value;
             shard->block_count++;
             return;
@@ -214,84 +229,46 @@ static void insert(struct shard *shard, uint64_t mixed, uint64_t hash, uint32_t 
 }
 
 static void erase(struct shard *shard, const struct place *place) {
-    place->line->values[place->slot] = 0;
-    for (uint32_t at = place->home; at != place->line_index;
-         at = at + 1 == shard->line_count ? 0 : at + 1)
+    place->line->hashes[place->slot] = 0;
+    for (uint32_t at = place->home; at != place->line_index; at = next_line(shard, at))
         shard->lines[at].passed_count--;
     shard->block_count--;
 }
 
-static enum err grow(struct prefix_index *index, struct shard *shard) {
-    struct shard larger = {.line_count = shard->line_count + shard->line_count / 2 + 2};
+static __attribute__((noinline)) enum err grow(struct prefix_index *index, struct shard *shard) {
+    struct shard larger = {.line_count = shard->line_count + shard->line_count + 2};
     if (larger.line_count > UINT32_MAX / LINE_BYTES) return ERR_LIMIT;
-    size_t bytes = (size_t) larger.line_count * sizeof(struct line);
-    larger.memory = alloc_bytes(bytes + LINE_BYTES);
+    larger.block_max =
+        (uint32_t) ((uint64_t) larger.line_count * LINE_BLOCKS * FULL_NUMERATOR / 20);
+    larger.memory = alloc_zero(larger.line_count + 1, sizeof(struct line));
     if (!larger.memory) return ERR_MEMORY;
     uintptr_t aligned =
         ((uintptr_t) larger.memory + LINE_BYTES - 1) & ~(uintptr_t) (LINE_BYTES - 1);
     larger.lines = (struct line *) aligned;
-    memset(larger.lines, 0, bytes);
-    for (uint32_t i = 0; i < shard->line_count; i++)
+    for (uint32_t i = 0; i < shard->line_count; i++) {
+        const struct line *line = &shard->lines[i];
         for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++) {
-            const struct line *line = &shard->lines[i];
-            if (line->values[slot])
-                insert(&larger, mix(line->hashes[slot]), line->hashes[slot], line->values[slot]);
+            if (!line->hashes[slot]) continue;
+            struct aim aim = aim_at(index, line->hashes[slot]);
+            aim.shard = &larger;
+            aim.home = home_of(&larger, aim.mixed);
+            insert(&aim, line->values[slot]);
         }
+    }
     alloc_free(shard->memory);
     *shard = larger;
     if (index->is_sweeping && shard == &index->shards[index->sweep_shard]) index->sweep_line = 0;
     return ERR_OK;
 }
 
-static enum err store(struct prefix_index *index, uint32_t holder, uint64_t hash) {
-    uint64_t mixed = mix(hash);
-    struct shard *shard = shard_of(index, mixed);
-    struct place place;
-    if (find(shard, mixed, hash, &place)) {
-        uint32_t *value = &place.line->values[place.slot], to;
-        enum err e = prefix_set_with(index->sets, *value, holder, &to);
-        if (e || to == *value) return e;
-        prefix_set_retain(index->sets, to);
-        prefix_set_release(index->sets, *value);
-        *value = to;
-    } else {
-        uint64_t room = (uint64_t) shard->line_count * LINE_BLOCKS;
-        if ((uint64_t) (shard->block_count + 1) * 20 > room * FULL_NUMERATOR) {
-            enum err e = grow(index, shard);
-            if (e) return e;
-        }
-        insert(shard, mixed, hash, holder + 1);
-    }
-    index->holder_blocks[holder]++;
-    index->entry_count++;
-    return ERR_OK;
-}
-
 /* Takes a holder out of a block; an empty block goes. */
 static enum err take_out(struct prefix_index *index, struct shard *shard, const struct place *place,
                          uint32_t holder, bool *was_there) {
-    uint32_t *value = &place->line->values[place->slot], to;
-    enum err e = prefix_set_without(index->sets, *value, holder, &to);
+    uint32_t *value = &place->line->values[place->slot], before = *value;
+    enum err e = prefix_set_take(index->sets, value, holder);
     if (e) return e;
-    *was_there = to != *value;
-    if (!*was_there) return ERR_OK;
-    prefix_set_retain(index->sets, to);
-    prefix_set_release(index->sets, *value);
-    if (to) *value = to;
-    else erase(shard, place);
-    return ERR_OK;
-}
-
-static enum err discard(struct prefix_index *index, uint32_t holder, uint64_t hash) {
-    uint64_t mixed = mix(hash);
-    struct shard *shard = shard_of(index, mixed);
-    struct place place;
-    bool was_there;
-    if (!find(shard, mixed, hash, &place)) return ERR_OK;
-    enum err e = take_out(index, shard, &place, holder, &was_there);
-    if (e || !was_there) return e;
-    index->holder_blocks[holder]--;
-    index->entry_count--;
+    *was_there = *value != before;
+    if (!*value) erase(shard, place);
     return ERR_OK;
 }
 
@@ -315,7 +292,7 @@ static void sweep_block(struct prefix_index *index, struct shard *shard, struct 
     if (prefix_set_mark(index->sets, value) == index->sweep_mark) return;
     uint64_t *members = index->members;
     prefix_set_bits(index->sets, value, members, words);
-    place->home = home_of(shard, mix(place->line->hashes[place->slot]));
+    place->home = aim_at(index, place->line->hashes[place->slot]).home;
     bool is_clean = true;
     for (uint32_t w = 0; w < words; w++) {
         for (uint64_t out = members[w] & index->is_leaving[w]; out; out &= out - 1) {
@@ -352,7 +329,7 @@ void prefix_index_sweep(struct prefix_index *index, uint32_t line_count) {
         struct line *line = &shard->lines[index->sweep_line];
         for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++) {
             struct place place = {line, slot, 0, index->sweep_line};
-            if (line->values[slot]) sweep_block(index, shard, &place);
+            if (line->hashes[slot]) sweep_block(index, shard, &place);
         }
         index->sweep_line++;
     }
@@ -366,51 +343,132 @@ static void sweep_some(struct prefix_index *index, uint32_t count) {
 
 /* --- batches ----------------------------------------------------------------------------- */
 
+/* Hashes that lie `stride` words apart, each line asked for AHEAD blocks before its use. */
+struct batch {
+    const uint64_t *hashes;
+    size_t stride;
+    uint32_t count;
+    struct aim aims[AHEAD];
+};
+
+static inline void aim_ahead(const struct prefix_index *index, struct batch *batch, uint32_t at) {
+    struct aim *aim = &batch->aims[at % AHEAD];
+    if (at >= batch->count) return;
+    *aim = aim_at(index, batch->hashes[at * batch->stride]);
+    prefetch(aim);
+}
+
+static void aim_first(const struct prefix_index *index, struct batch *batch) {
+    for (uint32_t i = 0; i < AHEAD; i++) aim_ahead(index, batch, i);
+}
+
+/* The same step from one set of holders to another, taken by one block after the other. */
+struct run {
+    uint32_t from, to, count;
+};
+
+static void end_run(struct prefix_index *index, struct run *run) {
+    if (run->count) prefix_set_move(index->sets, run->from, run->to, run->count);
+    *run = (struct run){0};
+}
+
+static __attribute__((noinline)) enum err put(struct prefix_index *index, struct run *run,
+                                              uint32_t holder, uint32_t *value, bool *is_new) {
+    uint32_t before = *value;
+    end_run(index, run);
+    enum err e = prefix_set_put(index->sets, value, holder);
+    *is_new = *value != before;
+    if (!e) *run = (struct run){.from = before, .to = *value};
+    return e;
+}
+
+static enum err store_all(struct prefix_index *index, uint32_t holder, struct batch *batch) {
+    enum err first = ERR_OK;
+    struct run run = {0};
+    uint32_t new_count = 0;
+    aim_first(index, batch);
+    for (uint32_t i = 0; i < batch->count; i++) {
+        struct aim aim = batch->aims[i % AHEAD];
+        aim_ahead(index, batch, i + AHEAD);
+        struct place place;
+        enum err e = ERR_OK;
+        bool is_new = true;
+        if (find(&aim, &place)) {
+            uint32_t *value = &place.line->values[place.slot];
+            if (*value == run.from && run.from != run.to) *value = run.to, run.count++;
+            else e = put(index, &run, holder, value, &is_new);
+        } else {
+            if (aim.shard->block_count >= aim.shard->block_max) {
+                e = grow(index, aim.shard);
+                aim.home = home_of(aim.shard, aim.mixed);
+                for (uint32_t k = 0; k < AHEAD; k++)
+                    if (batch->aims[k].shard == aim.shard)
+                        batch->aims[k].home = home_of(aim.shard, batch->aims[k].mixed);
+            }
+            if (!e) insert(&aim, holder + 1);
+        }
+        if (e) first = e;
+        else new_count += is_new;
+    }
+    end_run(index, &run);
+    index->holder_blocks[holder] += new_count;
+    index->entry_count += new_count;
+    sweep_some(index, batch->count);
+    return first;
+}
+
+static enum err remove_all(struct prefix_index *index, uint32_t holder, struct batch *batch) {
+    enum err first = ERR_OK;
+    uint32_t gone_count = 0;
+    aim_first(index, batch);
+    for (uint32_t i = 0; i < batch->count; i++) {
+        struct aim aim = batch->aims[i % AHEAD];
+        aim_ahead(index, batch, i + AHEAD);
+        struct place place;
+        bool was_there = false;
+        enum err e = ERR_OK;
+        if (find(&aim, &place)) e = take_out(index, aim.shard, &place, holder, &was_there);
+        if (e) first = e;
+        gone_count += was_there;
+    }
+    index->holder_blocks[holder] -= gone_count;
+    index->entry_count -= gone_count;
+    sweep_some(index, batch->count);
+    return first;
+}
+
 static void check_holder(const struct prefix_index *index, uint32_t holder) {
     CHECK(holder < index->holder_top && has_bit(index->is_live, holder));
 }
 
 enum err prefix_index_store(struct prefix_index *index, uint32_t holder, const uint64_t *hashes,
                             uint32_t count) {
+    struct batch batch = {.hashes = hashes, .stride = 1, .count = count};
     check_holder(index, holder);
-    enum err first = ERR_OK;
-    for (uint32_t i = 0; i < count && i < AHEAD; i++) prefetch(index, hashes[i]);
-    for (uint32_t i = 0; i < count; i++) {
-        if (i + AHEAD < count) prefetch(index, hashes[i + AHEAD]);
-        enum err e = store(index, holder, hashes[i]);
-        if (e) first = e;
-    }
-    sweep_some(index, count);
-    return first;
+    return store_all(index, holder, &batch);
 }
 
 enum err prefix_index_remove(struct prefix_index *index, uint32_t holder, const uint64_t *hashes,
                              uint32_t count) {
+    struct batch batch = {.hashes = hashes, .stride = 1, .count = count};
     check_holder(index, holder);
-    enum err first = ERR_OK;
-    for (uint32_t i = 0; i < count && i < AHEAD; i++) prefetch(index, hashes[i]);
-    for (uint32_t i = 0; i < count; i++) {
-        if (i + AHEAD < count) prefetch(index, hashes[i + AHEAD]);
-        enum err e = discard(index, holder, hashes[i]);
-        if (e) first = e;
-    }
-    sweep_some(index, count);
-    return first;
+    return remove_all(index, holder, &batch);
 }
 
 enum err prefix_index_apply(struct prefix_index *index, uint32_t holder,
                             const struct kv_event *events, uint32_t count) {
-    check_holder(index, holder);
     enum err first = ERR_OK;
-    for (uint32_t i = 0; i < count && i < AHEAD; i++) prefetch(index, events[i].hash);
-    for (uint32_t i = 0; i < count; i++) {
-        if (i + AHEAD < count) prefetch(index, events[i + AHEAD].hash);
-        CHECK(events[i].kind != KV_EVENT_CLEARED);
-        enum err e = events[i].kind == KV_EVENT_STORED ? store(index, holder, events[i].hash)
-                                                       : discard(index, holder, events[i].hash);
+    check_holder(index, holder);
+    for (uint32_t at = 0, end; at < count; at = end) {
+        for (end = at + 1; end < count && events[end].kind == events[at].kind;) end++;
+        struct batch batch = {.hashes = &events[at].hash,
+                              .stride = sizeof *events / sizeof(uint64_t),
+                              .count = end - at};
+        CHECK(events[at].kind != KV_EVENT_CLEARED);
+        enum err e = events[at].kind == KV_EVENT_STORED ? store_all(index, holder, &batch)
+                                                        : remove_all(index, holder, &batch);
         if (e) first = e;
     }
-    sweep_some(index, count);
     return first;
 }
 
@@ -447,9 +505,19 @@ static void enter(struct walk *walk, uint32_t position, uint32_t value) {
     walk->has_holders = rest != 0;
 }
 
+static void ask(const struct prefix_index *index, uint64_t hash) {
+    struct aim aim = aim_at(index, hash);
+    prefetch(&aim);
+}
+
+static uint32_t value_of(const struct prefix_index *index, uint64_t hash) {
+    struct aim aim = aim_at(index, hash);
+    return value_at(&aim);
+}
+
 /* Positions first..end - 1, of which the last one's holders are known. */
 static void enter_range(struct walk *walk, uint32_t first, uint32_t end, uint32_t last_value) {
-    for (uint32_t at = first; at + 1 < end; at++) prefetch(walk->index, walk->hashes[at]);
+    for (uint32_t at = first; at + 1 < end; at++) ask(walk->index, walk->hashes[at]);
     for (uint32_t at = first; at < end && walk->has_holders; at++) {
         uint32_t value = at + 1 == end ? last_value : value_of(walk->index, walk->hashes[at]);
         if (value != walk->value) enter(walk, at, value);
@@ -462,18 +530,18 @@ uint32_t prefix_index_match(const struct prefix_index *index, const uint64_t *ha
     struct walk walk = {
         .index = index, .hashes = hashes, .words = WORDS(index->holder_top), .hits = hits};
     uint32_t strides = count / STRIDE;
-    prefetch(index, hashes[0]);
-    for (uint32_t i = 1; i <= strides && i <= AHEAD; i++) prefetch(index, hashes[i * STRIDE - 1]);
-    prefetch(index, hashes[count - 1]);
+    ask(index, hashes[0]);
+    for (uint32_t i = 1; i <= strides && i <= AHEAD; i++) ask(index, hashes[i * STRIDE - 1]);
+    ask(index, hashes[count - 1]);
     if (count <= STRIDE) /* short enough to ask for all of it at once */
-        for (uint32_t i = 1; i + 1 < count; i++) prefetch(index, hashes[i]);
+        for (uint32_t i = 1; i + 1 < count; i++) ask(index, hashes[i]);
     memcpy(index->alive, index->is_live, walk.words * sizeof *index->alive);
     enter(&walk, 0, value_of(index, hashes[0]));
     for (uint32_t first = 1, end; first < count && walk.has_holders; first = end) {
         end = first == 1 ? STRIDE : first + STRIDE;
         if (end > count) end = count;
         uint32_t ahead = end + AHEAD * STRIDE - 1;
-        if (ahead < count) prefetch(index, hashes[ahead]);
+        if (ahead < count) ask(index, hashes[ahead]);
         uint32_t value = value_of(index, hashes[end - 1]);
         if (value != walk.value) enter_range(&walk, first, end, value);
     }
@@ -494,7 +562,7 @@ void prefix_index_get_counts(const struct prefix_index *index, struct prefix_ind
     for (uint32_t i = 0; i < SHARDS; i++) {
         out->blocks += index->shards[i].block_count;
         if (index->shards[i].memory)
-            out->bytes += (uint64_t) index->shards[i].line_count * LINE_BYTES + LINE_BYTES;
+            out->bytes += ((uint64_t) index->shards[i].line_count + 1) * LINE_BYTES;
     }
 }
 
@@ -504,7 +572,8 @@ static uint32_t count_references(void *ctx, uint32_t value) {
     for (uint32_t i = 0; i < SHARDS; i++)
         for (uint32_t l = 0; l < index->shards[i].line_count; l++)
             for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++)
-                count += index->shards[i].lines[l].values[slot] == value;
+                count += index->shards[i].lines[l].hashes[slot] &&
+                         index->shards[i].lines[l].values[slot] == value;
     return count;
 }
 
@@ -516,12 +585,12 @@ static void check_shard(const struct prefix_index *index, const struct shard *sh
         const struct line *line = &shard->lines[l];
         passed_count += line->passed_count;
         for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++) {
-            if (!line->values[slot]) continue;
-            uint64_t mixed = mix(line->hashes[slot]);
+            if (!line->hashes[slot]) continue;
+            struct aim aim = aim_at(index, line->hashes[slot]);
             struct place place;
             block_count++;
-            CHECK(shard_of(index, mixed) == shard);
-            CHECK(find(shard, mixed, line->hashes[slot], &place));
+            CHECK(line->values[slot] && aim.shard == shard);
+            CHECK(find(&aim, &place));
             CHECK(place.line == line && place.slot == slot);
             distance += (l + shard->line_count - place.home) % shard->line_count;
             for (uint32_t holder = 0; holder < index->holder_top; holder++) {

@@ -229,15 +229,12 @@ static void forget(struct prefix_set *sets, uint32_t value) {
     sets->live_count--;
 }
 
-void prefix_set_retain(struct prefix_set *sets, uint32_t value) {
-    if (is_interned(value)) set_of(sets, value)->references++;
-}
-
-void prefix_set_release(struct prefix_set *sets, uint32_t value) {
-    if (!is_interned(value)) return;
-    struct set *set = set_of(sets, value);
-    if (set->references > 1) set->references--;
-    else forget(sets, value);
+void prefix_set_move(struct prefix_set *sets, uint32_t from, uint32_t to, uint32_t count) {
+    if (is_interned(to)) set_of(sets, to)->references += count;
+    if (!is_interned(from)) return;
+    struct set *set = set_of(sets, from);
+    set->references -= count;
+    if (set->references == 0) forget(sets, from);
 }
 
 /* --- changes ----------------------------------------------------------------------------- */
@@ -316,21 +313,30 @@ static enum err take_step(struct prefix_set *sets, uint32_t value, uint32_t hold
     return ERR_OK;
 }
 
-enum err prefix_set_with(struct prefix_set *sets, uint32_t value, uint32_t holder, uint32_t *out) {
-    if (value == 0 || value == holder + 1) {
-        *out = holder + 1;
+enum err prefix_set_put(struct prefix_set *sets, uint32_t *value, uint32_t holder) {
+    uint32_t to;
+    if (*value == 0 || *value == holder + 1) {
+        *value = holder + 1;
         return ERR_OK;
     }
-    return take_step(sets, value, holder, false, out);
+    enum err e = take_step(sets, *value, holder, false, &to);
+    if (e || to == *value) return e;
+    prefix_set_move(sets, *value, to, 1);
+    *value = to;
+    return ERR_OK;
 }
 
-enum err prefix_set_without(struct prefix_set *sets, uint32_t value, uint32_t holder,
-                            uint32_t *out) {
-    if (!is_interned(value)) {
-        *out = value == holder + 1 ? 0 : value;
+enum err prefix_set_take(struct prefix_set *sets, uint32_t *value, uint32_t holder) {
+    uint32_t to;
+    if (!is_interned(*value)) {
+        if (*value == holder + 1) *value = 0;
         return ERR_OK;
     }
-    return take_step(sets, value, holder, true, out);
+    enum err e = take_step(sets, *value, holder, true, &to);
+    if (e || to == *value) return e;
+    prefix_set_move(sets, *value, to, 1);
+    *value = to;
+    return ERR_OK;
 }
 
 /* --- counts ------------------------------------------------------------------------------ */

@@ -2,10 +2,9 @@
  *
  * A set is a value of 32 bits: 0 the empty one, 1..PREFIX_SET_SINGLE_MAX the single holder
  * value - 1, above that the number of an interned set of two or more (up to 8 as a sorted list,
- * more as bits; one form for one content, so equal sets have equal values).  Interned sets are
- * counted by prefix_set_retain and _release: what _with and _without return is not yet held.
- * Blocks of one chain change sets one after the other in the same way; a small table of such
- * steps makes the next one a lookup.
+ * more as bits; one form for one content, so equal sets have equal values).  An interned set
+ * counts the blocks that have it and goes with the last one.  Blocks of one chain change sets one
+ * after the other in the same way; a small table of such steps makes the next one a lookup.
  *
  * Part of prefix_index: its owner, its thread. */
 #ifndef GRAMME_ROUTER_PREFIX_SET_H
@@ -24,14 +23,15 @@ struct prefix_set;
 MUST_USE enum err prefix_set_create(struct prefix_set **out);
 void prefix_set_destroy(struct prefix_set *sets);
 
-/* The set with (without) one holder more.  ERR_MEMORY: *out is untouched.  The result must be
- * retained, or released, before the next change. */
-MUST_USE enum err prefix_set_with(struct prefix_set *sets, uint32_t value, uint32_t holder,
-                                  uint32_t *out);
-MUST_USE enum err prefix_set_without(struct prefix_set *sets, uint32_t value, uint32_t holder,
-                                     uint32_t *out);
-void prefix_set_retain(struct prefix_set *sets, uint32_t value);
-void prefix_set_release(struct prefix_set *sets, uint32_t value);
+/* Puts one holder more into the set of a block (takes it out of it), which moves the block's count
+ * from the set that *value was to the one that it becomes; no change when it is (not) there
+ * already.  ERR_MEMORY: no change. */
+MUST_USE enum err prefix_set_put(struct prefix_set *sets, uint32_t *value, uint32_t holder);
+MUST_USE enum err prefix_set_take(struct prefix_set *sets, uint32_t *value, uint32_t holder);
+
+/* `count` blocks more took the step from one set to the other that a call above has just taken:
+ * the caller has written their values itself. */
+void prefix_set_move(struct prefix_set *sets, uint32_t from, uint32_t to, uint32_t count);
 
 bool prefix_set_has(const struct prefix_set *sets, uint32_t value, uint32_t holder);
 uint32_t prefix_set_count(const struct prefix_set *sets, uint32_t value);
