@@ -40,6 +40,13 @@ static struct cpu_task task_of(const struct cpu_backend *cpu, const struct batch
     return task;
 }
 
+/* KV head `head` of all ranks' laid end to end; each rank has as many. */
+static void set_head(const struct cpu_backend *cpu, uint32_t head, struct cpu_task *task) {
+    uint32_t each = cpu->ranks[0].kv.head_count;
+    task->rank = head / each;
+    task->kv_head = head % each;
+}
+
 /* Query tokens a task: as many as fill CPU_QUERY_ROWS, fewer when threads would go idle. */
 static uint32_t query_step(const struct cpu_backend *cpu, const struct batch *batch) {
     uint32_t step = cpu->query_rows / cpu->group;
@@ -47,7 +54,7 @@ static uint32_t query_step(const struct cpu_backend *cpu, const struct batch *ba
         uint64_t tasks = 0;
         for (uint32_t i = 0; i < batch->row_count; i++)
             tasks += num_div_up(batch->rows[i].token_count, step);
-        if (tasks * cpu->kv.head_count >= 4 * (uint64_t) cpu->thread_count) break;
+        if (tasks * cpu->kv_heads >= 4 * (uint64_t) cpu->thread_count) break;
         step /= 2;
     }
     return step;
@@ -55,7 +62,7 @@ static uint32_t query_step(const struct cpu_backend *cpu, const struct batch *ba
 
 void cpu_attend_plan(struct cpu_backend *cpu, struct cpu_step *step) {
     const struct batch *batch = step->batch;
-    const uint32_t heads = cpu->kv.head_count, query_max = query_step(cpu, batch);
+    const uint32_t heads = cpu->kv_heads, query_max = query_step(cpu, batch);
     step->task_count = 0;
     uint64_t tiles = 0;
     for (uint32_t i = 0; i < batch->row_count; i++) {
@@ -72,7 +79,10 @@ void cpu_attend_plan(struct cpu_backend *cpu, struct cpu_step *step) {
             uint32_t count = (uint32_t) num_min(query_max, row->token_count - first);
             struct cpu_task task = task_of(cpu, row, i, first, count);
             tiles += (uint64_t) (task.tile_end - task.tile_first) * heads * count;
-            for (task.kv_head = 0; task.kv_head < heads; task.kv_head++) add_task(cpu, step, task);
+            for (uint32_t head = 0; head < heads; head++) {
+                set_head(cpu, head, &task);
+                add_task(cpu, step, task);
+            }
         }
     }
     /* Four shares a thread even out what tasks differ by. */
@@ -86,8 +96,9 @@ void cpu_attend_plan(struct cpu_backend *cpu, struct cpu_step *step) {
                         (uint64_t) count * heads <= cpu->partial_room - partial;
         uint32_t part_tiles = is_split ? share : count;
         task.part_count = (uint32_t) num_div_up(count, part_tiles);
-        for (task.kv_head = 0; task.kv_head < heads; task.kv_head++) {
-            task.counter = i * heads + task.kv_head;
+        for (uint32_t head = 0; head < heads; head++) {
+            set_head(cpu, head, &task);
+            task.counter = i * heads + head;
             task.partial = partial;
             if (is_split) partial += count;
             for (uint32_t tile = task.all_first; tile < task.all_end; tile += part_tiles) {
@@ -109,9 +120,10 @@ void cpu_attend_turn(const struct cpu_backend *cpu, float *head, const float *bi
     cpu->rows->rotate(head, angles, head_dim / 2);
 }
 
-void cpu_attend_store(const struct cpu_backend *cpu, uint32_t layer, uint32_t batch_row,
-                      uint32_t position, uint32_t kv_head, const float *key, const float *value) {
-    const struct cpu_kv *kv = &cpu->kv;
+void cpu_attend_store(const struct cpu_backend *cpu, const struct cpu_rank *rank, uint32_t layer,
+                      uint32_t batch_row, uint32_t position, uint32_t kv_head, const float *key,
+                      const float *value) {
+    const struct cpu_kv *kv = &rank->kv;
     const struct batch_row *row = &cpu->step.batch->rows[batch_row];
     uint32_t block = row->blocks[position / kv->block_size], slot = position % kv->block_size;
     cpu->attention->store_key(kv->dtype, kv->head_dim, key,
@@ -155,7 +167,8 @@ static struct desk desk_of(const struct cpu_backend *cpu, uint8_t *scratch) {
 static void take_queries(struct cpu_backend *cpu, uint32_t layer, const struct cpu_task *task,
                          const struct desk *desk) {
     const uint32_t head_dim = cpu->spec.head_dim, group = cpu->group;
-    const struct cpu_layer *at = &cpu->layers[layer];
+    const struct cpu_rank *rank = &cpu->ranks[task->rank];
+    const struct cpu_layer *at = &rank->layers[layer];
     const float scale = 1.0f / sqrtf((float) head_dim);
     uint32_t token_row = cpu->row_first[task->batch_row] + task->query_first;
     float *const *vectors = at->vectors;
@@ -163,7 +176,7 @@ static void take_queries(struct cpu_backend *cpu, uint32_t layer, const struct c
         for (uint32_t g = 0; g < group; g++) {
             uint32_t head = task->kv_head * group + g;
             const float *query =
-                cpu->queries + (uint64_t) token_row * cpu->q_columns + head * head_dim;
+                rank->queries + (uint64_t) token_row * rank->q_columns + head * head_dim;
             if (cpu->step.is_narrow) {
                 memcpy(desk->row, query, head_dim * sizeof *query);
                 const float *bias = vectors[CPU_Q_BIAS];
@@ -177,13 +190,13 @@ static void take_queries(struct cpu_backend *cpu, uint32_t layer, const struct c
     if (!cpu->step.is_narrow || task->tile_end != task->all_end) return;
     token_row = cpu->row_first[task->batch_row];
     float *key =
-        cpu->kv_rows + (uint64_t) token_row * 2 * cpu->kv_columns + task->kv_head * head_dim;
-    float *value = key + cpu->kv_columns;
+        rank->kv_rows + (uint64_t) token_row * 2 * rank->kv_columns + task->kv_head * head_dim;
+    float *value = key + rank->kv_columns;
     const float *key_bias = vectors[CPU_K_BIAS], *value_bias = vectors[CPU_V_BIAS];
     cpu_attend_turn(cpu, key, key_bias ? key_bias + task->kv_head * head_dim : NULL,
                     vectors[CPU_K_NORM], cpu->angles + (uint64_t) token_row * head_dim);
     if (value_bias) cpu->rows->add(value, value_bias + task->kv_head * head_dim, head_dim);
-    cpu_attend_store(cpu, layer, task->batch_row,
+    cpu_attend_store(cpu, rank, layer, task->batch_row,
                      cpu->step.batch->rows[task->batch_row].first_position, task->kv_head, key,
                      value);
 }
@@ -192,7 +205,7 @@ static void take_queries(struct cpu_backend *cpu, uint32_t layer, const struct c
 static void find_tile(const struct cpu_backend *cpu, uint32_t layer, const struct cpu_task *task,
                       uint32_t tile, uint32_t slot_first, uint32_t slot_end,
                       const struct desk *desk, struct cpu_attention_tile *out) {
-    const struct cpu_kv *kv = &cpu->kv;
+    const struct cpu_kv *kv = &cpu->ranks[task->rank].kv;
     const struct batch_row *row = &cpu->step.batch->rows[task->batch_row];
     const uint32_t shift = (uint32_t) __builtin_ctz(kv->block_size);
     const uint64_t packet_bytes =
@@ -273,7 +286,8 @@ static void fold_partials(struct cpu_backend *cpu, const struct cpu_task *task) 
                                  first + 2 * group + (uint64_t) g * head_dim, next[g],
                                  next[group + g], next + 2 * group + (uint64_t) g * head_dim);
     }
-    float *out = cpu->queries + (uint64_t) cpu->row_first[task->batch_row] * cpu->q_columns +
+    const struct cpu_rank *rank = &cpu->ranks[task->rank];
+    float *out = rank->queries + (uint64_t) cpu->row_first[task->batch_row] * rank->q_columns +
                  (uint64_t) task->kv_head * group * head_dim;
     for (uint32_t g = 0; g < group; g++)
         cpu->attention->finish(head_dim, first[group + g],
@@ -285,7 +299,8 @@ void cpu_attend_task(struct cpu_backend *cpu, uint32_t layer, const struct cpu_t
     const uint32_t head_dim = cpu->spec.head_dim, group = cpu->group;
     const uint32_t row_count = task->query_count * group;
     const bool is_split = task->part_count > 1;
-    const enum kv_dtype dtype = cpu_kv_has_scales(cpu->kv.dtype) ? KV_DTYPE_F32 : cpu->kv.dtype;
+    const struct cpu_rank *rank = &cpu->ranks[task->rank];
+    const enum kv_dtype dtype = cpu_kv_has_scales(rank->kv.dtype) ? KV_DTYPE_F32 : rank->kv.dtype;
     struct desk desk = desk_of(cpu, scratch);
     take_queries(cpu, layer, task, &desk);
     struct cpu_attention_rows rows = {
@@ -323,7 +338,7 @@ void cpu_attend_task(struct cpu_backend *cpu, uint32_t layer, const struct cpu_t
     }
     uint32_t token_row = cpu->row_first[task->batch_row] + task->query_first;
     for (uint32_t r = 0; r < row_count; r++) {
-        float *out = cpu->queries + (uint64_t) (token_row + r / group) * cpu->q_columns +
+        float *out = rank->queries + (uint64_t) (token_row + r / group) * rank->q_columns +
                      (uint64_t) (task->kv_head * group + r % group) * head_dim;
         cpu->attention->finish(head_dim, desk.state_sum[r], desk.state + (uint64_t) r * head_dim,
                                out);

@@ -20,10 +20,6 @@ static enum err options_check(const struct backend_options *options, struct err_
     uint32_t block = options->block_size;
     if (block < 8 || block > CPU_TILE || (block & (block - 1)))
         return err_set(text, ERR_USAGE, "block-size is %u; it is 8, 16, 32, 64 or 128", block);
-    if (options->rank_count != 1)
-        return err_set(text, ERR_UNSUPPORTED,
-                       "tensor-parallel-size is %u; the CPU body runs one rank: set it to 1",
-                       options->rank_count);
     const struct {
         const char *name;
         uint32_t value;
@@ -58,13 +54,30 @@ static void cpu_close(struct backend *backend) {
     struct cpu_backend *cpu = cpu_of(backend);
     if (!cpu) return;
     team_destroy(cpu->team);
-    alloc_free(cpu->layers);
+    for (uint32_t r = 0; cpu->ranks && r < cpu->rank_count; r++) alloc_free(cpu->ranks[r].layers);
+    alloc_free(cpu->ranks);
     alloc_free(cpu);
+}
+
+static enum err make_ranks(struct cpu_backend *cpu, struct err_text *text) {
+    const struct model_spec *spec = &cpu->spec;
+    cpu->rank_count = cpu->options.rank_count;
+    cpu->ranks = alloc_zero(cpu->rank_count, sizeof *cpu->ranks);
+    for (uint32_t r = 0; cpu->ranks && r < cpu->rank_count; r++) {
+        struct cpu_rank *rank = &cpu->ranks[r];
+        struct tensor_parallel_share heads = tensor_parallel_kv_heads(spec, cpu->rank_count, r);
+        cpu_kv_init(&rank->kv, spec, heads.first, heads.end - heads.first, cpu->options.kv_dtype,
+                    cpu->options.block_size);
+        rank->layers = alloc_zero(spec->layer_count, sizeof *rank->layers);
+        if (!rank->layers) return err_set(text, ERR_MEMORY, "no memory for the layers' book");
+    }
+    return cpu->ranks ? ERR_OK : err_set(text, ERR_MEMORY, "no memory for the ranks' book");
 }
 
 static enum err cpu_open(const struct model_spec *spec, const struct backend_options *options,
                          struct err_text *text, struct backend **out) {
     enum err e = options_check(options, text);
+    if (!e) e = tensor_parallel_check(spec, options->rank_count, text);
     if (!e) e = spec_check(spec, text);
     if (e) return e;
     struct cpu_backend *cpu = alloc_zero(1, sizeof *cpu);
@@ -81,9 +94,7 @@ static enum err cpu_open(const struct model_spec *spec, const struct backend_opt
         cpu->rows = cpu_rows_of(cpu->body);
         cpu->attention = cpu_attention_of(cpu->body);
         cpu->scan = cpu_scan_of(cpu->body);
-        cpu_kv_init(&cpu->kv, spec, cpu->options.kv_dtype, options->block_size);
-        cpu->layers = alloc_zero(spec->layer_count, sizeof *cpu->layers);
-        if (!cpu->layers) e = err_set(text, ERR_MEMORY, "no memory for the layers' book");
+        e = make_ranks(cpu, text);
     }
     if (!e) e = cpu_load_shapes(cpu, text);
     if (e) {
@@ -97,13 +108,17 @@ static enum err cpu_open(const struct model_spec *spec, const struct backend_opt
 /* --- plan and load ------------------------------------------------------------------------ */
 
 static void cpu_plan(const struct backend *backend, uint32_t rank, struct mem_plan *plan) {
-    CHECK(rank == 0);
-    cpu_load_plan(cpu_of_const(backend), plan);
+    cpu_load_plan(cpu_of_const(backend), rank, plan);
+}
+
+static const struct cpu_rank *rank_of(const struct backend *backend, uint32_t rank) {
+    const struct cpu_backend *cpu = cpu_of_const(backend);
+    CHECK(rank < cpu->rank_count);
+    return &cpu->ranks[rank];
 }
 
 static uint64_t cpu_block_bytes(const struct backend *backend, uint32_t rank) {
-    CHECK(rank == 0);
-    return cpu_of_const(backend)->kv.block_bytes;
+    return rank_of(backend, rank)->kv.block_bytes;
 }
 
 static enum err cpu_load(struct backend *backend, const struct model *model, uint32_t block_count,
@@ -118,7 +133,7 @@ static enum err cpu_load(struct backend *backend, const struct model *model, uin
     }
     enum err e = team_create(cpu->thread_count, cpu->options.may_spin, &cpu->team);
     if (e) return err_set(text, e, "%u compute threads: %s", cpu->thread_count, err_name(e));
-    e = cpu_load_buffers(cpu, block_count, mems[0], text);
+    e = cpu_load_buffers(cpu, block_count, mems, text);
     if (!e) e = cpu_load_weights(cpu, progress, progress_ctx, text);
     if (e) return e;
     cpu->is_loaded = true;
@@ -160,18 +175,18 @@ static uint32_t cpu_in_flight_max(const struct backend *backend) { return 1; }
 /* --- the KV region ------------------------------------------------------------------------ */
 
 static void cpu_layout(const struct backend *backend, uint32_t rank, struct kv_layout *out) {
-    CHECK(rank == 0);
-    cpu_kv_layout(&cpu_of_const(backend)->kv, out);
+    cpu_kv_layout(&rank_of(backend, rank)->kv, out);
 }
 
 static void cpu_copy(struct backend *backend, uint32_t from, uint32_t to, uint32_t slot_count) {
-    cpu_kv_copy(&cpu_of(backend)->kv, from, to, slot_count);
+    const struct cpu_backend *cpu = cpu_of(backend);
+    for (uint32_t r = 0; r < cpu->rank_count; r++)
+        cpu_kv_copy(&cpu->ranks[r].kv, from, to, slot_count);
 }
 
 static uint64_t cpu_checksum(const struct backend *backend, uint32_t rank, uint32_t block,
                              uint32_t slot_count) {
-    CHECK(rank == 0);
-    return cpu_kv_checksum(&cpu_of_const(backend)->kv, block, slot_count);
+    return cpu_kv_checksum(&rank_of(backend, rank)->kv, block, slot_count);
 }
 
 static enum numerics cpu_numerics(const struct backend *backend) {

@@ -7,8 +7,13 @@
  *   cpu_kv.c        the KV region
  *   cpu_rows.c cpu_attention.c cpu_scan.c   kernels, one object a body; cpu_matmul.h the products
  *
- * One rank is data here (struct cpu_backend holds one): matrices with their segments, a KV region,
- * buffers.  submit computes the whole step on the team's threads and returns when it is done, so
+ * A rank is data here (struct cpu_rank): its slices of the matrices, its KV region, its buffers.
+ * One team of threads serves all ranks: the work of a phase is laid end to end, rank after rank,
+ * and cut over the threads, so that with a thread a rank each has its own, and with fewer a thread
+ * does several in turn between barriers (protocol.md 6).  What all ranks would hold alike
+ * (residual, norms, logits, seats) stands once and is planned on rank 0.
+ *
+ * submit computes the whole step on the team's threads and returns when it is done, so
  * in_flight_max is 1.  Owned by the step thread; within team_run the phases share the buffers. */
 #ifndef GRAMME_BACKEND_CPU_CPU_BACKEND_H
 #define GRAMME_BACKEND_CPU_CPU_BACKEND_H
@@ -22,6 +27,7 @@
 #include "backend/cpu/cpu_rows.h"
 #include "backend/cpu/cpu_sample.h"
 #include "backend/cpu/cpu_scan.h"
+#include "backend/tensor_parallel.h"
 #include "base/team.h"
 
 #define CPU_ROW_TILE_MAX                                                                           \
@@ -56,10 +62,30 @@ struct cpu_layer {
     float *vectors[CPU_VECTOR_COUNT]; /* NULL: the family has none */
 };
 
+/* What one rank holds. */
+struct cpu_rank {
+    struct cpu_layer *layers;
+    struct cpu_matrix output; /* its ids of the head; also of the embedding when tied */
+    struct cpu_kv kv;
+    uint32_t vocab_first;
+    uint32_t q_columns; /* query heads x head_dim */
+    uint32_t kv_columns;
+    uint32_t ffn_ld; /* floats a row: a multiple of 16 */
+
+    /* planned buffers */
+    uint8_t *attention_weights, *mlp_weights, *output_weights;
+    float *queries; /* (tokens, q_columns); the attention output takes their place */
+    float *kv_rows; /* (row_tile, 2 x kv_columns) */
+    float *hidden;  /* (row_tile, ffn_ld) */
+    uint8_t *wide[CPU_CLASS_COUNT]; /* activations of a row tile */
+    float *sums; /* (planes, row_tile, hidden_ld) of o_proj or down_proj; more than one rank */
+};
+
 /* One piece of attention work: query rows of one sequence and KV head over a range of tiles. */
 struct cpu_task {
     uint32_t batch_row;
-    uint32_t kv_head;
+    uint32_t rank;
+    uint32_t kv_head;                  /* of the rank */
     uint32_t query_first, query_count; /* tokens of the batch row */
     uint32_t tile_first, tile_end;     /* absolute */
     uint32_t all_first, all_end;       /* of the whole, when it is split */
@@ -109,23 +135,23 @@ struct cpu_backend {
     const struct cpu_attention_ops *attention;
     const struct cpu_scan_ops *scan;
     struct team *team;
-    struct cpu_kv kv;
 
-    struct cpu_layer *layers;
-    struct cpu_matrix output; /* the head; also the embedding when tied */
+    uint32_t rank_count;
+    struct cpu_rank *ranks;
+    uint32_t plane_count;  /* of a rank's partial sums: those that its own tree leaves */
+    uint64_t plane_floats; /* row_tile x hidden_ld */
     struct model_tensor embedding;
-    float *final_norm;
-    float *inv_freq;
+    float *final_norm, *inv_freq;
     float rope_scale;
 
     uint32_t thread_count;
-    uint32_t group;     /* query heads a KV head */
-    uint32_t q_columns; /* heads x head_dim */
-    uint32_t kv_columns;
-    uint32_t hidden_ld; /* floats a row: multiples of 16 */
-    uint32_t ffn_ld;
+    uint32_t group;         /* query heads a KV head, within a rank */
+    uint32_t kv_heads;      /* of all ranks together, copies counted */
+    uint32_t output_groups; /* of all ranks together */
+    uint32_t hidden_ld;     /* floats a row: multiples of 16 */
     uint32_t vocab_ld;
-    uint32_t columns_max; /* largest K of a product */
+    uint32_t columns_max;        /* largest K of a product */
+    uint32_t stored_columns_max; /* largest row of a tensor that is packed */
     uint32_t row_tile;
     uint32_t logit_rows;
     uint32_t narrow_rows;
@@ -137,16 +163,11 @@ struct cpu_backend {
     bool has_class[CPU_CLASS_COUNT];
     struct cpu_scratch_layout scratch_layout;
 
-    /* planned buffers */
-    uint8_t *attention_weights, *mlp_weights, *output_weights;
+    /* planned buffers, on rank 0 */
     float *vectors;
     float *residual; /* (tokens, hidden_ld) */
-    float *queries;  /* (tokens, q_columns); the attention output takes their place */
     float *angles;   /* (tokens, head_dim): cosines, sines */
-    float *kv_rows;  /* (row_tile, 2 x kv_columns) */
-    float *hidden;   /* (row_tile, ffn_ld) */
-    uint8_t *wide[CPU_CLASS_COUNT]; /* activations of a row tile */
-    float *logits;                  /* (logit_rows, vocab_ld) */
+    float *logits;   /* (logit_rows, vocab_ld) */
     float *partials;
     uint8_t *scratch; /* (threads, scratch bytes) */
     uint8_t *seats;
@@ -177,11 +198,12 @@ static inline enum cpu_class cpu_backend_class(const struct cpu_matrix *matrix) 
 
 /* cpu_load.c */
 
-/* Shapes of every matrix and buffer; fills all counts above.  Needs spec, options, model. */
+/* Shapes of every matrix and buffer; fills all counts above.  Needs spec, options, model, and
+ * the ranks' books. */
 MUST_USE enum err cpu_load_shapes(struct cpu_backend *cpu, struct err_text *text);
-void cpu_load_plan(const struct cpu_backend *cpu, struct mem_plan *plan);
-MUST_USE enum err cpu_load_buffers(struct cpu_backend *cpu, uint32_t block_count, struct mem *mem,
-                                   struct err_text *text);
+void cpu_load_plan(const struct cpu_backend *cpu, uint32_t rank, struct mem_plan *plan);
+MUST_USE enum err cpu_load_buffers(struct cpu_backend *cpu, uint32_t block_count,
+                                   struct mem *const *mems, struct err_text *text);
 /* On the team's threads, stage by stage. */
 MUST_USE enum err cpu_load_weights(struct cpu_backend *cpu, backend_progress_fn progress,
                                    void *progress_ctx, struct err_text *text);
@@ -194,8 +216,9 @@ void cpu_attend_plan(struct cpu_backend *cpu, struct cpu_step *step);
 void cpu_attend_turn(const struct cpu_backend *cpu, float *head, const float *bias,
                      const float *norm, const float *angles);
 /* Rounds token row `row` of the tile's keys and values (rotated already) into the cache. */
-void cpu_attend_store(const struct cpu_backend *cpu, uint32_t layer, uint32_t batch_row,
-                      uint32_t position, uint32_t kv_head, const float *key, const float *value);
+void cpu_attend_store(const struct cpu_backend *cpu, const struct cpu_rank *rank, uint32_t layer,
+                      uint32_t batch_row, uint32_t position, uint32_t kv_head, const float *key,
+                      const float *value);
 void cpu_attend_task(struct cpu_backend *cpu, uint32_t layer, const struct cpu_task *task,
                      uint8_t *scratch);
 

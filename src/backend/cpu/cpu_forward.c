@@ -8,7 +8,11 @@
  *   wide    rows in tiles; activations are prepared once, rows and groups of outputs are dealt
  *
  * Both do the same operations on each row in the same order, so a row's result depends on neither
- * the way nor the tile nor the thread (numerics.md 2). */
+ * the way nor the tile nor the thread (numerics.md 2).
+ *
+ * Several ranks: the groups of q, k, v, gate, up and the head are laid end to end over the ranks
+ * and shared out as one; o and down leave each rank's partial sums apart, and one more phase sums
+ * them by the tree of numerics.md 3, each thread its own columns: 6 barriers a layer. */
 #include "backend/cpu/cpu_backend.h"
 
 #include <string.h>
@@ -65,7 +69,8 @@ struct inputs {
     bool wants[CPU_CLASS_COUNT];
 };
 
-static void inputs_init(struct crew *crew, struct inputs *inputs, bool is_private,
+/* shared: the rank whose room they take; NULL: this thread's own. */
+static void inputs_init(struct crew *crew, struct inputs *inputs, const struct cpu_rank *shared,
                         uint32_t row_count, uint32_t columns, const struct cpu_matrix *const *list,
                         uint32_t matrix_count) {
     const struct cpu_backend *cpu = crew->cpu;
@@ -74,7 +79,7 @@ static void inputs_init(struct crew *crew, struct inputs *inputs, bool is_privat
     for (uint32_t i = 0; i < matrix_count; i++) inputs->wants[cpu_backend_class(list[i])] = true;
     for (uint32_t c = 0; c < CPU_CLASS_COUNT; c++) {
         if (!inputs->wants[c]) continue;
-        uint8_t *data = is_private ? crew->scratch + cpu->scratch_layout.narrow[c] : cpu->wide[c];
+        uint8_t *data = shared ? shared->wide[c] : crew->scratch + cpu->scratch_layout.narrow[c];
         inputs->of[c] = (struct cpu_activations){
             .numerics = numerics[c], .rows = row_count, .columns = columns, .data = data};
     }
@@ -138,21 +143,30 @@ static void product_add(struct crew *crew, const struct cpu_matrix *matrix,
     }
 }
 
-/* hidden rows = silu(gate + bias) x (up + bias), for groups [first, end). */
-static void product_gate(struct crew *crew, const struct cpu_layer *layer,
+/* What of [first, end) falls on a matrix of `count` groups at `base`; false: nothing. */
+static bool part_of(uint32_t base, uint32_t count, uint32_t first, uint32_t end, uint32_t *from,
+                    uint32_t *to) {
+    *from = first > base ? first - base : 0;
+    *to = end > base ? (uint32_t) num_min(end - base, count) : 0;
+    return *from < *to;
+}
+
+/* A rank's hidden rows = silu(gate + bias) x (up + bias), for groups [first, end). */
+static void product_gate(struct crew *crew, const struct cpu_rank *rank, uint32_t index,
                          const struct inputs *inputs, uint32_t first, uint32_t end,
                          uint32_t row_count) {
     const struct cpu_backend *cpu = crew->cpu;
+    const struct cpu_layer *layer = &rank->layers[index];
     const float *gate_bias = layer->vectors[CPU_GATE_BIAS], *up_bias = layer->vectors[CPU_UP_BIAS];
     uint32_t at_once = private_groups(crew, row_count);
     for (uint32_t group = first; group < end; group += at_once) {
         uint32_t stop = (uint32_t) num_min((uint64_t) group + at_once, end);
-        product(crew, &layer->gate, inputs, group, stop, cpu->hidden, cpu->ffn_ld);
+        product(crew, &layer->gate, inputs, group, stop, rank->hidden, rank->ffn_ld);
         uint64_t ld = product_private(crew, &layer->up, inputs, group, stop);
         uint32_t column = group * CPU_GROUP;
         uint32_t count = (uint32_t) num_min(ld, layer->gate.rows - column);
         for (uint32_t r = 0; r < row_count; r++) {
-            float *gate = cpu->hidden + r * (uint64_t) cpu->ffn_ld + column;
+            float *gate = rank->hidden + r * (uint64_t) rank->ffn_ld + column;
             if (gate_bias) cpu->rows->add(gate, gate_bias + column, count);
             if (up_bias) cpu->rows->add(crew->out + r * ld, up_bias + column, count);
             cpu->rows->silu_mul(gate, crew->out + r * ld, count);
@@ -160,27 +174,117 @@ static void product_gate(struct crew *crew, const struct cpu_layer *layer,
     }
 }
 
-/* Groups [first, end) of q, k and v laid end to end. */
-static void product_qkv(struct crew *crew, const struct cpu_layer *layer,
-                        const struct inputs *inputs, uint32_t first, uint32_t end,
-                        uint32_t row_first) {
+/* Groups [first, end) of gate and up of all ranks laid end to end. */
+static void products_gate(struct crew *crew, uint32_t index, const struct inputs *inputs,
+                          uint32_t first, uint32_t end, uint32_t row_count) {
     const struct cpu_backend *cpu = crew->cpu;
-    const struct cpu_matrix *matrices[] = {&layer->q, &layer->k, &layer->v};
-    float *outs[] = {cpu->queries + (uint64_t) row_first * cpu->q_columns, cpu->kv_rows,
-                     cpu->kv_rows + cpu->kv_columns};
-    const uint64_t lds[] = {cpu->q_columns, 2 * cpu->kv_columns, 2 * cpu->kv_columns};
-    uint32_t base = 0;
-    for (uint32_t i = 0; i < 3; i++) {
-        uint32_t count = matrices[i]->group_count;
-        uint32_t from = first > base ? first - base : 0;
-        uint32_t to = end > base ? (uint32_t) num_min(end - base, count) : 0;
-        if (from < to) product(crew, matrices[i], inputs, from, to, outs[i], lds[i]);
+    uint32_t base = 0, from, to;
+    for (uint32_t r = 0; r < cpu->rank_count && base < end; r++) {
+        uint32_t count = cpu->ranks[r].layers[index].gate.group_count;
+        if (part_of(base, count, first, end, &from, &to))
+            product_gate(crew, &cpu->ranks[r], index, inputs, from, to, row_count);
         base += count;
     }
 }
 
-static uint32_t qkv_groups(const struct cpu_layer *layer) {
-    return layer->q.group_count + layer->k.group_count + layer->v.group_count;
+/* Groups [first, end) of q, k and v of all ranks laid end to end. */
+static void products_qkv(struct crew *crew, uint32_t index, const struct inputs *inputs,
+                         uint32_t first, uint32_t end, uint32_t row_first) {
+    const struct cpu_backend *cpu = crew->cpu;
+    uint32_t base = 0, from, to;
+    for (uint32_t r = 0; r < cpu->rank_count && base < end; r++) {
+        const struct cpu_rank *rank = &cpu->ranks[r];
+        const struct cpu_layer *layer = &rank->layers[index];
+        const struct cpu_matrix *matrices[] = {&layer->q, &layer->k, &layer->v};
+        float *outs[] = {rank->queries + (uint64_t) row_first * rank->q_columns, rank->kv_rows,
+                         rank->kv_rows + rank->kv_columns};
+        const uint64_t lds[] = {rank->q_columns, 2 * rank->kv_columns, 2 * rank->kv_columns};
+        for (uint32_t i = 0; i < 3; i++) {
+            uint32_t count = matrices[i]->group_count;
+            if (part_of(base, count, first, end, &from, &to))
+                product(crew, matrices[i], inputs, from, to, outs[i], lds[i]);
+            base += count;
+        }
+    }
+}
+
+static uint32_t qkv_groups(const struct cpu_backend *cpu, uint32_t index) {
+    const struct cpu_layer *layer = &cpu->ranks[0].layers[index]; /* all ranks have as many */
+    return cpu->rank_count * (layer->q.group_count + layer->k.group_count + layer->v.group_count);
+}
+
+static uint32_t gate_groups(const struct cpu_backend *cpu, uint32_t index) {
+    uint32_t count = 0;
+    for (uint32_t r = 0; r < cpu->rank_count; r++)
+        count += cpu->ranks[r].layers[index].gate.group_count;
+    return count;
+}
+
+/* --- row-parallel products: o_proj and down_proj ------------------------------------------ */
+
+/* What is multiplied, of one rank. */
+struct back {
+    const struct cpu_matrix *matrix;
+    const float *x; /* its rows of the tile */
+    uint64_t ld;
+    const float *bias; /* on the sum of all ranks */
+};
+
+static struct back back_of(const struct cpu_rank *rank, uint32_t index, bool is_down,
+                           uint32_t row_first) {
+    const struct cpu_layer *layer = &rank->layers[index];
+    if (is_down)
+        return (struct back){&layer->down, rank->hidden, rank->ffn_ld,
+                             layer->vectors[CPU_DOWN_BIAS]};
+    return (struct back){&layer->o, rank->queries + row_first * (uint64_t) rank->q_columns,
+                         rank->q_columns, layer->vectors[CPU_O_BIAS]};
+}
+
+/* Groups [first, end) of one rank: with one rank onto the residual, else its partial sums. */
+static void product_back(struct crew *crew, const struct cpu_rank *rank, const struct back *back,
+                         const struct inputs *inputs, uint32_t first, uint32_t end, float *residual,
+                         uint32_t row_count) {
+    const struct cpu_backend *cpu = crew->cpu;
+    const struct cpu_activations *x = &inputs->of[cpu_backend_class(back->matrix)];
+    if (cpu->rank_count == 1)
+        product_add(crew, back->matrix, inputs, back->bias, first, end, residual, row_count);
+    else if (cpu->plane_count == 1)
+        cpu_matmul(cpu->body, back->matrix, x, first, end, rank->sums, cpu->hidden_ld);
+    else
+        cpu_matmul_segments(cpu->body, back->matrix, x, first, end, rank->sums, cpu->plane_floats,
+                            cpu->hidden_ld);
+}
+
+static float *plane_of(const struct cpu_backend *cpu, uint32_t plane) {
+    return cpu->ranks[plane / cpu->plane_count].sums + plane % cpu->plane_count * cpu->plane_floats;
+}
+
+/* Rows of the residual += tree over all partial sums, + bias: each thread its columns.  The tree
+ * (neighbours pair, an odd last one rises) is walked in place. */
+static void reduce_back(struct crew *crew, const float *bias, float *residual, uint32_t row_count) {
+    const struct cpu_backend *cpu = crew->cpu;
+    const uint32_t plane_count = cpu->rank_count * cpu->plane_count;
+    uint32_t first, end;
+    share(crew, cpu->hidden_ld / 16, &first, &end);
+    first *= 16;
+    end = (uint32_t) num_min(end * 16, cpu->spec.hidden_size);
+    for (uint32_t r = 0; r < row_count && first < end; r++) {
+        const uint64_t at = r * (uint64_t) cpu->hidden_ld + first;
+        for (uint32_t step = 1; step < plane_count; step *= 2)
+            for (uint32_t p = 0; p + step < plane_count; p += 2 * step)
+                cpu->rows->add(plane_of(cpu, p) + at, plane_of(cpu, p + step) + at, end - first);
+        float *sum = plane_of(cpu, 0) + at;
+        if (bias) cpu->rows->add(sum, bias + first, end - first);
+        cpu->rows->add(residual + at, sum, end - first);
+    }
+}
+
+/* After the products of all ranks. */
+static void finish_back(struct crew *crew, const float *bias, float *residual, uint32_t row_count) {
+    barrier(crew);
+    if (crew->cpu->rank_count == 1) return;
+    reduce_back(crew, bias, residual, row_count);
+    barrier(crew);
 }
 
 /* --- before the layers -------------------------------------------------------------------- */
@@ -195,7 +299,9 @@ static void embed_row(struct crew *crew, uint32_t token_row) {
     CHECK(token < cpu->spec.vocab_size);
     float *out = cpu->residual + (uint64_t) token_row * cpu->hidden_ld;
     if (cpu->spec.is_tied) {
-        cpu_matrix_row_to_f32(&cpu->output, token, out);
+        const struct cpu_rank *rank = cpu->ranks; /* that holds the id */
+        while (token - rank->vocab_first >= rank->output.rows) rank++;
+        cpu_matrix_row_to_f32(&rank->output, token - rank->vocab_first, out);
     } else {
         const void *stored = model_tensor_row(cpu->model, ROLE_EMBEDDING, 0, token, crew->out);
         tensor_type_row_to_f32(cpu->embedding.type, stored, cpu->spec.hidden_size, out);
@@ -213,149 +319,171 @@ static void attend(struct crew *crew, uint32_t layer) {
         cpu_attend_task(crew->cpu, layer, &crew->cpu->tasks[first], crew->scratch);
 }
 
+/* o_proj or down_proj on the few rows, which each thread prepares of the ranks it works for. */
+static void back_narrow(struct crew *crew, uint32_t index, bool is_down) {
+    struct cpu_backend *cpu = crew->cpu;
+    const uint32_t rows = crew->step->token_count,
+                   groups = cpu->ranks[0].layers[index].o.group_count;
+    uint32_t first, end, from, to;
+    share(crew, cpu->rank_count * groups, &first, &end);
+    for (uint32_t i = 0; i < cpu->rank_count; i++) {
+        if (!part_of(i * groups, groups, first, end, &from, &to)) continue;
+        const struct cpu_rank *rank = &cpu->ranks[i];
+        const struct back back = back_of(rank, index, is_down, 0);
+        struct inputs inputs;
+        inputs_init(crew, &inputs, NULL, rows, back.matrix->columns, &back.matrix, 1);
+        for (uint32_t r = 0; r < rows; r++) inputs_set(crew, &inputs, r, back.x + r * back.ld);
+        product_back(crew, rank, &back, &inputs, from, to, cpu->residual, rows);
+    }
+    finish_back(crew, back_of(&cpu->ranks[0], index, is_down, 0).bias, cpu->residual, rows);
+}
+
 static void layer_narrow(struct crew *crew, uint32_t index) {
     struct cpu_backend *cpu = crew->cpu;
-    const struct cpu_layer *layer = &cpu->layers[index];
+    const struct cpu_layer *layer = &cpu->ranks[0].layers[index];
     const uint32_t rows = crew->step->token_count;
     struct inputs inputs;
     uint32_t first, end;
 
     const struct cpu_matrix *qkv[] = {&layer->q, &layer->k, &layer->v};
-    inputs_init(crew, &inputs, true, rows, cpu->spec.hidden_size, qkv, 3);
+    inputs_init(crew, &inputs, NULL, rows, cpu->spec.hidden_size, qkv, 3);
     for (uint32_t r = 0; r < rows; r++)
         inputs_set_norm(crew, &inputs, r, cpu->residual + r * (uint64_t) cpu->hidden_ld,
                         layer->vectors[CPU_ATTN_NORM]);
-    share(crew, qkv_groups(layer), &first, &end);
-    product_qkv(crew, layer, &inputs, first, end, 0);
+    share(crew, qkv_groups(cpu, index), &first, &end);
+    products_qkv(crew, index, &inputs, first, end, 0);
     barrier(crew);
 
     attend(crew, index);
     barrier(crew);
 
-    const struct cpu_matrix *o[] = {&layer->o};
-    inputs_init(crew, &inputs, true, rows, cpu->q_columns, o, 1);
-    for (uint32_t r = 0; r < rows; r++)
-        inputs_set(crew, &inputs, r, cpu->queries + r * (uint64_t) cpu->q_columns);
-    share(crew, layer->o.group_count, &first, &end);
-    product_add(crew, &layer->o, &inputs, layer->vectors[CPU_O_BIAS], first, end, cpu->residual,
-                rows);
-    barrier(crew);
+    back_narrow(crew, index, false);
 
     const struct cpu_matrix *gate_up[] = {&layer->gate, &layer->up};
-    inputs_init(crew, &inputs, true, rows, cpu->spec.hidden_size, gate_up, 2);
+    inputs_init(crew, &inputs, NULL, rows, cpu->spec.hidden_size, gate_up, 2);
     for (uint32_t r = 0; r < rows; r++)
         inputs_set_norm(crew, &inputs, r, cpu->residual + r * (uint64_t) cpu->hidden_ld,
                         layer->vectors[CPU_FFN_NORM]);
-    share(crew, layer->gate.group_count, &first, &end);
-    product_gate(crew, layer, &inputs, first, end, rows);
+    share(crew, gate_groups(cpu, index), &first, &end);
+    products_gate(crew, index, &inputs, first, end, rows);
     barrier(crew);
 
-    const struct cpu_matrix *down[] = {&layer->down};
-    inputs_init(crew, &inputs, true, rows, cpu->spec.ffn_size, down, 1);
-    for (uint32_t r = 0; r < rows; r++)
-        inputs_set(crew, &inputs, r, cpu->hidden + r * (uint64_t) cpu->ffn_ld);
-    share(crew, layer->down.group_count, &first, &end);
-    product_add(crew, &layer->down, &inputs, layer->vectors[CPU_DOWN_BIAS], first, end,
-                cpu->residual, rows);
-    barrier(crew);
+    back_narrow(crew, index, true);
 }
 
 /* --- wide --------------------------------------------------------------------------------- */
 
-/* Norm (weight not NULL) and activations of rows x (row_count, ld), dealt. */
+/* Norm and activations of rows x (row_count, ld), dealt. */
 static void prepare(struct crew *crew, struct inputs *inputs, uint32_t row_count, const float *x,
                     uint64_t ld, const float *weight) {
     uint32_t first, end;
     deal_begin(crew);
     while (deal(crew, ROWS_DEALT, row_count, &first, &end))
-        for (uint32_t r = first; r < end; r++) {
-            if (weight) inputs_set_norm(crew, inputs, r, x + r * ld, weight);
-            else inputs_set(crew, inputs, r, x + r * ld);
-        }
+        for (uint32_t r = first; r < end; r++) inputs_set_norm(crew, inputs, r, x + r * ld, weight);
     barrier(crew);
 }
 
-/* Keys and values of the tile's rows into the cache, queries turned in place. */
-static void turn_rows(struct crew *crew, uint32_t index, uint32_t row_first, uint32_t row_count) {
+/* Keys and values of a rank's row into the cache, queries turned in place. */
+static void turn_row(struct crew *crew, const struct cpu_rank *rank, uint32_t index,
+                     uint32_t token_row, uint32_t tile_row) {
     struct cpu_backend *cpu = crew->cpu;
-    const struct cpu_layer *layer = &cpu->layers[index];
-    const uint32_t head_dim = cpu->spec.head_dim, heads = cpu->spec.head_count;
+    const struct cpu_layer *layer = &rank->layers[index];
+    const uint32_t head_dim = cpu->spec.head_dim, batch_row = cpu->row_of[token_row];
     const float *q_bias = layer->vectors[CPU_Q_BIAS], *k_bias = layer->vectors[CPU_K_BIAS];
     const float *v_bias = layer->vectors[CPU_V_BIAS];
+    uint32_t position =
+        crew->step->batch->rows[batch_row].first_position + token_row - cpu->row_first[batch_row];
+    const float *angles = cpu->angles + (uint64_t) token_row * head_dim;
+    float *query = rank->queries + (uint64_t) token_row * rank->q_columns;
+    float *key = rank->kv_rows + (uint64_t) tile_row * 2 * rank->kv_columns;
+    float *value = key + rank->kv_columns;
+    for (uint32_t at = 0; at < rank->q_columns; at += head_dim)
+        cpu_attend_turn(cpu, query + at, q_bias ? q_bias + at : NULL, layer->vectors[CPU_Q_NORM],
+                        angles);
+    if (v_bias) cpu->rows->add(value, v_bias, rank->kv_columns);
+    for (uint32_t h = 0; h < rank->kv.head_count; h++) {
+        cpu_attend_turn(cpu, key + h * head_dim, k_bias ? k_bias + h * head_dim : NULL,
+                        layer->vectors[CPU_K_NORM], angles);
+        cpu_attend_store(cpu, rank, index, batch_row, position, h, key + h * head_dim,
+                         value + h * head_dim);
+    }
+}
+
+static void turn_rows(struct crew *crew, uint32_t index, uint32_t row_first, uint32_t row_count) {
+    const struct cpu_backend *cpu = crew->cpu;
     uint32_t first, end;
     deal_begin(crew);
     while (deal(crew, ROWS_DEALT, row_count, &first, &end))
-        for (uint32_t r = first; r < end; r++) {
-            uint32_t token_row = row_first + r, batch_row = cpu->row_of[token_row];
-            uint32_t position = crew->step->batch->rows[batch_row].first_position + token_row -
-                                cpu->row_first[batch_row];
-            const float *angles = cpu->angles + (uint64_t) token_row * head_dim;
-            float *query = cpu->queries + (uint64_t) token_row * cpu->q_columns;
-            float *key = cpu->kv_rows + (uint64_t) r * 2 * cpu->kv_columns;
-            float *value = key + cpu->kv_columns;
-            for (uint32_t h = 0; h < heads; h++)
-                cpu_attend_turn(cpu, query + h * head_dim, q_bias ? q_bias + h * head_dim : NULL,
-                                layer->vectors[CPU_Q_NORM], angles);
-            if (v_bias) cpu->rows->add(value, v_bias, cpu->kv_columns);
-            for (uint32_t h = 0; h < cpu->kv.head_count; h++) {
-                cpu_attend_turn(cpu, key + h * head_dim, k_bias ? k_bias + h * head_dim : NULL,
-                                layer->vectors[CPU_K_NORM], angles);
-                cpu_attend_store(cpu, index, batch_row, position, h, key + h * head_dim,
-                                 value + h * head_dim);
-            }
-        }
+        for (uint32_t i = 0; i < cpu->rank_count; i++)
+            for (uint32_t r = first; r < end; r++)
+                turn_row(crew, &cpu->ranks[i], index, row_first + r, r);
 }
 
 static void tile_qkv(struct crew *crew, uint32_t index, uint32_t row_first, uint32_t row_count) {
     struct cpu_backend *cpu = crew->cpu;
-    const struct cpu_layer *layer = &cpu->layers[index];
+    const struct cpu_layer *layer = &cpu->ranks[0].layers[index];
     struct inputs inputs;
     uint32_t first, end;
     const struct cpu_matrix *qkv[] = {&layer->q, &layer->k, &layer->v};
-    inputs_init(crew, &inputs, false, row_count, cpu->spec.hidden_size, qkv, 3);
+    inputs_init(crew, &inputs, &cpu->ranks[0], row_count, cpu->spec.hidden_size, qkv, 3);
     prepare(crew, &inputs, row_count, cpu->residual + row_first * (uint64_t) cpu->hidden_ld,
             cpu->hidden_ld, layer->vectors[CPU_ATTN_NORM]);
     deal_begin(crew);
-    while (deal(crew, GROUPS_DEALT, qkv_groups(layer), &first, &end))
-        product_qkv(crew, layer, &inputs, first, end, row_first);
+    while (deal(crew, GROUPS_DEALT, qkv_groups(cpu, index), &first, &end))
+        products_qkv(crew, index, &inputs, first, end, row_first);
     barrier(crew);
     turn_rows(crew, index, row_first, row_count);
     barrier(crew);
 }
 
+/* o_proj or down_proj on a row tile. */
+static void back_tile(struct crew *crew, uint32_t index, bool is_down, uint32_t row_first,
+                      uint32_t row_count) {
+    struct cpu_backend *cpu = crew->cpu;
+    float *residual = cpu->residual + row_first * (uint64_t) cpu->hidden_ld;
+    const uint32_t groups = cpu->ranks[0].layers[index].o.group_count;
+    uint32_t first, end, from, to;
+    struct inputs inputs;
+    deal_begin(crew);
+    while (deal(crew, ROWS_DEALT, row_count, &first, &end))
+        for (uint32_t i = 0; i < cpu->rank_count; i++) {
+            const struct back back = back_of(&cpu->ranks[i], index, is_down, row_first);
+            inputs_init(crew, &inputs, &cpu->ranks[i], row_count, back.matrix->columns,
+                        &back.matrix, 1);
+            for (uint32_t r = first; r < end; r++)
+                inputs_set(crew, &inputs, r, back.x + r * back.ld);
+        }
+    barrier(crew);
+    deal_begin(crew);
+    while (deal(crew, GROUPS_DEALT, cpu->rank_count * groups, &first, &end))
+        for (uint32_t i = first / groups; i < cpu->rank_count; i++) {
+            if (!part_of(i * groups, groups, first, end, &from, &to)) break;
+            const struct back back = back_of(&cpu->ranks[i], index, is_down, row_first);
+            inputs_init(crew, &inputs, &cpu->ranks[i], row_count, back.matrix->columns,
+                        &back.matrix, 1);
+            product_back(crew, &cpu->ranks[i], &back, &inputs, from, to, residual, row_count);
+        }
+    finish_back(crew, back_of(&cpu->ranks[0], index, is_down, row_first).bias, residual, row_count);
+}
+
 static void tile_rest(struct crew *crew, uint32_t index, uint32_t row_first, uint32_t row_count) {
     struct cpu_backend *cpu = crew->cpu;
-    const struct cpu_layer *layer = &cpu->layers[index];
-    float *residual = cpu->residual + row_first * (uint64_t) cpu->hidden_ld;
+    const struct cpu_layer *layer = &cpu->ranks[0].layers[index];
     struct inputs inputs;
     uint32_t first, end;
 
-    const struct cpu_matrix *o[] = {&layer->o};
-    inputs_init(crew, &inputs, false, row_count, cpu->q_columns, o, 1);
-    prepare(crew, &inputs, row_count, cpu->queries + row_first * (uint64_t) cpu->q_columns,
-            cpu->q_columns, NULL);
-    deal_begin(crew);
-    while (deal(crew, GROUPS_DEALT, layer->o.group_count, &first, &end))
-        product_add(crew, &layer->o, &inputs, layer->vectors[CPU_O_BIAS], first, end, residual,
-                    row_count);
-    barrier(crew);
+    back_tile(crew, index, false, row_first, row_count);
 
     const struct cpu_matrix *gate_up[] = {&layer->gate, &layer->up};
-    inputs_init(crew, &inputs, false, row_count, cpu->spec.hidden_size, gate_up, 2);
-    prepare(crew, &inputs, row_count, residual, cpu->hidden_ld, layer->vectors[CPU_FFN_NORM]);
+    inputs_init(crew, &inputs, &cpu->ranks[0], row_count, cpu->spec.hidden_size, gate_up, 2);
+    prepare(crew, &inputs, row_count, cpu->residual + row_first * (uint64_t) cpu->hidden_ld,
+            cpu->hidden_ld, layer->vectors[CPU_FFN_NORM]);
     deal_begin(crew);
-    while (deal(crew, GROUPS_DEALT, layer->gate.group_count, &first, &end))
-        product_gate(crew, layer, &inputs, first, end, row_count);
+    while (deal(crew, GROUPS_DEALT, gate_groups(cpu, index), &first, &end))
+        products_gate(crew, index, &inputs, first, end, row_count);
     barrier(crew);
 
-    const struct cpu_matrix *down[] = {&layer->down};
-    inputs_init(crew, &inputs, false, row_count, cpu->spec.ffn_size, down, 1);
-    prepare(crew, &inputs, row_count, cpu->hidden, cpu->ffn_ld, NULL);
-    deal_begin(crew);
-    while (deal(crew, GROUPS_DEALT, layer->down.group_count, &first, &end))
-        product_add(crew, &layer->down, &inputs, layer->vectors[CPU_DOWN_BIAS], first, end,
-                    residual, row_count);
-    barrier(crew);
+    back_tile(crew, index, true, row_first, row_count);
 }
 
 static void layer_wide(struct crew *crew, uint32_t index) {
@@ -375,7 +503,7 @@ static void share_ids(const struct crew *crew, uint32_t thread, uint32_t *first,
     const struct cpu_backend *cpu = crew->cpu;
     struct crew other = *crew;
     other.thread = thread;
-    share(&other, cpu->output.group_count, first, end);
+    share(&other, cpu->output_groups, first, end);
     *first *= CPU_GROUP;
     *end = (uint32_t) num_min((uint64_t) *end * CPU_GROUP, cpu->spec.vocab_size);
 }
@@ -396,6 +524,20 @@ static struct cpu_scan_top join_tops(const struct crew *crew, uint32_t at) {
         best.is_finite &= part->is_finite;
     }
     return best;
+}
+
+/* Groups [first, end) of the head of all ranks laid end to end, which is the vocabulary's order. */
+static void products_head(struct crew *crew, const struct inputs *inputs, uint32_t first,
+                          uint32_t end) {
+    const struct cpu_backend *cpu = crew->cpu;
+    for (uint32_t i = 0; i < cpu->rank_count; i++) {
+        const struct cpu_rank *rank = &cpu->ranks[i];
+        uint32_t from, to;
+        if (part_of(rank->vocab_first / CPU_GROUP, rank->output.group_count, first, end, &from,
+                    &to))
+            product(crew, &rank->output, inputs, from, to, cpu->logits + rank->vocab_first,
+                    cpu->vocab_ld);
+    }
 }
 
 static void finish_prompt(struct crew *crew, const struct cpu_logit_row *entry, uint32_t at) {
@@ -478,10 +620,11 @@ static void logits_tile(struct crew *crew, uint32_t entry_first, uint32_t row_co
     struct cpu_backend *cpu = crew->cpu;
     const struct cpu_logit_row *list = cpu->logit_list + entry_first;
     const bool is_private = row_count <= cpu->narrow_rows;
-    const struct cpu_matrix *output[] = {&cpu->output};
+    const struct cpu_matrix *output[] = {&cpu->ranks[0].output};
     struct inputs inputs;
     uint32_t first, end;
-    inputs_init(crew, &inputs, is_private, row_count, cpu->spec.hidden_size, output, 1);
+    inputs_init(crew, &inputs, is_private ? NULL : &cpu->ranks[0], row_count, cpu->spec.hidden_size,
+                output, 1);
     for (uint32_t r = 0; r < row_count; r++) {
         if (!is_private && r % crew->thread_count != crew->thread) continue;
         inputs_set_norm(crew, &inputs, r,
@@ -490,9 +633,9 @@ static void logits_tile(struct crew *crew, uint32_t entry_first, uint32_t row_co
     }
     if (!is_private) barrier(crew);
 
-    share(crew, cpu->output.group_count, &first, &end);
+    share(crew, cpu->output_groups, &first, &end);
     if (first < end) {
-        product(crew, &cpu->output, &inputs, first, end, cpu->logits, cpu->vocab_ld);
+        products_head(crew, &inputs, first, end);
         uint32_t id_first, id_end;
         share_ids(crew, crew->thread, &id_first, &id_end);
         for (uint32_t r = 0; r < row_count; r++)

@@ -7,11 +7,14 @@
 #define XXH_STATIC_LINKING_ONLY
 #include <xxhash.h>
 
-void cpu_kv_init(struct cpu_kv *kv, const struct model_spec *spec, enum kv_dtype dtype,
-                 uint32_t block_size) {
+void cpu_kv_init(struct cpu_kv *kv, const struct model_spec *spec, uint32_t head_first,
+                 uint32_t head_count, enum kv_dtype dtype, uint32_t block_size) {
+    CHECK(head_count > 0 && head_first + head_count <= spec->kv_head_count);
     *kv = (struct cpu_kv){.dtype = dtype, .block_size = block_size};
     kv->layer_count = spec->layer_count;
-    kv->head_count = spec->kv_head_count;
+    kv->head_first = head_first;
+    kv->head_count = head_count;
+    kv->head_total = spec->kv_head_count;
     kv->head_dim = spec->head_dim;
     kv->run_bytes = kv_dtype_run_bytes(dtype, block_size, spec->head_dim);
     kv->block_bytes = kv->run_bytes * 2 * kv->head_count * kv->layer_count;
@@ -22,8 +25,9 @@ void cpu_kv_layout(const struct cpu_kv *kv, struct kv_layout *out) {
         .base = (uint8_t *) ((uintptr_t) kv->base - kv->block_bytes),
         .block_count = kv->block_count + 1,
         .layer_count = kv->layer_count,
+        .head_first = kv->head_first,
         .head_count = kv->head_count,
-        .head_total = kv->head_count,
+        .head_total = kv->head_total,
         .block_stride = kv->block_bytes,
         .layer_stride = kv->run_bytes * 2 * kv->head_count,
         .value_stride = kv->run_bytes * kv->head_count,

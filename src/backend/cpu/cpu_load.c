@@ -11,90 +11,141 @@
 #define LINE 64u
 #define PAGE 4096u
 
+static const enum numerics class_numerics[CPU_CLASS_COUNT] = {NUMERICS_F32A, NUMERICS_Q8A32};
+
 /* --- the shapes of the matrices ----------------------------------------------------------- */
 
-static enum err matrix_shape(struct cpu_backend *cpu, struct cpu_matrix *matrix,
-                             enum tensor_role role, uint32_t layer, uint32_t rows, uint32_t columns,
-                             const uint32_t *segment_ends, uint32_t segment_count,
-                             struct err_text *text) {
+/* One rank's part of a tensor. */
+struct slice {
+    struct cpu_matrix *matrix;
+    enum tensor_role role;
+    uint32_t tensor_rows, tensor_columns;
+    uint32_t row_first, rows;
+    uint32_t column_first, columns;
+    const uint32_t *segment_ends; /* NULL: one segment */
+    uint32_t segment_count;
+};
+
+static enum err slice_shape(struct cpu_backend *cpu, const struct slice *slice, uint32_t layer,
+                            struct err_text *text) {
     enum tensor_type type = cpu->spec.weight_type;
     if (cpu->model) {
         struct model_tensor tensor;
-        if (!model_tensor_get(cpu->model, role, layer, &tensor))
+        if (!model_tensor_get(cpu->model, slice->role, layer, &tensor))
             return err_set(text, ERR_NOT_FOUND, "layer %u lacks the tensor of role %d", layer,
-                           (int) role);
-        if (tensor.rows != rows || tensor.columns != columns)
+                           (int) slice->role);
+        if (tensor.rows != slice->tensor_rows || tensor.columns != slice->tensor_columns)
             return err_set(
                 text, ERR_FORMAT,
                 "layer %u, role %d: the tensor is %u x %u, the model's numbers say %u x %u", layer,
-                (int) role, tensor.rows, tensor.columns, rows, columns);
+                (int) slice->role, tensor.rows, tensor.columns, slice->tensor_rows,
+                slice->tensor_columns);
         type = tensor.type;
     }
-    enum err e = cpu_matrix_init(matrix, cpu->options.numerics, type, rows, columns, segment_ends,
-                                 segment_count, text);
+    enum err e = cpu_matrix_init_slice(slice->matrix, cpu->options.numerics, type, slice->rows,
+                                       slice->columns, slice->column_first, slice->tensor_columns,
+                                       slice->segment_ends, slice->segment_count, text);
     if (e) return e;
-    cpu->has_class[cpu_backend_class(matrix)] = true;
-    cpu->columns_max = (uint32_t) num_max(cpu->columns_max, columns);
+    cpu->has_class[cpu_backend_class(slice->matrix)] = true;
+    cpu->columns_max = (uint32_t) num_max(cpu->columns_max, slice->columns);
+    cpu->stored_columns_max = (uint32_t) num_max(cpu->stored_columns_max, slice->tensor_columns);
     return ERR_OK;
 }
 
-/* numerics.md 3: o_proj is cut at heads, down_proj at whole 32-blocks.  A cut that would leave a
- * segment empty (toy shapes) is dropped. */
-static uint32_t segments_of(uint32_t count, uint32_t units, uint32_t unit, uint32_t columns,
-                            uint32_t *ends) {
-    uint32_t used = 0, last = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t end = (uint32_t) ((uint64_t) (i + 1) * units / count) * unit;
-        if (i + 1 == count) end = columns;
-        if (end == last) continue;
-        ends[used++] = last = end;
+#define LAYER_MATRICES 7u
+
+/* Rank `r`'s slices of a layer: q, k, v at heads, gate and up at the columns of down; o by its
+ * heads and down at whole 32-blocks, each by segments (numerics.md 3).  ends: the segments' ends,
+ * of o and of down. */
+static void list_slices(const struct cpu_backend *cpu, uint32_t r, struct cpu_layer *layer,
+                        uint32_t ends[2][CPU_SEGMENTS_MAX], struct slice list[LAYER_MATRICES]) {
+    const struct model_spec *spec = &cpu->spec;
+    const uint32_t ranks = cpu->rank_count, hidden = spec->hidden_size, ffn = spec->ffn_size;
+    const uint32_t head_dim = spec->head_dim, q_all = spec->head_count * head_dim,
+                   kv_all = spec->kv_head_count * head_dim;
+    const struct tensor_parallel_share heads = tensor_parallel_query_heads(spec, ranks, r),
+                                       kv_heads = tensor_parallel_kv_heads(spec, ranks, r),
+                                       inner = tensor_parallel_ffn(spec, ranks, r);
+    const uint32_t q = heads.first * head_dim, q_count = heads.end * head_dim - q;
+    const uint32_t kv = kv_heads.first * head_dim, kv_count = kv_heads.end * head_dim - kv;
+    const uint32_t f = inner.first, f_count = inner.end - inner.first;
+    const uint32_t segments = tensor_parallel_segments(spec, ranks), each = segments / ranks;
+    for (uint32_t i = 0; i < each; i++) {
+        uint32_t segment = r * each + i + 1; /* its end is where this one begins */
+        ends[0][i] = (uint32_t) ((uint64_t) segment * spec->head_count / segments) * head_dim - q;
+        ends[1][i] = tensor_parallel_ffn_cut(spec, segments, segment) - f;
     }
-    return used;
+    list[0] = (struct slice){&layer->q, ROLE_Q, q_all, hidden, q, q_count, 0, hidden, NULL, 0};
+    list[1] = (struct slice){&layer->k, ROLE_K, kv_all, hidden, kv, kv_count, 0, hidden, NULL, 0};
+    list[2] = (struct slice){&layer->v, ROLE_V, kv_all, hidden, kv, kv_count, 0, hidden, NULL, 0};
+    list[3] =
+        (struct slice){&layer->o, ROLE_O, hidden, q_all, 0, hidden, q, q_count, ends[0], each};
+    list[4] = (struct slice){&layer->gate, ROLE_GATE, ffn, hidden, f, f_count, 0, hidden, NULL, 0};
+    list[5] = (struct slice){&layer->up, ROLE_UP, ffn, hidden, f, f_count, 0, hidden, NULL, 0};
+    list[6] =
+        (struct slice){&layer->down, ROLE_DOWN, hidden, ffn, 0, hidden, f, f_count, ends[1], each};
 }
 
-static enum err layer_shapes(struct cpu_backend *cpu, uint32_t index, struct err_text *text) {
+static struct slice head_slice(const struct cpu_backend *cpu, uint32_t r) {
     const struct model_spec *spec = &cpu->spec;
-    struct cpu_layer *layer = &cpu->layers[index];
-    const uint32_t hidden = spec->hidden_size, ffn = spec->ffn_size;
-    uint32_t o_ends[CPU_SEGMENTS_MAX], down_ends[CPU_SEGMENTS_MAX];
-    uint32_t o_count =
-        segments_of(spec->segment_count, spec->head_count, spec->head_dim, cpu->q_columns, o_ends);
-    uint32_t down_count = segments_of(spec->segment_count, ffn / 32, 32, ffn, down_ends);
-    const struct {
-        struct cpu_matrix *matrix;
-        enum tensor_role role;
-        uint32_t rows, columns;
-        const uint32_t *ends;
-        uint32_t end_count;
-    } list[] = {
-        {&layer->q, ROLE_Q, cpu->q_columns, hidden, NULL, 0},
-        {&layer->k, ROLE_K, cpu->kv_columns, hidden, NULL, 0},
-        {&layer->v, ROLE_V, cpu->kv_columns, hidden, NULL, 0},
-        {&layer->o, ROLE_O, hidden, cpu->q_columns, o_ends, o_count},
-        {&layer->gate, ROLE_GATE, ffn, hidden, NULL, 0},
-        {&layer->up, ROLE_UP, ffn, hidden, NULL, 0},
-        {&layer->down, ROLE_DOWN, hidden, ffn, down_ends, down_count},
-    };
+    struct tensor_parallel_share ids =
+        tensor_parallel_vocabulary(spec, cpu->rank_count, r, CPU_GROUP);
+    return (struct slice){.matrix = &cpu->ranks[r].output,
+                          .role = ROLE_HEAD,
+                          .tensor_rows = spec->vocab_size,
+                          .tensor_columns = spec->hidden_size,
+                          .row_first = ids.first,
+                          .rows = ids.end - ids.first,
+                          .columns = spec->hidden_size};
+}
+
+static enum err rank_shapes(struct cpu_backend *cpu, uint32_t r, struct err_text *text) {
+    struct cpu_rank *rank = &cpu->ranks[r];
+    uint32_t ends[2][CPU_SEGMENTS_MAX];
+    struct slice list[LAYER_MATRICES], head = head_slice(cpu, r);
     enum err e = ERR_OK;
-    for (uint32_t i = 0; !e && i < ARRAY_COUNT(list); i++)
-        e = matrix_shape(cpu, list[i].matrix, list[i].role, index, list[i].rows, list[i].columns,
-                         list[i].ends, list[i].end_count, text);
-    return e;
+    for (uint32_t i = 0; !e && i < cpu->spec.layer_count; i++) {
+        list_slices(cpu, r, &rank->layers[i], ends, list);
+        for (uint32_t m = 0; !e && m < LAYER_MATRICES; m++) e = slice_shape(cpu, &list[m], i, text);
+    }
+    if (!e) e = slice_shape(cpu, &head, 0, text);
+    if (e) return e;
+    rank->vocab_first = head.row_first;
+    rank->q_columns = rank->layers[0].q.rows;
+    rank->kv_columns = rank->layers[0].k.rows;
+    rank->ffn_ld = (uint32_t) num_round_up(rank->layers[0].gate.rows, 16);
+    return ERR_OK;
+}
+
+/* Where rank `r`'s part of a vector begins. */
+static uint32_t vector_first(const struct cpu_backend *cpu, uint32_t r, enum cpu_vector vector) {
+    const struct model_spec *spec = &cpu->spec;
+    switch (vector) {
+    case CPU_Q_BIAS:
+        return tensor_parallel_query_heads(spec, cpu->rank_count, r).first * spec->head_dim;
+    case CPU_K_BIAS:
+    case CPU_V_BIAS:
+        return tensor_parallel_kv_heads(spec, cpu->rank_count, r).first * spec->head_dim;
+    case CPU_GATE_BIAS:
+    case CPU_UP_BIAS: return tensor_parallel_ffn(spec, cpu->rank_count, r).first;
+    default: return 0; /* each rank reads all of it */
+    }
 }
 
 /* Role, floats and presence of each vector of a layer. */
 static uint32_t vector_floats(const struct cpu_backend *cpu, enum cpu_vector vector,
                               enum tensor_role *role) {
     const struct model_spec *spec = &cpu->spec;
+    const uint32_t kv_floats = spec->kv_head_count * spec->head_dim;
     const struct {
         enum tensor_role role;
         uint32_t floats;
     } list[CPU_VECTOR_COUNT] = {
         [CPU_ATTN_NORM] = {ROLE_ATTN_NORM, spec->hidden_size},
         [CPU_FFN_NORM] = {ROLE_FFN_NORM, spec->hidden_size},
-        [CPU_Q_BIAS] = {ROLE_Q_BIAS, spec->has_qkv_bias ? cpu->q_columns : 0},
-        [CPU_K_BIAS] = {ROLE_K_BIAS, spec->has_qkv_bias ? cpu->kv_columns : 0},
-        [CPU_V_BIAS] = {ROLE_V_BIAS, spec->has_qkv_bias ? cpu->kv_columns : 0},
+        [CPU_Q_BIAS] = {ROLE_Q_BIAS, spec->has_qkv_bias ? spec->head_count * spec->head_dim : 0},
+        [CPU_K_BIAS] = {ROLE_K_BIAS, spec->has_qkv_bias ? kv_floats : 0},
+        [CPU_V_BIAS] = {ROLE_V_BIAS, spec->has_qkv_bias ? kv_floats : 0},
         [CPU_O_BIAS] = {ROLE_O_BIAS, spec->has_o_bias ? spec->hidden_size : 0},
         [CPU_GATE_BIAS] = {ROLE_GATE_BIAS, spec->has_mlp_bias ? spec->ffn_size : 0},
         [CPU_UP_BIAS] = {ROLE_UP_BIAS, spec->has_mlp_bias ? spec->ffn_size : 0},
@@ -122,7 +173,7 @@ static uint64_t place(uint64_t *at, uint64_t bytes) {
 
 /* Bytes of the largest stored row that is read through scratch. */
 static uint64_t stored_row_bytes(const struct cpu_backend *cpu) {
-    uint64_t bytes = (uint64_t) cpu->columns_max * sizeof(float);
+    uint64_t bytes = (uint64_t) cpu->stored_columns_max * sizeof(float);
     return num_round_up(bytes, LINE);
 }
 
@@ -134,18 +185,17 @@ static void scratch_shapes(struct cpu_backend *cpu) {
     layout->out_floats = num_max((uint64_t) cpu->row_tile * CPU_OUT_COLUMNS, 8192);
     layout->out_floats = num_max(layout->out_floats, stored_row_bytes(cpu) / sizeof(float));
     layout->out = place(&at, layout->out_floats * sizeof(float));
-    static const enum numerics numerics[] = {NUMERICS_F32A, NUMERICS_Q8A32};
     for (uint32_t c = 0; c < CPU_CLASS_COUNT; c++)
         if (cpu->has_class[c])
-            layout->narrow[c] =
-                place(&at, cpu_activations_bytes(numerics[c], cpu->narrow_rows, cpu->columns_max));
+            layout->narrow[c] = place(
+                &at, cpu_activations_bytes(class_numerics[c], cpu->narrow_rows, cpu->columns_max));
     uint64_t head_bytes = product3(rows, head_dim, sizeof(float));
     layout->queries = place(&at, head_bytes);
     layout->state = place(&at, head_bytes);
     layout->fresh = place(&at, head_bytes);
     layout->marks = place(&at, (uint64_t) rows * 6 * sizeof(float));
     layout->scores = place(&at, CPU_ATTENTION_SCORES * sizeof(float));
-    uint64_t unpacked = cpu_kv_has_scales(cpu->kv.dtype) ? 2u * CPU_TILE * head_dim : 0;
+    uint64_t unpacked = cpu_kv_has_scales(cpu->options.kv_dtype) ? 2u * CPU_TILE * head_dim : 0;
     layout->unpacked = place(&at, unpacked * sizeof(float));
     layout->sampling = place(&at, cpu_sample_scratch_bytes(cpu->spec.vocab_size));
     layout->bytes = num_round_up(at, PAGE);
@@ -156,7 +206,6 @@ static void count_shapes(struct cpu_backend *cpu) {
     const struct backend_options *options = &cpu->options;
     uint32_t tokens = options->batched_tokens_max, seats = options->seat_count;
     cpu->hidden_ld = (uint32_t) num_round_up(spec->hidden_size, 16);
-    cpu->ffn_ld = (uint32_t) num_round_up(spec->ffn_size, 16);
     cpu->vocab_ld = (uint32_t) num_round_up(spec->vocab_size, 16);
     cpu->row_tile = (uint32_t) num_min(num_min(options->row_tile, CPU_ROW_TILE_MAX), tokens);
     cpu->logit_rows = (uint32_t) num_min(seats, CPU_LOGIT_ROWS_MAX);
@@ -166,31 +215,38 @@ static void count_shapes(struct cpu_backend *cpu) {
     /* Each query task holds at least two tokens (cpu_attend_plan) unless the group is large. */
     uint32_t query_min = (uint32_t) num_min(2, cpu->query_rows / cpu->group);
     uint64_t tiles = num_div_up(options->model_len_max, CPU_TILE);
-    CHECK(tiles * spec->kv_head_count < UINT32_MAX / 2);
-    cpu->partial_room = cpu->thread_count > 1 ? (uint32_t) tiles * spec->kv_head_count : 0;
-    uint64_t tasks =
-        (num_div_up(tokens, query_min) + seats) * spec->kv_head_count + cpu->partial_room;
+    CHECK(tiles * cpu->kv_heads < UINT32_MAX / 2);
+    cpu->partial_room = cpu->thread_count > 1 ? (uint32_t) tiles * cpu->kv_heads : 0;
+    uint64_t tasks = (num_div_up(tokens, query_min) + seats) * cpu->kv_heads + cpu->partial_room;
     CHECK(tasks < UINT32_MAX);
     cpu->task_room = (uint32_t) tasks;
     cpu->partial_floats = (uint64_t) (2 + spec->head_dim) * cpu->group;
     cpu->seat_bytes = cpu_sample_seat_bytes(spec->vocab_size, options->model_len_max);
 }
 
+/* Partial sums that a rank leaves: the tree of a power of two of them is its own to walk, as its
+ * first segment is a multiple of that power; else the tree crosses ranks and takes them apart. */
+static uint32_t count_planes(const struct cpu_backend *cpu) {
+    uint32_t each = tensor_parallel_segments(&cpu->spec, cpu->rank_count) / cpu->rank_count;
+    return cpu->rank_count == 1 || (each & (each - 1)) == 0 ? 1 : each;
+}
+
 enum err cpu_load_shapes(struct cpu_backend *cpu, struct err_text *text) {
     const struct model_spec *spec = &cpu->spec;
-    cpu->group = spec->head_count / spec->kv_head_count;
-    cpu->q_columns = spec->head_count * spec->head_dim;
-    cpu->kv_columns = spec->kv_head_count * spec->head_dim;
     enum err e = ERR_OK;
-    for (uint32_t i = 0; !e && i < spec->layer_count; i++) e = layer_shapes(cpu, i, text);
-    if (!e)
-        e = matrix_shape(cpu, &cpu->output, ROLE_HEAD, 0, spec->vocab_size, spec->hidden_size, NULL,
-                         0, text);
+    for (uint32_t r = 0; !e && r < cpu->rank_count; r++) e = rank_shapes(cpu, r, text);
     if (e) return e;
     if (!spec->is_tied && cpu->model &&
         !model_tensor_get(cpu->model, ROLE_EMBEDDING, 0, &cpu->embedding))
         return err_set(text, ERR_NOT_FOUND, "the model has no embedding");
+    cpu->group = cpu->ranks[0].q_columns / cpu->ranks[0].kv_columns;
+    cpu->kv_heads = cpu->rank_count * cpu->ranks[0].kv.head_count;
+    cpu->output_groups = 0;
+    for (uint32_t r = 0; r < cpu->rank_count; r++)
+        cpu->output_groups += cpu->ranks[r].output.group_count;
+    cpu->plane_count = count_planes(cpu);
     count_shapes(cpu);
+    cpu->plane_floats = (uint64_t) cpu->row_tile * cpu->hidden_ld;
     scratch_shapes(cpu);
     return ERR_OK;
 }
@@ -218,39 +274,67 @@ static uint64_t vector_bytes(const struct cpu_backend *cpu) {
 }
 
 #define AT(field) ((void **) (void *) &cpu->field)
+#define RANK_AT(field) ((void **) (void *) &rank->field)
 
-static uint32_t list_buffers(struct cpu_backend *cpu, struct buffer *list) {
+static uint32_t add_buffers(const struct buffer *all, uint32_t all_count, struct buffer *list) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < all_count; i++)
+        if (all[i].bytes) list[count++] = all[i];
+    return count;
+}
+
+/* What rank `r` holds for itself. */
+static uint32_t list_rank_buffers(struct cpu_backend *cpu, uint32_t r, struct buffer *list) {
     const struct model_spec *spec = &cpu->spec;
-    const uint64_t tokens = cpu->options.batched_tokens_max, seats = cpu->options.seat_count;
-    const uint64_t wide_rows = num_max(cpu->row_tile, cpu->logit_rows);
+    struct cpu_rank *rank = &cpu->ranks[r];
+    const uint64_t tokens = cpu->options.batched_tokens_max, f = sizeof(float);
     uint64_t attention = 0, mlp = 0, wide[CPU_CLASS_COUNT] = {0};
     for (uint32_t i = 0; i < spec->layer_count; i++) {
-        const struct cpu_layer *layer = &cpu->layers[i];
+        const struct cpu_layer *layer = &rank->layers[i];
         attention += matrix_bytes(&layer->q) + matrix_bytes(&layer->k) + matrix_bytes(&layer->v) +
                      matrix_bytes(&layer->o);
         mlp += matrix_bytes(&layer->gate) + matrix_bytes(&layer->up) + matrix_bytes(&layer->down);
     }
-    static const enum numerics numerics[] = {NUMERICS_F32A, NUMERICS_Q8A32};
+    /* Rank 0's take the normed rows, which are the input of all, too. */
+    uint32_t columns = (uint32_t) num_max(rank->layers[0].o.columns, rank->layers[0].down.columns);
+    uint32_t rows = cpu->row_tile;
+    if (r == 0) columns = (uint32_t) num_max(columns, spec->hidden_size);
+    if (r == 0) rows = (uint32_t) num_max(rows, cpu->logit_rows);
     for (uint32_t c = 0; c < CPU_CLASS_COUNT; c++)
-        if (cpu->has_class[c])
-            wide[c] = cpu_activations_bytes(numerics[c], (uint32_t) wide_rows, cpu->columns_max);
+        if (cpu->has_class[c]) wide[c] = cpu_activations_bytes(class_numerics[c], rows, columns);
+    uint64_t planes = cpu->rank_count > 1 ? cpu->plane_count : 0;
+    const struct buffer all[] = {
+        {"attention weights", MEM_WEIGHTS, attention, RANK_AT(attention_weights)},
+        {"mlp weights", MEM_WEIGHTS, mlp, RANK_AT(mlp_weights)},
+        {spec->is_tied ? "embedding and head" : "head", MEM_WEIGHTS, matrix_bytes(&rank->output),
+         RANK_AT(output_weights)},
+        {"queries and attention output", MEM_ACTIVATIONS, product3(tokens, rank->q_columns, f),
+         RANK_AT(queries)},
+        {"keys and values of a row tile", MEM_ACTIVATIONS,
+         product3(cpu->row_tile, 2 * (uint64_t) rank->kv_columns, f), RANK_AT(kv_rows)},
+        {"mlp hidden rows of a row tile", MEM_ACTIVATIONS, product3(cpu->row_tile, rank->ffn_ld, f),
+         RANK_AT(hidden)},
+        {"product inputs f32a", MEM_ACTIVATIONS, wide[CPU_CLASS_F32A],
+         RANK_AT(wide[CPU_CLASS_F32A])},
+        {"product inputs q8a32", MEM_ACTIVATIONS, wide[CPU_CLASS_Q8A32],
+         RANK_AT(wide[CPU_CLASS_Q8A32])},
+        {"partial sums of a row tile", MEM_WORKSPACE, product3(planes, cpu->plane_floats, f),
+         RANK_AT(sums)},
+        /* Nothing writes to it on the CPU; it is counted as on every body. */
+        {"kv block 0", MEM_WORKSPACE, rank->kv.block_bytes, NULL},
+    };
+    return add_buffers(all, ARRAY_COUNT(all), list);
+}
+
+/* What stands once for all ranks, on rank 0. */
+static uint32_t list_common_buffers(struct cpu_backend *cpu, struct buffer *list) {
+    const struct model_spec *spec = &cpu->spec;
+    const uint64_t tokens = cpu->options.batched_tokens_max, seats = cpu->options.seat_count;
     const uint64_t f = sizeof(float);
     const struct buffer all[] = {
-        {"attention weights", MEM_WEIGHTS, attention, AT(attention_weights)},
-        {"mlp weights", MEM_WEIGHTS, mlp, AT(mlp_weights)},
-        {spec->is_tied ? "embedding and head" : "head", MEM_WEIGHTS, matrix_bytes(&cpu->output),
-         AT(output_weights)},
         {"norms and biases", MEM_WEIGHTS, vector_bytes(cpu), AT(vectors)},
         {"residual", MEM_ACTIVATIONS, product3(tokens, cpu->hidden_ld, f), AT(residual)},
-        {"queries and attention output", MEM_ACTIVATIONS, product3(tokens, cpu->q_columns, f),
-         AT(queries)},
         {"rotary angles", MEM_ACTIVATIONS, product3(tokens, spec->head_dim, f), AT(angles)},
-        {"keys and values of a row tile", MEM_ACTIVATIONS,
-         product3(cpu->row_tile, 2 * (uint64_t) cpu->kv_columns, f), AT(kv_rows)},
-        {"mlp hidden rows of a row tile", MEM_ACTIVATIONS, product3(cpu->row_tile, cpu->ffn_ld, f),
-         AT(hidden)},
-        {"product inputs f32a", MEM_ACTIVATIONS, wide[CPU_CLASS_F32A], AT(wide[CPU_CLASS_F32A])},
-        {"product inputs q8a32", MEM_ACTIVATIONS, wide[CPU_CLASS_Q8A32], AT(wide[CPU_CLASS_Q8A32])},
         {"logits tile", MEM_ACTIVATIONS, product3(cpu->logit_rows, cpu->vocab_ld, f), AT(logits)},
         {"attention partials", MEM_ACTIVATIONS, product3(cpu->partial_room, cpu->partial_floats, f),
          AT(partials)},
@@ -265,64 +349,70 @@ static uint32_t list_buffers(struct cpu_backend *cpu, struct buffer *list) {
         {"step: attention tasks", MEM_WORKSPACE,
          product3(cpu->task_room, sizeof(struct cpu_task), 1), AT(tasks)},
         {"step: attention counters", MEM_WORKSPACE,
-         product3(seats, spec->kv_head_count, sizeof(uint32_t)), AT(counters)},
+         product3(seats, cpu->kv_heads, sizeof(uint32_t)), AT(counters)},
         {"step: logit rows", MEM_WORKSPACE,
          product3(tokens + seats, sizeof(struct cpu_logit_row), 1), AT(logit_list)},
         {"step: maxima", MEM_WORKSPACE,
          product3(cpu->thread_count, cpu->logit_rows, sizeof(struct cpu_scan_top)), AT(tops)},
         {"step: draws", MEM_WORKSPACE, product3(cpu->logit_rows, sizeof(struct cpu_sample_draw), 1),
          AT(draws)},
-        /* Nothing writes to it on the CPU; it is counted as on every body. */
-        {"kv block 0", MEM_WORKSPACE, cpu->kv.block_bytes, NULL},
     };
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < ARRAY_COUNT(all); i++)
-        if (all[i].bytes) list[count++] = all[i];
-    return count;
+    return add_buffers(all, ARRAY_COUNT(all), list);
 }
 
-void cpu_load_plan(const struct cpu_backend *cpu, struct mem_plan *plan) {
+static uint32_t list_buffers(struct cpu_backend *cpu, uint32_t rank, struct buffer *list) {
+    uint32_t count = list_rank_buffers(cpu, rank, list);
+    return rank == 0 ? count + list_common_buffers(cpu, list + count) : count;
+}
+
+void cpu_load_plan(const struct cpu_backend *cpu, uint32_t rank, struct mem_plan *plan) {
+    CHECK(rank < cpu->rank_count);
     struct buffer list[BUFFERS_MAX];
     /* Only addresses of fields are taken. */
-    uint32_t count = list_buffers((struct cpu_backend *) (uintptr_t) cpu, list);
+    uint32_t count = list_buffers((struct cpu_backend *) (uintptr_t) cpu, rank, list);
     for (uint32_t i = 0; i < count; i++)
         mem_plan_add(plan, list[i].kind, list[i].bytes, list[i].reason);
 }
 
-enum err cpu_load_buffers(struct cpu_backend *cpu, uint32_t block_count, struct mem *mem,
-                          struct err_text *text) {
+static enum err take_buffers(struct cpu_backend *cpu, uint32_t rank, uint32_t block_count,
+                             struct mem *mem, struct err_text *text) {
     struct buffer list[BUFFERS_MAX];
-    uint32_t count = list_buffers(cpu, list);
+    uint32_t count = list_buffers(cpu, rank, list);
     for (uint32_t i = 0; i < count; i++) {
         void *at;
         enum err e = mem_take(mem, list[i].reason, list[i].bytes, text, &at);
         if (e) return e;
         if (list[i].at) *list[i].at = at;
     }
+    struct cpu_kv *kv = &cpu->ranks[rank].kv;
     void *base;
-    enum err e = mem_take(mem, "kv", product3(block_count, cpu->kv.block_bytes, 1), text, &base);
+    enum err e = mem_take(mem, "kv", product3(block_count, kv->block_bytes, 1), text, &base);
     if (e) return e;
-    cpu->kv.base = base;
-    cpu->kv.block_count = block_count;
-    for (uint32_t i = 0; i < cpu->options.seat_count; i++)
+    kv->base = base;
+    kv->block_count = block_count;
+    return ERR_OK;
+}
+
+enum err cpu_load_buffers(struct cpu_backend *cpu, uint32_t block_count, struct mem *const *mems,
+                          struct err_text *text) {
+    enum err e = ERR_OK;
+    for (uint32_t r = 0; !e && r < cpu->rank_count; r++)
+        e = take_buffers(cpu, r, block_count, mems[r], text);
+    for (uint32_t i = 0; !e && i < cpu->options.seat_count; i++)
         cpu_sample_seat_init(cpu_backend_seat(cpu, i), cpu->spec.vocab_size,
                              cpu->options.model_len_max);
-    return ERR_OK;
+    return e;
 }
 
 /* --- packing ------------------------------------------------------------------------------ */
 
 #define PACK_GROUPS 16u /* groups a thread takes at a time */
-#define PACK_MATRICES_MAX 7u
 
 struct packing {
     struct cpu_backend *cpu;
     uint32_t layer;
     uint32_t count;
-    struct {
-        struct cpu_matrix *matrix;
-        enum tensor_role role;
-    } list[PACK_MATRICES_MAX];
+    struct slice list[LAYER_MATRICES];
     _Atomic uint32_t next;
 };
 
@@ -339,18 +429,21 @@ static void pack_thread(void *ctx, uint32_t thread, uint32_t thread_count) {
             at -= room;
         }
         if (i == packing->count) return;
-        const struct cpu_matrix *matrix = packing->list[i].matrix;
+        const struct slice *slice = &packing->list[i];
+        const struct cpu_matrix *matrix = slice->matrix;
         uint32_t end = (uint32_t) num_min(at + PACK_GROUPS, matrix->group_count);
-        cpu_matrix_pack(matrix, cpu->model, packing->list[i].role, packing->layer, 0, (uint32_t) at,
-                        end, scratch, (uint8_t *) (uintptr_t) matrix->data);
+        cpu_matrix_pack(matrix, cpu->model, slice->role, packing->layer, slice->row_first,
+                        (uint32_t) at, end, scratch, (uint8_t *) (uintptr_t) matrix->data);
     }
 }
 
-static void pack(struct packing *packing) {
+/* Returns the bytes packed. */
+static uint64_t pack(struct packing *packing) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < packing->count; i++) bytes += matrix_bytes(packing->list[i].matrix);
     atomic_store(&packing->next, 0);
     team_run(packing->cpu->team, pack_thread, packing);
-    for (uint32_t i = 0; i < packing->count; i++)
-        model_tensor_drop(packing->cpu->model, packing->list[i].role, packing->layer);
+    return bytes;
 }
 
 static enum err read_vector(struct cpu_backend *cpu, enum tensor_role role, uint32_t layer,
@@ -376,7 +469,8 @@ static enum err read_vectors(struct cpu_backend *cpu, struct err_text *text) {
             enum tensor_role role;
             uint32_t floats = vector_floats(cpu, (enum cpu_vector) v, &role);
             if (!floats) continue;
-            cpu->layers[i].vectors[v] = at;
+            for (uint32_t r = 0; r < cpu->rank_count; r++)
+                cpu->ranks[r].layers[i].vectors[v] = at + vector_first(cpu, r, (enum cpu_vector) v);
             e = read_vector(cpu, role, i, floats, at, text);
             at += num_round_up(floats, 16);
         }
@@ -386,10 +480,10 @@ static enum err read_vectors(struct cpu_backend *cpu, struct err_text *text) {
 }
 
 /* Gives each matrix its place. */
-static void place_matrices(struct cpu_backend *cpu) {
-    uint8_t *attention = cpu->attention_weights, *mlp = cpu->mlp_weights;
+static void place_matrices(const struct cpu_backend *cpu, struct cpu_rank *rank) {
+    uint8_t *attention = rank->attention_weights, *mlp = rank->mlp_weights;
     for (uint32_t i = 0; i < cpu->spec.layer_count; i++) {
-        struct cpu_layer *layer = &cpu->layers[i];
+        struct cpu_layer *layer = &rank->layers[i];
         struct cpu_matrix *of_attention[] = {&layer->q, &layer->k, &layer->v, &layer->o};
         struct cpu_matrix *of_mlp[] = {&layer->gate, &layer->up, &layer->down};
         for (uint32_t k = 0; k < ARRAY_COUNT(of_attention); k++) {
@@ -401,47 +495,42 @@ static void place_matrices(struct cpu_backend *cpu) {
             mlp += matrix_bytes(of_mlp[k]);
         }
     }
-    cpu->output.data = cpu->output_weights;
+    rank->output.data = rank->output_weights;
 }
 
-static uint64_t packed_bytes(const struct packing *packing) {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < packing->count; i++) bytes += matrix_bytes(packing->list[i].matrix);
-    return bytes;
+static uint64_t layer_bytes(const struct cpu_layer *layer) {
+    return matrix_bytes(&layer->q) + matrix_bytes(&layer->k) + matrix_bytes(&layer->v) +
+           matrix_bytes(&layer->o) + matrix_bytes(&layer->gate) + matrix_bytes(&layer->up) +
+           matrix_bytes(&layer->down);
 }
 
 enum err cpu_load_weights(struct cpu_backend *cpu, backend_progress_fn progress, void *progress_ctx,
                           struct err_text *text) {
-    place_matrices(cpu);
     enum err e = read_vectors(cpu, text);
     if (e) return e;
-    struct packing head = {.cpu = cpu, .count = 1, .list = {{&cpu->output, ROLE_HEAD}}};
-    uint64_t done = 0, total = packed_bytes(&head);
-    for (uint32_t i = 0; i < cpu->spec.layer_count; i++) {
-        const struct cpu_layer *layer = &cpu->layers[i];
-        total += matrix_bytes(&layer->q) + matrix_bytes(&layer->k) + matrix_bytes(&layer->v) +
-                 matrix_bytes(&layer->o) + matrix_bytes(&layer->gate) + matrix_bytes(&layer->up) +
-                 matrix_bytes(&layer->down);
+    uint64_t done = 0, total = 0;
+    for (uint32_t r = 0; r < cpu->rank_count; r++) {
+        place_matrices(cpu, &cpu->ranks[r]);
+        total += matrix_bytes(&cpu->ranks[r].output);
+        for (uint32_t i = 0; i < cpu->spec.layer_count; i++)
+            total += layer_bytes(&cpu->ranks[r].layers[i]);
     }
-    pack(&head);
-    done += packed_bytes(&head);
+    struct packing packing = {.cpu = cpu, .count = 1};
+    for (uint32_t r = 0; r < cpu->rank_count; r++) {
+        packing.list[0] = head_slice(cpu, r);
+        done += pack(&packing);
+    }
+    model_tensor_drop(cpu->model, ROLE_HEAD, 0);
     if (progress) progress(progress_ctx, "head", done, total);
-    for (uint32_t i = 0; i < cpu->spec.layer_count; i++) {
-        struct cpu_layer *layer = &cpu->layers[i];
-        struct packing packing = {
-            .cpu = cpu,
-            .layer = i,
-            .count = PACK_MATRICES_MAX,
-            .list = {{&layer->q, ROLE_Q},
-                     {&layer->k, ROLE_K},
-                     {&layer->v, ROLE_V},
-                     {&layer->o, ROLE_O},
-                     {&layer->gate, ROLE_GATE},
-                     {&layer->up, ROLE_UP},
-                     {&layer->down, ROLE_DOWN}},
-        };
-        pack(&packing);
-        done += packed_bytes(&packing);
+    packing.count = LAYER_MATRICES;
+    for (packing.layer = 0; packing.layer < cpu->spec.layer_count; packing.layer++) {
+        uint32_t ends[2][CPU_SEGMENTS_MAX];
+        for (uint32_t r = 0; r < cpu->rank_count; r++) {
+            list_slices(cpu, r, &cpu->ranks[r].layers[packing.layer], ends, packing.list);
+            done += pack(&packing);
+        }
+        for (uint32_t m = 0; m < LAYER_MATRICES; m++)
+            model_tensor_drop(cpu->model, packing.list[m].role, packing.layer);
         if (progress) progress(progress_ctx, "layers", done, total);
     }
     return ERR_OK;

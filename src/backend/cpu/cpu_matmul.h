@@ -34,7 +34,8 @@ struct cpu_matrix {
     uint32_t columns;     /* K */
     uint32_t group_count; /* ceil(N / CPU_GROUP); lanes past N hold zero weights */
     uint32_t segment_count;
-    uint32_t segment_ends[CPU_SEGMENTS_MAX]; /* in k, ascending; the last is K */
+    uint32_t segment_ends[CPU_SEGMENTS_MAX]; /* in k, ascending, may repeat; the last is K */
+    uint32_t column_first;                   /* k = 0 is this column of the stored rows */
     uint64_t group_bytes;
     const uint8_t *data; /* group g at data + g x group_bytes, 64-aligned */
 };
@@ -52,6 +53,14 @@ MUST_USE enum err cpu_matrix_init(struct cpu_matrix *matrix, enum numerics numer
                                   enum tensor_type type, uint32_t rows, uint32_t columns,
                                   const uint32_t *segment_ends, uint32_t segment_count,
                                   struct err_text *text);
+/* A rank's slice: columns [column_first, column_first + columns) of stored rows of stored_columns
+ * weights.  rows or columns may be 0 (a model of few columns): nothing is packed, and a product
+ * without columns is +0.  column_first is a multiple of 32. */
+MUST_USE enum err cpu_matrix_init_slice(struct cpu_matrix *matrix, enum numerics numerics,
+                                        enum tensor_type type, uint32_t rows, uint32_t columns,
+                                        uint32_t column_first, uint32_t stored_columns,
+                                        const uint32_t *segment_ends, uint32_t segment_count,
+                                        struct err_text *text);
 uint64_t cpu_matrix_bytes(const struct cpu_matrix *matrix); /* group_count x group_bytes */
 
 /* Packs groups [first, end) from the model's rows into `data` (= where matrix->data will point).

@@ -142,6 +142,8 @@ static void set_quantized_lane(const struct cpu_matrix *matrix, uint32_t lane, c
     const struct cpu_block_layout layout = cpu_block_layout(type);
     uint64_t stored_bytes = tensor_type_bytes(type, tensor_type_block(type));
     bool is_copied = type == TENSOR_Q4_1 || type == TENSOR_Q4_0 || type == TENSOR_Q8_0;
+    const uint32_t first = matrix->column_first / CPU_BLOCK;
+    if (is_copied) row += first * stored_bytes;
     for (uint32_t b = 0; b < matrix->columns / CPU_BLOCK; b++) {
         uint8_t *out = group + (uint64_t) b * layout.bytes;
         if (is_copied) {
@@ -149,7 +151,7 @@ static void set_quantized_lane(const struct cpu_matrix *matrix, uint32_t lane, c
             continue;
         }
         struct block block = {0};
-        read_block(type, row, b, &block);
+        read_block(type, row, first + b, &block);
         write_block(type, &block, lane, out);
     }
 }
@@ -159,7 +161,8 @@ static bool is_half(enum tensor_type type) { return type == TENSOR_F16 || type =
 
 static void set_float_lane(const struct cpu_matrix *matrix, uint32_t lane, const uint8_t *row,
                            uint8_t *group) {
-    uint32_t columns = matrix->columns;
+    uint32_t columns = matrix->columns, first = matrix->column_first;
+    if (is_half(matrix->type)) row += 2 * (uint64_t) first;
     if (matrix->type == TENSOR_F16) {
         for (uint32_t k = 0; k < columns; k++)
             memcpy(group + 2 * ((uint64_t) k * CPU_GROUP + lane), row + 2 * (uint64_t) k, 2);
@@ -172,13 +175,15 @@ static void set_float_lane(const struct cpu_matrix *matrix, uint32_t lane, const
         return;
     }
     float values[256]; /* a whole block of any type */
-    uint32_t step = ARRAY_COUNT(values);
-    for (uint32_t k = 0; k < columns; k += step) {
-        uint32_t count = (uint32_t) num_min(step, columns - k);
-        tensor_type_row_to_f32(matrix->type, row + tensor_type_bytes(matrix->type, k), count,
+    const uint32_t step = ARRAY_COUNT(values), block = tensor_type_block(matrix->type);
+    const uint32_t end = first + columns;
+    for (uint32_t at = first - first % block; at < end; at += step) { /* stored columns */
+        uint32_t count = (uint32_t) num_min(step, num_round_up(end, block) - at);
+        tensor_type_row_to_f32(matrix->type, row + tensor_type_bytes(matrix->type, at), count,
                                values);
         for (uint32_t i = 0; i < count; i++)
-            memcpy(group + 4 * ((uint64_t) (k + i) * CPU_GROUP + lane), &values[i], 4);
+            if (at + i >= first && at + i < end)
+                memcpy(group + 4 * ((uint64_t) (at + i - first) * CPU_GROUP + lane), &values[i], 4);
     }
 }
 
@@ -192,25 +197,44 @@ void cpu_matrix_set_lane(const struct cpu_matrix *matrix, uint32_t lane, const v
 enum err cpu_matrix_init(struct cpu_matrix *matrix, enum numerics numerics, enum tensor_type type,
                          uint32_t rows, uint32_t columns, const uint32_t *segment_ends,
                          uint32_t segment_count, struct err_text *text) {
-    CHECK(numerics != NUMERICS_AUTO && rows > 0 && columns > 0);
+    CHECK(rows > 0 && columns > 0);
+    return cpu_matrix_init_slice(matrix, numerics, type, rows, columns, 0, columns, segment_ends,
+                                 segment_count, text);
+}
+
+enum err cpu_matrix_init_slice(struct cpu_matrix *matrix, enum numerics numerics,
+                               enum tensor_type type, uint32_t rows, uint32_t columns,
+                               uint32_t column_first, uint32_t stored_columns,
+                               const uint32_t *segment_ends, uint32_t segment_count,
+                               struct err_text *text) {
+    CHECK(numerics != NUMERICS_AUTO && column_first + columns <= stored_columns);
     CHECK(segment_ends == NULL || (segment_count >= 1 && segment_count <= CPU_SEGMENTS_MAX));
     if (numerics == NUMERICS_BF16P || (unsigned) type >= TENSOR_TYPE_COUNT)
         return err_set(text, ERR_UNSUPPORTED, "the cpu backend has no %s product of %s weights",
                        numerics_name(numerics), tensor_type_name(type));
-    struct cpu_matrix made = {.numerics = numerics, .type = type, .rows = rows, .columns = columns};
+    struct cpu_matrix made = {.numerics = numerics,
+                              .type = type,
+                              .rows = rows,
+                              .columns = columns,
+                              .column_first = column_first};
     if (!tensor_type_is_quantized(type)) made.numerics = NUMERICS_F32A;
-    if (columns % tensor_type_block(type) != 0)
+    if (stored_columns % tensor_type_block(type) != 0)
         return err_set(text, ERR_FORMAT, "rows of %u weights are not whole blocks of %s (%u)",
-                       columns, tensor_type_name(type), tensor_type_block(type));
+                       stored_columns, tensor_type_name(type), tensor_type_block(type));
     /* BF16 pairs k and k + 1. */
     uint32_t step = made.numerics == NUMERICS_Q8A32 ? CPU_BLOCK : type == TENSOR_BF16 ? 2 : 1;
+    bool is_at_end = column_first + columns == stored_columns;
+    if (column_first % step || (!is_at_end && columns % step))
+        return err_set(text, ERR_FORMAT,
+                       "a slice of %s weights is columns %u to %u, which are no multiples of %u",
+                       tensor_type_name(type), column_first, column_first + columns, step);
     made.segment_count = segment_ends == NULL ? 1 : segment_count;
     made.segment_ends[0] = columns;
     for (uint32_t i = 0, start = 0; segment_ends != NULL && i < segment_count; i++) {
         uint32_t end = segment_ends[i];
         bool is_last = i + 1 == segment_count;
-        CHECK(end > start && (is_last ? end == columns : end < columns));
-        if (!is_last && end % step != 0)
+        CHECK(end >= start && (is_last ? end == columns : end <= columns));
+        if (end != columns && end % step != 0)
             return err_set(text, ERR_FORMAT,
                            "a segment of %s weights ends at %u, which is no multiple of %u",
                            tensor_type_name(type), end, step);

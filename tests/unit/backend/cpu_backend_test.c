@@ -135,8 +135,8 @@ static void options_are_refused(void **state) {
         refused(model, &options, ERR_USAGE, "block-size");
     }
     struct backend_options bad = rig_options();
-    bad.rank_count = 2;
-    refused(model, &bad, ERR_UNSUPPORTED, "tensor-parallel-size");
+    bad.rank_count = 3;
+    refused(model, &bad, ERR_USAGE, "tensor-parallel-size");
     bad = rig_options();
     bad.seat_count = 0;
     refused(model, &bad, ERR_USAGE, "max-num-seqs");
@@ -172,6 +172,7 @@ static void prompt_logprobs(void **state) {
         struct backend_options options = rig_options();
         options.thread_count = 1 + way % 2 * 2;
         options.seat_count = way == 3 ? 3 : 16; /* logits in tiles of 3 rows */
+        options.rank_count = 1u << way;
         struct rig rig;
         rig_open(&rig, model, NULL, &options, 300);
         static struct rig_sequence a, b;
@@ -228,7 +229,7 @@ static void poisoned_rows(void **state) {
         struct batch_row rows[2] = {rig_row(&rig, &a, 3), rig_row(&rig, &b, 2)};
         rig_step(&rig, rows, sequences, 2);
         if (way == 1) { /* NaN among b's cached values */
-            struct cpu_kv *kv = &rig_cpu(&rig)->kv;
+            struct cpu_kv *kv = &rig_cpu(&rig)->ranks[0].kv;
             memset(cpu_kv_run(kv, 130, 0, true, 0), 0xff, 4 * kv->head_dim);
         }
         rows[0] = rig_row(&rig, &a, 9);
@@ -248,9 +249,10 @@ static void poisoned_rows(void **state) {
 
 /* The same tokens with a block's KV copied elsewhere, and after the seat was set anew (as after
  * preemption) with everything computed again in one chunk. */
-static void moves(void **state) {
+static void moves_on(uint32_t rank_count) {
     struct model *model = rig_dummy("tiny-llama-k-test", TENSOR_Q4_1);
     struct backend_options options = rig_options();
+    options.rank_count = rank_count;
     struct rig rig;
     rig_open(&rig, model, NULL, &options, 300);
     static struct rig_sequence a, b;
@@ -266,8 +268,9 @@ static void moves(void **state) {
         if (a.count == 40) { /* 39 computed: two full blocks of 16 and a tail of 7 */
             for (uint32_t i = 0; i < 3; i++) {
                 rig_ops()->kv_copy(rig.backend, 1 + i, 200 + i, i == 2 ? 7 : 16);
-                assert_true(rig_ops()->kv_checksum(rig.backend, 0, 1 + i, i == 2 ? 7 : 16) ==
-                            rig_ops()->kv_checksum(rig.backend, 0, 200 + i, i == 2 ? 7 : 16));
+                for (uint32_t r = 0; r < rank_count; r++)
+                    assert_true(rig_ops()->kv_checksum(rig.backend, r, 1 + i, i == 2 ? 7 : 16) ==
+                                rig_ops()->kv_checksum(rig.backend, r, 200 + i, i == 2 ? 7 : 16));
                 a.blocks[i] = 200 + i;
             }
         }
@@ -293,6 +296,11 @@ static void moves(void **state) {
     assert_int_equal(b.ids[59], all[59]);
     rig_close(&rig);
     model_close(model);
+}
+
+static void moves(void **state) {
+    moves_on(1);
+    moves_on(4);
 }
 
 int main(void) {

@@ -278,7 +278,7 @@ static void run_way(struct model *model, enum kv_dtype dtype, const struct way *
     struct rig rig;
     rig_open(&rig, model, NULL, &options, blocks_each * STREAMS + 1);
     /* Memory that was never written may hold anything: NaN in every format. */
-    struct cpu_kv *kv = &rig_cpu(&rig)->kv;
+    struct cpu_kv *kv = &rig_cpu(&rig)->ranks[0].kv;
     memset(kv->base, 0xff, kv->block_count * kv->block_bytes);
     static struct rig_sequence all[STREAMS];
     struct rig_sequence *sequences[STREAMS];

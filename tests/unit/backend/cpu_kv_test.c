@@ -13,7 +13,7 @@ static const enum kv_dtype dtypes[] = {KV_DTYPE_F32, KV_DTYPE_F16, KV_DTYPE_BF16
 
 static void region(struct cpu_kv *kv, enum kv_dtype dtype, uint32_t block_size) {
     struct model_spec spec = {.layer_count = 2, .kv_head_count = 3, .head_dim = 48};
-    cpu_kv_init(kv, &spec, dtype, block_size);
+    cpu_kv_init(kv, &spec, 0, spec.kv_head_count, dtype, block_size);
     assert_true(kv->block_bytes == 2 * 2 * 3 * kv_dtype_run_bytes(dtype, block_size, 48));
     kv->block_count = BLOCKS;
     kv->base = aligned_alloc(64, (kv->block_bytes * BLOCKS + 63) / 64 * 64);

@@ -19,11 +19,12 @@
 
 #define RIG_LEN_MAX 2048
 #define RIG_SEATS_MAX 16
+#define RIG_RANKS_MAX 16
 
 struct rig {
     struct model *model;
     struct backend *backend;
-    struct mem *mem;
+    struct mem *mems[RIG_RANKS_MAX];
     struct backend_options options;
 };
 
@@ -59,22 +60,27 @@ __attribute__((unused)) static void rig_open(struct rig *rig, struct model *mode
                                              uint32_t block_count) {
     struct err_text text = {""};
     static struct mem_plan plan;
+    const uint32_t ranks = options->rank_count;
     *rig = (struct rig){.model = model, .options = *options};
     rig->options.model = model;
+    assert_in_range(ranks, 1, RIG_RANKS_MAX);
     if (rig_ops()->open(spec ? spec : model_get_spec(model), &rig->options, &text, &rig->backend))
         fail_msg("open: %s", text.text);
-    plan = (struct mem_plan){.line_count = 0};
-    rig_ops()->plan(rig->backend, 0, &plan);
-    mem_plan_add(&plan, MEM_KV, block_count * rig_ops()->block_bytes(rig->backend, 0), "kv");
-    if (mem_create(&plan, UINT64_MAX, &text, &rig->mem)) fail_msg("mem: %s", text.text);
-    if (rig_ops()->load(rig->backend, model, block_count, &rig->mem, NULL, NULL, &text))
+    for (uint32_t r = 0; r < ranks; r++) {
+        plan = (struct mem_plan){.line_count = 0};
+        rig_ops()->plan(rig->backend, r, &plan);
+        mem_plan_add(&plan, MEM_KV, block_count * rig_ops()->block_bytes(rig->backend, r), "kv");
+        if (mem_create(&plan, UINT64_MAX, &text, &rig->mems[r])) fail_msg("mem: %s", text.text);
+    }
+    if (rig_ops()->load(rig->backend, model, block_count, rig->mems, NULL, NULL, &text))
         fail_msg("load: %s", text.text);
-    if (mem_seal(rig->mem, &text)) fail_msg("seal: %s", text.text);
+    for (uint32_t r = 0; r < ranks; r++)
+        if (mem_seal(rig->mems[r], &text)) fail_msg("seal of rank %u: %s", r, text.text);
 }
 
 __attribute__((unused)) static void rig_close(struct rig *rig) {
     rig_ops()->close(rig->backend);
-    mem_destroy(rig->mem);
+    for (uint32_t r = 0; r < RIG_RANKS_MAX; r++) mem_destroy(rig->mems[r]);
 }
 
 __attribute__((unused)) static struct cpu_backend *rig_cpu(struct rig *rig) {
