@@ -14,58 +14,10 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/num.h"
-#include "engine/engine_request.h"
-#include "sched/sched_policy.h"
+#include "engine/engine_inside.h"
 
-#define FLIGHTS_MAX 2u
-#define NEWS_MAX 256u /* cancels, deadlines and the like told in one step; the rest in the next */
 #define BUCKETS_MIN 64u
 #define EVENT_ROOM 8192u /* KV events kept for routers */
-
-struct flight {
-    struct batch batch;
-    struct batch_row *rows;      /* seat_count */
-    struct sequence **sequences; /* of the rows */
-};
-
-struct engine {
-    struct engine_options options; /* eos_ids: the engine's own copy */
-    struct backend *backend;
-    const struct backend_ops *ops;
-    struct sched_limits limits;
-    uint32_t running_max;
-    uint32_t flights_max;
-
-    struct kv_pool *pool;
-    struct sched_queue queue;
-    struct sequence **running; /* RUNNING and ENDING, oldest first */
-    uint32_t running_count;
-    uint32_t *free_seats;
-    uint32_t free_seat_count;
-    struct sched_row *deals; /* scratch of the planning, by running */
-
-    struct flight flights[FLIGHTS_MAX]; /* [first_flight] is the oldest */
-    uint32_t first_flight, flight_count;
-
-    struct request **buckets; /* by id */
-    uint32_t bucket_mask;
-    uint32_t request_count;
-    struct request *condemned; /* to be ended and told at the next step */
-    struct request *fresh;     /* added since the last step */
-    uint64_t add_order, age_next;
-    uint32_t queued_count; /* requests not admitted */
-    uint64_t queued_prompt_bytes;
-    uint64_t waiting_tokens;
-    uint32_t running_requests;
-    uint64_t deadline_next_us; /* the earliest of the waiting; 0: none */
-
-    struct engine_output *outputs;
-    uint32_t output_count, output_room;
-    uint32_t news_count;
-    uint64_t now_us;
-    struct engine_load load; /* its counters; the rest is filled when asked */
-    uint32_t *references;    /* engine_check's own count, by block */
-};
 
 /* --- create, destroy -------------------------------------------------------------------------- */
 
@@ -159,6 +111,11 @@ void engine_destroy(struct engine *engine) {
     alloc_free(engine->buckets);
     alloc_free(engine->outputs);
     alloc_free(engine->references);
+    while (engine->quarantine) {
+        struct quarantine *quarantine = engine->quarantine;
+        engine->quarantine = quarantine->next;
+        alloc_free(quarantine);
+    }
     kv_pool_destroy(engine->pool);
     alloc_free(engine);
 }
@@ -169,7 +126,7 @@ static struct request **bucket_of(const struct engine *engine, uint64_t id) {
     return &engine->buckets[(id * 0x9e3779b97f4a7c15u >> 32) & engine->bucket_mask];
 }
 
-static struct request *request_find(const struct engine *engine, uint64_t id) {
+struct request *engine_find_request(const struct engine *engine, uint64_t id) {
     struct request *request = *bucket_of(engine, id);
     while (request && request->id != id) request = request->next_in_bucket;
     return request;
@@ -213,27 +170,27 @@ static void request_free(struct engine *engine, struct request *request) {
     engine_request_destroy(request);
 }
 
-static uint64_t prompt_bytes(const struct request *request) {
+uint64_t engine_prompt_bytes(const struct request *request) {
     return (uint64_t) request->prompt_count * sizeof(uint32_t) * request->choice_count;
 }
 
 /* --- waiting -------------------------------------------------------------------------------- */
 
-static void sequence_wait(struct engine *engine, struct sequence *sequence, enum sched_class group,
-                          uint64_t order) {
+void engine_let_wait(struct engine *engine, struct sequence *sequence, enum sched_class group,
+                     uint64_t order) {
     sequence->state = SEQUENCE_WAITING;
     sched_queue_push(&engine->queue, &sequence->node, group, order);
 }
 
 /* Whoever leaves the queue, or the parked ones, for good or to run. */
-static void sequence_leave(struct engine *engine, struct sequence *sequence) {
+void engine_leave_queue(struct engine *engine, struct sequence *sequence) {
     if (sequence->node.is_queued) sched_queue_remove(&engine->queue, &sequence->node);
     engine->waiting_tokens -= sequence->token_count;
 }
 
 enum err engine_add(struct engine *engine, const struct engine_request *from,
                     struct err_text *text) {
-    CHECK(!request_find(engine, from->id));
+    CHECK(!engine_find_request(engine, from->id));
     const struct engine_options *o = &engine->options;
     if (!from->goes_first && engine->queued_count >= o->queue_requests_max)
         return err_set(text, ERR_BUSY, "%u requests wait already", engine->queued_count);
@@ -241,24 +198,25 @@ enum err engine_add(struct engine *engine, const struct engine_request *from,
     enum err e = engine_request_create(o, from, text, &request);
     if (e) return e;
     if (!from->goes_first && engine->queued_count > 0 &&
-        engine->queued_prompt_bytes + prompt_bytes(request) > o->queue_prompt_bytes_max) {
+        engine->queued_prompt_bytes + engine_prompt_bytes(request) > o->queue_prompt_bytes_max) {
         engine_request_destroy(request);
         return err_set(text, ERR_BUSY, "the waiting prompts hold %llu bytes already",
                        (unsigned long long) engine->queued_prompt_bytes);
     }
+    engine->is_stalled = false;
     widen_buckets(engine);
     request_insert(engine, request);
     request->next_fresh = engine->fresh;
     engine->fresh = request;
     engine->queued_count++;
-    engine->queued_prompt_bytes += prompt_bytes(request);
+    engine->queued_prompt_bytes += engine_prompt_bytes(request);
     for (uint32_t i = 0; i < request->choice_count; i++)
         engine->waiting_tokens += request->choices[i].token_count;
     if (request->deadline_us &&
         (!engine->deadline_next_us || request->deadline_us < engine->deadline_next_us))
         engine->deadline_next_us = request->deadline_us;
-    sequence_wait(engine, &request->choices[0], from->goes_first ? SCHED_FIRST : SCHED_NEW,
-                  ++engine->add_order);
+    engine_let_wait(engine, &request->choices[0], from->goes_first ? SCHED_FIRST : SCHED_NEW,
+                    ++engine->add_order);
     return ERR_OK;
 }
 
@@ -271,6 +229,7 @@ static void list_condemned(struct engine *engine, struct request *request) {
 
 static void condemn(struct engine *engine, struct request *request, enum finish_reason reason,
                     enum err error) {
+    engine->is_stalled = false;
     if (request->condemned_for != FINISH_NONE) return;
     request->condemned_for = reason;
     request->condemned_error = error;
@@ -278,7 +237,7 @@ static void condemn(struct engine *engine, struct request *request, enum finish_
 }
 
 void engine_cancel(struct engine *engine, uint64_t request_id) {
-    struct request *request = request_find(engine, request_id);
+    struct request *request = engine_find_request(engine, request_id);
     if (request) condemn(engine, request, FINISH_CANCELLED, ERR_OK);
 }
 
@@ -306,7 +265,8 @@ static struct engine_output *output_add(struct engine *engine, const struct sequ
     output->stop_id = 0;
     output->error = ERR_OK;
     output->cached_tokens = 0;
-    output->is_first_of_request = false;
+    output->is_first_of_request = output->is_placed = false;
+    output->computed_tokens = 0;
     output->prompt_logprobs = NULL;
     output->prompt_first = output->prompt_logprob_count = 0;
     output->queue_us = 0;
@@ -314,14 +274,14 @@ static struct engine_output *output_add(struct engine *engine, const struct sequ
 }
 
 /* The request leaves the queue's count; its choices get their ages. */
-static void request_admit(struct engine *engine, struct request *request) {
+void engine_admit_request(struct engine *engine, struct request *request) {
     if (request->is_admitted) return;
     request->is_admitted = true;
     request->age = engine->age_next;
     engine->age_next += request->choice_count;
     for (uint32_t i = 0; i < request->choice_count; i++) request->choices[i].age = request->age + i;
     engine->queued_count--;
-    engine->queued_prompt_bytes -= prompt_bytes(request);
+    engine->queued_prompt_bytes -= engine_prompt_bytes(request);
 }
 
 /* A running sequence has its prompt computed: the others may share it. */
@@ -336,13 +296,14 @@ static void request_unpark(struct engine *engine, struct request *request) {
     for (uint32_t i = 0; i < request->choice_count; i++) {
         const struct sequence *choice = &request->choices[i];
         has_source |= has_prompt(choice);
-        has_worker |= choice->state == SEQUENCE_WAITING || choice->state == SEQUENCE_RUNNING;
+        has_worker |= choice->state == SEQUENCE_WAITING || choice->state == SEQUENCE_RUNNING ||
+                      choice->state == SEQUENCE_REMOTE;
     }
     if (!has_source && has_worker) return;
     for (uint32_t i = 0; i < request->choice_count; i++) {
         struct sequence *choice = &request->choices[i];
         if (choice->state != SEQUENCE_PARKED) continue;
-        sequence_wait(engine, choice, SCHED_STARTED, choice->age);
+        engine_let_wait(engine, choice, SCHED_STARTED, choice->age);
         if (!has_source) return;
     }
 }
@@ -367,14 +328,22 @@ static void running_remove(struct engine *engine, struct sequence *sequence) {
     if (--sequence->request->running_count == 0) engine->running_requests--;
 }
 
-/* Seat and blocks go back; no row of the sequence may be under way. */
-static void sequence_vacate(struct engine *engine, struct sequence *sequence) {
+/* The seat goes back; no row of the sequence may be under way. */
+void engine_give_seat_back(struct engine *engine, struct sequence *sequence) {
     CHECK(sequence->row_count == 0);
     engine->ops->seat_clear(engine->backend, sequence->seat);
     engine->free_seats[engine->free_seat_count++] = sequence->seat;
-    kv_table_release(&sequence->table, engine->pool);
     running_remove(engine, sequence);
+}
+
+static void give_blocks_back(struct engine *engine, struct sequence *sequence) {
+    kv_table_release(&sequence->table, engine->pool);
     sequence->submitted = sequence->computed = 0;
+}
+
+static void sequence_vacate(struct engine *engine, struct sequence *sequence) {
+    engine_give_seat_back(engine, sequence);
+    give_blocks_back(engine, sequence);
 }
 
 static void sequence_end(struct engine *engine, struct sequence *sequence) {
@@ -382,6 +351,11 @@ static void sequence_end(struct engine *engine, struct sequence *sequence) {
     sequence->state = SEQUENCE_DONE;
     if (--request->live_count > 0) request_unpark(engine, request);
     else request_free(engine, request);
+}
+
+/* It waits with its blocks, for a seat alone. */
+static bool is_ready(const struct sequence *sequence) {
+    return sequence->node.is_queued && sequence->node.group == SCHED_READY;
 }
 
 /* Finishes a sequence in any state; `output` tells of it, and may bring its last token. */
@@ -393,9 +367,13 @@ static void sequence_finish(struct engine *engine, struct sequence *sequence,
     switch (sequence->state) {
     case SEQUENCE_PARKED:
     case SEQUENCE_WAITING:
-        sequence_leave(engine, sequence);
-        request_admit(engine, sequence->request);
+        engine->ready_count -= is_ready(sequence);
+        engine_leave_queue(engine, sequence);
+        engine_admit_request(engine, sequence->request);
+        give_blocks_back(engine, sequence);
         break;
+    case SEQUENCE_REMOTE: engine_leave_remote(engine, sequence); break;
+    case SEQUENCE_KEPT: engine_leave_kept(engine, sequence); break;
     case SEQUENCE_RUNNING:
         sequence->state = SEQUENCE_ENDING;
         if (sequence->row_count > 0) return;
@@ -486,7 +464,7 @@ static uint32_t drawn_count(const struct sequence *sequence) {
 /* Tokens to be computed, the one being drawn by a batch under way included. */
 static uint32_t pending_count(const struct sequence *sequence) {
     const struct request *request = sequence->request;
-    if (sequence->state != SEQUENCE_RUNNING) return 0;
+    if (sequence->state != SEQUENCE_RUNNING || request->is_stopped) return 0;
     uint32_t pending = sequence->token_count + sequence->draw_count - sequence->submitted;
     /* The last token that may be drawn is never computed. */
     bool is_drawn_out = sequence->came_stopped || drawn_count(sequence) >= request->output_max;
@@ -502,11 +480,18 @@ static void preempt(struct engine *engine, struct sequence *sequence) {
     CHECK(sequence->state == SEQUENCE_RUNNING && sequence->draw_count == 0);
     sequence_vacate(engine, sequence);
     engine->waiting_tokens += sequence->token_count;
-    sequence_wait(engine, sequence, SCHED_STARTED, sequence->age);
+    engine_let_wait(engine, sequence, SCHED_STARTED, sequence->age);
     engine->load.preemption_count++;
 }
 
 enum growth { GROWTH_DONE, GROWTH_PREEMPTED, GROWTH_MUST_COLLECT };
+
+/* Never a PREFILL: its blocks are being sent. */
+static struct sequence *newest_to_preempt(const struct engine *engine) {
+    uint32_t at = engine->running_count - 1;
+    while (engine->running[at]->request->kind == ENGINE_PREFILL) at--;
+    return engine->running[at];
+}
 
 /* A block for the next token of every decode, the oldest first; the newest sequence gives way. */
 static enum growth grow(struct engine *engine) {
@@ -517,7 +502,7 @@ static enum growth grow(struct engine *engine) {
         while (kv_table_cover(&sequence->table, engine->pool, sequence->submitted + 1)) {
             /* Blocks of a batch under way are not to be taken. */
             if (engine->flight_count > 0) return GROWTH_MUST_COLLECT;
-            struct sequence *newest = engine->running[engine->running_count - 1];
+            struct sequence *newest = newest_to_preempt(engine); /* at last `sequence` itself */
             preempt(engine, newest);
             growth = GROWTH_PREEMPTED;
             if (newest == sequence) break;
@@ -573,13 +558,13 @@ static bool is_stop(const struct request *request, uint32_t token_id) {
 
 /* Why a sequence that came here with nothing left to do ends; FINISH_NONE: it has. */
 static enum finish_reason over_before_start(const struct sequence *sequence) {
-    if (must_tell_prompt(sequence)) return FINISH_NONE;
+    if (must_tell_prompt(sequence) || sequence->request->kind == ENGINE_PREFILL) return FINISH_NONE;
     if (sequence->came_stopped) return FINISH_STOP;
     bool is_full = sequence_output_count(sequence) >= sequence->request->output_max;
     return is_full ? FINISH_LENGTH : FINISH_NONE;
 }
 
-static bool may_read_cache(const struct engine *engine, const struct sequence *sequence) {
+bool engine_may_read_cache(const struct engine *engine, const struct sequence *sequence) {
     const struct request *request = sequence->request;
     if (!engine->options.has_prefix_cache || request->sampling.skip_prefix_cache) return false;
     return !must_tell_prompt(sequence);
@@ -610,16 +595,18 @@ static enum err take_from(struct engine *engine, struct sequence *sequence,
     return ERR_OK;
 }
 
-static enum err take_blocks(struct engine *engine, struct sequence *sequence) {
+enum err engine_take_blocks(struct engine *engine, struct sequence *sequence) {
     struct request *request = sequence->request;
     uint32_t block_size = engine->options.block_size;
     uint32_t block_total =
         sched_policy_blocks(sequence->token_count, request->positions_max, block_size);
     const struct sequence *source = must_tell_prompt(sequence) ? NULL : find_source(request);
     if (source) return take_from(engine, sequence, source, block_total);
-    bool may_read = may_read_cache(engine, sequence);
-    enum err e = kv_table_admit(&sequence->table, engine->pool, sequence->tokens,
-                                sequence->token_count, may_read, block_total);
+    bool may_read = engine_may_read_cache(engine, sequence);
+    /* A PREFILL is the prompt without its last token: all that it holds may be cached. */
+    uint32_t known = sequence->token_count + (request->kind == ENGINE_PREFILL);
+    enum err e = kv_table_admit(&sequence->table, engine->pool, sequence->tokens, known, may_read,
+                                block_total);
     if (e) return e;
     sequence->submitted = sequence->computed = sequence->table.block_count * block_size;
     return ERR_OK;
@@ -643,53 +630,63 @@ static enum err take_seat(struct engine *engine, struct sequence *sequence) {
     return ERR_OK;
 }
 
-static void tell_admitted(struct engine *engine, struct sequence *sequence) {
+struct engine_output *engine_tell_admitted(struct engine *engine, struct sequence *sequence) {
     struct request *request = sequence->request;
     struct engine_output *output = output_add(engine, sequence);
     output->is_first_of_request = true;
     output->cached_tokens = (uint32_t) num_min(sequence->computed, request->prompt_count);
     output->queue_us = engine->now_us > request->add_us ? engine->now_us - request->add_us : 0;
-    if (may_read_cache(engine, sequence)) {
+    if (engine_may_read_cache(engine, sequence)) {
         engine->load.prefix_query_tokens += request->prompt_count;
         engine->load.prefix_hit_tokens += output->cached_tokens;
     }
+    if (request->kind == ENGINE_PREFILL) output->computed_tokens = output->cached_tokens;
+    return output;
 }
 
-/* Starts the head of the queue with at most tokens_left tokens.  The tokens it takes; 0: the queue
- * waits for a later step. */
-static uint32_t admit(struct engine *engine, struct flight *flight, struct sequence *sequence,
-                      uint32_t tokens_left) {
-    if (take_blocks(engine, sequence)) {
-        CHECK(engine->running_count > 0); /* alone it fits: engine_add saw to it */
-        return 0;
+/* Starts the head of the queue with at most *tokens_left tokens; false: the queue waits for a
+ * later step. */
+static bool admit(struct engine *engine, struct flight *flight, struct sequence *sequence,
+                  uint32_t *tokens_left) {
+    bool has_blocks = is_ready(sequence);
+    if (!has_blocks && engine_take_blocks(engine, sequence)) {
+        CHECK(engine_holds_blocks(engine)); /* alone it fits: engine_add saw to it */
+        return false;
     }
     uint32_t pending = sequence->token_count - sequence->submitted;
-    uint32_t tokens = sched_policy_chunk(&engine->limits, pending, tokens_left);
+    if (pending == 0) { /* a PREFILL, all of it cached */
+        engine_leave_queue(engine, sequence);
+        engine_keep(engine, sequence);
+        engine_tell_admitted(engine, sequence);
+        engine->news_count++;
+        return true;
+    }
+    uint32_t tokens = sched_policy_chunk(&engine->limits, pending, *tokens_left);
     if (tokens == 0) {
-        kv_table_release(&sequence->table, engine->pool);
-        sequence->submitted = sequence->computed = 0;
-        return 0;
+        if (!has_blocks) give_blocks_back(engine, sequence);
+        return false;
     }
     enum err e = take_seat(engine, sequence);
     if (e) {
-        kv_table_release(&sequence->table, engine->pool);
-        sequence->submitted = sequence->computed = 0;
+        if (!has_blocks) give_blocks_back(engine, sequence);
         tell_end(engine, sequence, FINISH_ERROR, e); /* told later when this step is full */
-        return 0;
+        return false;
     }
-    sequence_leave(engine, sequence);
+    engine->ready_count -= has_blocks;
+    engine_leave_queue(engine, sequence);
     sequence->state = SEQUENCE_RUNNING;
     bool is_first = !sequence->request->is_admitted;
-    request_admit(engine, sequence->request);
+    engine_admit_request(engine, sequence->request);
     running_insert(engine, sequence);
-    if (is_first) tell_admitted(engine, sequence);
+    if (is_first) engine_tell_admitted(engine, sequence);
     uint32_t before = flight->batch.token_count;
     add_row(engine, flight, sequence, tokens);
-    return flight->batch.token_count - before;
+    *tokens_left -= flight->batch.token_count - before;
+    return true;
 }
 
 static void admit_all(struct engine *engine, struct flight *flight, uint32_t tokens_left) {
-    while (tokens_left > 0 && engine->running_count < engine->running_max) {
+    while (engine->news_count < NEWS_MAX) {
         struct sched_node *head = sched_queue_head(&engine->queue);
         if (!head) return;
         struct sequence *sequence = (struct sequence *) head;
@@ -698,9 +695,12 @@ static void admit_all(struct engine *engine, struct flight *flight, uint32_t tok
             if (!tell_end(engine, sequence, over, ERR_OK)) return;
             continue;
         }
-        uint32_t taken = admit(engine, flight, sequence, tokens_left);
-        if (taken == 0) return;
-        tokens_left -= taken;
+        if (engine_is_placing(sequence)) { /* takes neither seat nor tokens */
+            if (!engine_place(engine, sequence)) return;
+            continue;
+        }
+        if (tokens_left == 0 || engine->running_count >= engine->running_max) return;
+        if (!admit(engine, flight, sequence, &tokens_left)) return;
     }
 }
 
@@ -787,6 +787,11 @@ static void take_result(struct engine *engine, struct sequence *sequence,
         output->stop_id = sequence->tokens[sequence->token_count - 1];
     kv_table_seal(&sequence->table, engine->pool, sequence->tokens, sequence->computed);
     if (!had_prompt && has_prompt(sequence)) request_unpark(engine, request);
+    if (request->kind == ENGINE_PREFILL) {
+        output->computed_tokens = sequence->computed;
+        engine_keep_when_done(engine, sequence);
+        return;
+    }
     if (finish != FINISH_NONE) sequence_finish(engine, sequence, output, finish, ERR_OK);
     else if (!row->wants_sample && output->prompt_logprob_count == 0) engine->output_count--;
 }
@@ -810,6 +815,7 @@ enum err engine_step(struct engine *engine, uint64_t now_us, const struct engine
     uint64_t start_us = clock_now_us();
     engine->now_us = now_us;
     engine->output_count = engine->news_count = 0;
+    uint64_t preemptions_before = engine->load.preemption_count;
     greet_fresh(engine);
     apply_deadlines(engine);
     apply_condemned(engine);
@@ -817,6 +823,8 @@ enum err engine_step(struct engine *engine, uint64_t now_us, const struct engine
     if (is_submitted)
         engine->ops->submit(engine->backend, &flight_at(engine, engine->flight_count++)->batch);
     enum err e = ERR_OK;
+    engine->is_stalled = engine->flight_count == 0 && engine->output_count == 0 &&
+                         engine->load.preemption_count == preemptions_before;
     if (engine->flight_count == engine->flights_max ||
         (engine->flight_count > 0 && !is_submitted)) {
         e = collect(engine);
@@ -833,6 +841,10 @@ bool engine_is_idle(const struct engine *engine) {
     return engine->request_count == 0 && engine->flight_count == 0;
 }
 
+bool engine_has_work(const struct engine *engine) {
+    return !engine_is_idle(engine) && !engine->is_stalled;
+}
+
 void engine_get_load(const struct engine *engine, struct engine_load *out) {
     struct kv_pool_counts counts;
     kv_pool_get_counts(engine->pool, &counts);
@@ -840,8 +852,9 @@ void engine_get_load(const struct engine *engine, struct engine_load *out) {
     out->blocks_total = counts.total;
     out->blocks_free = counts.free;
     out->blocks_cached = counts.cached;
-    out->running_requests = engine->running_requests;
-    out->waiting_requests = engine->request_count - engine->running_requests;
+    engine_add_held_load(engine, out);
+    out->running_requests = engine->running_requests + out->held_requests;
+    out->waiting_requests = engine->request_count - out->running_requests;
     out->waiting_tokens = engine->waiting_tokens;
     out->running_tokens = 0;
     for (uint32_t i = 0; i < engine->running_count; i++)
@@ -850,70 +863,4 @@ void engine_get_load(const struct engine *engine, struct engine_load *out) {
 
 const struct kv_index *engine_kv_index(const struct engine *engine) {
     return kv_pool_index(engine->pool);
-}
-
-/* --- the check ------------------------------------------------------------------------------ */
-
-static void check_sequence(const struct engine *engine, const struct sequence *sequence,
-                           uint64_t *promised) {
-    const struct kv_table *table = &sequence->table;
-    bool is_running = sequence->state == SEQUENCE_RUNNING || sequence->state == SEQUENCE_ENDING;
-    CHECK(sequence->node.is_queued == (sequence->state == SEQUENCE_WAITING));
-    CHECK(is_running || (table->block_count == 0 && table->promise.block_count == 0));
-    CHECK(is_running || (sequence->row_count == 0 && sequence->draw_count == 0));
-    CHECK(sequence->computed <= sequence->submitted);
-    CHECK(sequence->submitted <= sequence->token_count + sequence->draw_count ||
-          sequence->state == SEQUENCE_ENDING);
-    CHECK((uint64_t) table->sealed_count * engine->options.block_size <= sequence->computed);
-    for (uint32_t i = 0; i < table->block_count; i++) engine->references[table->blocks[i]]++;
-    *promised += table->promise.block_count;
-}
-
-static void check_running(const struct engine *engine) {
-    CHECK(engine->running_count + engine->free_seat_count == engine->options.seat_count);
-    for (uint32_t i = 0; i < engine->running_count; i++) {
-        const struct sequence *sequence = engine->running[i];
-        CHECK(sequence->state == SEQUENCE_RUNNING || sequence->state == SEQUENCE_ENDING);
-        CHECK(i == 0 || engine->running[i - 1]->age < sequence->age);
-        for (uint32_t k = 0; k < i; k++) CHECK(engine->running[k]->seat != sequence->seat);
-        for (uint32_t k = 0; k < engine->free_seat_count; k++)
-            CHECK(engine->free_seats[k] != sequence->seat);
-    }
-}
-
-void engine_check(const struct engine *engine) {
-    uint64_t promised = 0, waiting_tokens = 0, queued_bytes = 0;
-    uint32_t requests = 0, queued = 0, waiting = 0, running = 0;
-    memset(engine->references, 0,
-           ((size_t) engine->options.block_count + 1) * sizeof *engine->references);
-    for (uint32_t b = 0; b <= engine->bucket_mask; b++) {
-        for (const struct request *r = engine->buckets[b]; r; r = r->next_in_bucket) {
-            uint32_t live = 0;
-            requests++;
-            queued += !r->is_admitted;
-            queued_bytes += r->is_admitted ? 0 : prompt_bytes(r);
-            for (uint32_t i = 0; i < r->choice_count; i++) {
-                const struct sequence *s = &r->choices[i];
-                check_sequence(engine, s, &promised);
-                bool waits = s->state == SEQUENCE_WAITING || s->state == SEQUENCE_PARKED;
-                live += s->state != SEQUENCE_DONE;
-                waiting += s->state == SEQUENCE_WAITING;
-                waiting_tokens += waits ? s->token_count : 0;
-                running += s->state == SEQUENCE_RUNNING || s->state == SEQUENCE_ENDING;
-            }
-            CHECK(live == r->live_count && live > 0);
-        }
-    }
-    CHECK(requests == engine->request_count && queued == engine->queued_count);
-    CHECK(queued_bytes == engine->queued_prompt_bytes);
-    CHECK(waiting == engine->queue.count && waiting_tokens == engine->waiting_tokens);
-    CHECK(running == engine->running_count);
-    sched_queue_check(&engine->queue);
-    check_running(engine);
-    kv_pool_check(engine->pool);
-    struct kv_pool_counts counts;
-    kv_pool_get_counts(engine->pool, &counts);
-    CHECK(promised == counts.promised);
-    for (uint32_t block = 1; block <= engine->options.block_count; block++)
-        CHECK(engine->references[block] == kv_pool_references(engine->pool, block));
 }

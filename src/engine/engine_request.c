@@ -164,10 +164,8 @@ static bool has_stopped(const struct request *request, const struct sequence *se
            is_among(s->stop_ids, s->stop_id_count, sequence->tokens[sequence->token_count - 1]);
 }
 
-enum err engine_request_create(const struct engine_options *options,
-                               const struct engine_request *from, struct err_text *text,
-                               struct request **out) {
-    CHECK(from->id != 0);
+static enum err create(const struct engine_options *options, const struct engine_request *from,
+                       struct err_text *text, struct request **out) {
     enum err e = check_request(options, from, text);
     if (e) return e;
     uint32_t output_max =
@@ -189,6 +187,7 @@ enum err engine_request_create(const struct engine_options *options,
     CHECK(deal.bytes == bytes);
     struct request *request = (struct request *) (void *) base;
     request->id = from->id;
+    request->kind = from->kind;
     request->prompt_count = from->prompt_count;
     request->output_max = output_max;
     request->positions_max = positions_max;
@@ -202,4 +201,50 @@ enum err engine_request_create(const struct engine_options *options,
     return ERR_OK;
 }
 
-void engine_request_destroy(struct request *request) { alloc_free(request); }
+/* The sequence of a PREFILL is the prompt without its last token, and nothing may be drawn. */
+static enum err create_prefill(const struct engine_options *options,
+                               const struct engine_request *from, struct err_text *text,
+                               struct request **out) {
+    struct engine_request without_last = *from;
+    struct engine_choice choice = {0};
+    struct sampling sampling;
+    if (from->prompt_count < 2)
+        return err_set(text, ERR_USAGE, "a prompt of one token has nothing to prefill");
+    sampling_init(&sampling);
+    sampling.max_tokens = 0;
+    without_last.prompt_count--;
+    without_last.choices = &choice;
+    without_last.choice_count = 1;
+    without_last.sampling = &sampling;
+    return create(options, &without_last, text, out);
+}
+
+/* Room for all blocks of the sequence, taken now: no step allocates. */
+static enum err add_quarantine(struct request *request, struct err_text *text) {
+    uint32_t room = request->choices[0].table.block_room;
+    struct quarantine *quarantine =
+        alloc_bytes(sizeof *quarantine + (size_t) room * sizeof quarantine->blocks[0]);
+    if (!quarantine) return err_set(text, ERR_MEMORY, "no memory for a request");
+    *quarantine = (struct quarantine){.request_id = request->id};
+    request->quarantine = quarantine;
+    return ERR_OK;
+}
+
+enum err engine_request_create(const struct engine_options *options,
+                               const struct engine_request *from, struct err_text *text,
+                               struct request **out) {
+    CHECK(from->id != 0);
+    if (from->kind == ENGINE_PREFILL) return create_prefill(options, from, text, out);
+    struct request *request;
+    enum err e = create(options, from, text, &request);
+    if (e) return e;
+    if (from->kind == ENGINE_REMOTE) e = add_quarantine(request, text);
+    if (e) engine_request_destroy(request);
+    else *out = request;
+    return e;
+}
+
+void engine_request_destroy(struct request *request) {
+    alloc_free(request->quarantine);
+    alloc_free(request);
+}

@@ -8,6 +8,10 @@
  *                                                        ^                 |   \      ^
  *                                                        +---- preempt ----+    ENDING
  *
+ * A REMOTE request's first choice goes from WAITING to REMOTE, where it has blocks and no seat, and
+ * then to WAITING again, mostly with its blocks (SCHED_READY).  A PREFILL is KEPT when it is
+ * computed: blocks, no seat.
+ *
  * PARKED choices wait for the first one's prompt, to share its blocks.  An ENDING sequence has
  * finished while a batch with a row of it was under way: it keeps its blocks and seat until that
  * batch is collected, and what the row brings is dropped. */
@@ -25,8 +29,10 @@
 enum sequence_state {
     SEQUENCE_PARKED,
     SEQUENCE_WAITING,
+    SEQUENCE_REMOTE,
     SEQUENCE_RUNNING,
     SEQUENCE_ENDING,
+    SEQUENCE_KEPT,
     SEQUENCE_DONE,
 };
 
@@ -51,8 +57,17 @@ struct sequence {
     struct kv_table table;
 };
 
+/* Blocks that are nobody's, and that someone may still write to. */
+struct quarantine {
+    struct quarantine *next;
+    uint64_t request_id;
+    uint32_t block_count;
+    uint32_t blocks[];
+};
+
 struct request {
     uint64_t id;
+    enum engine_kind kind;
     struct request *next_in_bucket;
     struct request *next_condemned;
     struct request *next_fresh;
@@ -67,10 +82,15 @@ struct request {
     enum err condemned_error;
     uint64_t add_us; /* when first seen by a step; 0: not yet */
     uint64_t deadline_us;
-    uint64_t age;           /* of choice 0; the next ones follow */
-    uint32_t prompt_told;   /* prompt logprobs given out up to here */
-    uint32_t live_count;    /* sequences not DONE */
-    uint32_t running_count; /* sequences RUNNING or ENDING */
+    uint64_t age;                  /* of choice 0; the next ones follow */
+    uint32_t prompt_told;          /* prompt logprobs given out up to here */
+    struct quarantine *quarantine; /* REMOTE: owned room, until it is needed */
+    uint32_t hit_count;            /* REMOTE: blocks found in the prefix cache */
+    uint32_t remote_blocks;        /* counted as engine->remote_blocks */
+    bool is_exposed, was_placed;   /* REMOTE */
+    bool is_stopped;               /* PREFILL: nothing more is computed */
+    uint32_t live_count;           /* sequences not DONE */
+    uint32_t running_count;        /* sequences RUNNING or ENDING */
     uint32_t choice_count;
     struct sequence *choices;
 };

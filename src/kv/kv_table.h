@@ -25,6 +25,8 @@ struct kv_table {
 };
 
 void kv_table_init(struct kv_table *table, uint32_t *blocks, uint32_t block_room);
+/* How many blocks kv_table_admit would find now. */
+uint32_t kv_table_hits(const struct kv_pool *pool, const uint32_t *tokens, uint32_t token_count);
 /* Looks the known tokens up (when may_read; at most floor((token_count - 1) / block_size) blocks,
  * because the last token is always computed), takes the hits and promises the rest of block_total
  * in one transaction.  ERR_BUSY: nothing has changed. */
@@ -42,6 +44,9 @@ MUST_USE enum err kv_table_cover(struct kv_table *table, struct kv_pool *pool, u
 /* Seals every block whose positions are all below `computed`; tokens[p] is the id at p. */
 void kv_table_seal(struct kv_table *table, struct kv_pool *pool, const uint32_t *tokens,
                    uint32_t computed);
+/* Moves the blocks behind the first kept_count (none of them sealed) to *out, references too, and
+ * returns how many. */
+uint32_t kv_table_detach(struct kv_table *table, uint32_t kept_count, uint32_t *out);
 /* Gives everything back, the last block first. */
 void kv_table_release(struct kv_table *table, struct kv_pool *pool);
 

@@ -1,7 +1,8 @@
 /* sched_queue - the sequences that wait, in the order in which they may start.
  *
- * Three classes, each ascending by `order`: those that ran already or belong to a request that
- * runs (preempted ones, further choices), by age; re-dispatched ones; new ones.  Nodes are
+ * Four classes, each ascending by `order`: those that hold their blocks and want a seat alone
+ * (they go first, for those behind may wait for what they hold); those that ran already or belong
+ * to a request that runs (preempted ones, further choices), by age; re-dispatched ones; new ones.  Nodes are
  * embedded in their owners' structs; the queue owns nothing.  Step thread only. */
 #ifndef GRAMME_SCHED_SCHED_QUEUE_H
 #define GRAMME_SCHED_SCHED_QUEUE_H
@@ -9,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum sched_class { SCHED_STARTED, SCHED_FIRST, SCHED_NEW, SCHED_CLASS_COUNT };
+enum sched_class { SCHED_READY, SCHED_STARTED, SCHED_FIRST, SCHED_NEW, SCHED_CLASS_COUNT };
 
 struct sched_node {
     struct sched_node *prev, *next;
