@@ -242,7 +242,7 @@ void engine_cancel(struct engine *engine, uint64_t request_id) {
 }
 
 void engine_cancel_choice(struct engine *engine, uint64_t request_id, uint32_t choice_index) {
-    struct request *request = request_find(engine, request_id);
+    struct request *request = engine_find_request(engine, request_id);
     if (!request) return;
     for (uint32_t i = 0; i < request->choice_count; i++)
         if (request->choices[i].choice_index == choice_index)
