@@ -221,6 +221,7 @@ enum err engine_add(struct engine *engine, const struct engine_request *from,
 }
 
 static void list_condemned(struct engine *engine, struct request *request) {
+    engine->is_stalled = false;
     if (request->is_condemned) return;
     request->is_condemned = true;
     request->next_condemned = engine->condemned;
@@ -229,7 +230,6 @@ static void list_condemned(struct engine *engine, struct request *request) {
 
 static void condemn(struct engine *engine, struct request *request, enum finish_reason reason,
                     enum err error) {
-    engine->is_stalled = false;
     if (request->condemned_for != FINISH_NONE) return;
     request->condemned_for = reason;
     request->condemned_error = error;

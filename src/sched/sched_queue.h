@@ -2,8 +2,8 @@
  *
  * Four classes, each ascending by `order`: those that hold their blocks and want a seat alone
  * (they go first, for those behind may wait for what they hold); those that ran already or belong
- * to a request that runs (preempted ones, further choices), by age; re-dispatched ones; new ones.  Nodes are
- * embedded in their owners' structs; the queue owns nothing.  Step thread only. */
+ * to a request that runs (preempted ones, further choices), by age; re-dispatched ones; new ones.
+ * Nodes are embedded in their owners' structs; the queue owns nothing.  Step thread only. */
 #ifndef GRAMME_SCHED_SCHED_QUEUE_H
 #define GRAMME_SCHED_SCHED_QUEUE_H
 
