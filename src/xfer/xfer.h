@@ -48,14 +48,14 @@ enum xfer_event_kind {
     XFER_RECEIVED, /* D: this piece lies whole in its block */
     XFER_RELEASED, /* D: after xfer_forget: nothing can write to its blocks any more */
     XFER_SENT,     /* P: the source block may be reused */
-    XFER_FAILED,   /* P: this piece and all later ones of the work are not sent */
+    XFER_FAILED,   /* P: this piece did not get through, or was given up; the work is lost */
     XFER_BROKEN,   /* D: a piece of this work is lost for good (peer gone, checksum): fall back */
 };
 struct xfer_event {
     enum xfer_event_kind kind;
     uint64_t instance, attempt; /* of xfer_id */
     uint32_t piece;
-    const char *reason; /* FAILED, BROKEN: static or living until the next xfer_take */
+    const char *reason; /* FAILED, BROKEN: static text */
 };
 
 /* What has been moved so far; for metrics.  Any thread. */
@@ -76,21 +76,26 @@ void xfer_destroy(struct xfer *xfer);
 const char *xfer_address(const struct xfer *xfer);
 
 /* D: piece i of `id` (i = first_piece ...) goes to blocks[i - first_piece].  The blocks belong to
- * the transfer until XFER_RELEASED.  peer_tp: ranks of P.  ERR_BUSY, ERR_MEMORY: nothing kept. */
+ * the transfer until XFER_RELEASED.  peer_tp: ranks of P.  One call an id; every expect is ended
+ * by one forget.  ERR_BUSY (4,096 works open), ERR_MEMORY, ERR_UNSUPPORTED (peer_tp is no degree of
+ * this model), ERR_USAGE (the id is expected already): nothing kept. */
 MUST_USE enum err xfer_expect(struct xfer *xfer, const struct xfer_id *id, uint32_t peer_tp,
                               uint32_t first_piece, const uint32_t *blocks, uint32_t block_count);
-/* D: no more of it; also after success.  One XFER_RELEASED follows, at the latest after the
- * transfer timeout, when the pair's connection is closed by force. */
+/* D: no more of it; also after success.  From this call on xfer_take tells of the work only one
+ * XFER_RELEASED, at the latest after the transfer timeout, when the pair's connection is closed by
+ * force.  The id must be expected and not forgotten yet. */
 void xfer_forget(struct xfer *xfer, const struct xfer_id *id);
 /* P: sends the block as piece `piece` of the peer's work.  The block stays untouched until SENT or
- * FAILED, one of which follows.  peer_tp: ranks of D. */
+ * FAILED, one of which follows.  peer_tp: ranks of D.  SENT does not say that the peer wanted it.
+ * ERR_BUSY (65,536 pieces under way, 1,024 peers in use), ERR_MEMORY, ERR_UNSUPPORTED (peer_tp),
+ * ERR_FORMAT (no address): nothing kept, no event. */
 MUST_USE enum err xfer_send(struct xfer *xfer, const char *address, const struct xfer_id *id,
                             uint32_t peer_tp, uint32_t piece, uint32_t block);
 /* P: gives up what of this work is not under way yet; FAILED follows for each piece given up. */
 void xfer_abandon(struct xfer *xfer, const struct xfer_id *id);
 
-/* A small transfer to the peer and back: the path is good.  The outcome comes as *lane ("posix",
- * "tcp": what carries it) by xfer_probe_result; protocol.md: a failing address is named. */
+/* A small transfer to the peer and back: the path is good.  The outcome comes as *lane ("local",
+ * "posix", "tcp": what carries it) by xfer_probe_result; protocol.md: a failing address is named. */
 MUST_USE enum err xfer_probe(struct xfer *xfer, const char *address);
 /* ERR_BUSY: not yet known; ERR_OK with the lane; else what is wrong with it. */
 MUST_USE enum err xfer_probe_result(struct xfer *xfer, const char *address, struct err_text *text,
