@@ -69,7 +69,7 @@ void xfer_destroy(struct xfer *xfer) {
 
 const char *xfer_address(const struct xfer *xfer) { return xfer->address; }
 
-/* --- what is kept of peers ------------------------------------------------------------------ */
+/* --- what is kept of peers -------------------------------------------------------------- */
 
 static enum err find_plan(struct xfer *xfer, enum xfer_side side, uint32_t peer_tp,
                           const struct xfer_plan **out) {
@@ -132,7 +132,7 @@ static enum err get_contact(struct xfer *xfer, const char *address, struct xfer_
     return ERR_OK;
 }
 
-/* --- D ---------------------------------------------------------------------------------------- */
+/* --- D ------------------------------------------------------------------------------------ */
 
 static struct xfer_work **owner_bucket(struct xfer *xfer, uint64_t attempt) {
     return &xfer->works[attempt % XFER_BUCKETS];
@@ -196,7 +196,7 @@ void xfer_forget(struct xfer *xfer, const struct xfer_id *id) {
     xfer->ops->forget(xfer, work);
 }
 
-/* --- P ---------------------------------------------------------------------------------------- */
+/* --- P ------------------------------------------------------------------------------------ */
 
 enum err xfer_send(struct xfer *xfer, const char *address, const struct xfer_id *id,
                    uint32_t peer_tp, uint32_t piece, uint32_t block) {
@@ -259,7 +259,7 @@ enum err xfer_probe_result(struct xfer *xfer, const char *address, struct err_te
     return ERR_OK;
 }
 
-/* --- news --------------------------------------------------------------------------------------- */
+/* --- news ----------------------------------------------------------------------------------- */
 
 void xfer_tell(struct xfer *xfer, struct xfer_news *news) {
     bool is_first = xfer_stack_push(&xfer->news, &news->node);
