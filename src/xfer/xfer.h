@@ -95,7 +95,7 @@ MUST_USE enum err xfer_send(struct xfer *xfer, const char *address, const struct
 void xfer_abandon(struct xfer *xfer, const struct xfer_id *id);
 
 /* A small transfer to the peer and back: the path is good.  The outcome comes as *lane ("local",
- * "posix", "tcp": what carries it) by xfer_probe_result; protocol.md: a failing address is named. */
+ * "posix", "tcp": what carries it) by xfer_probe_result; a failing address is named. */
 MUST_USE enum err xfer_probe(struct xfer *xfer, const char *address);
 /* ERR_BUSY: not yet known; ERR_OK with the lane; else what is wrong with it. */
 MUST_USE enum err xfer_probe_result(struct xfer *xfer, const char *address, struct err_text *text,
