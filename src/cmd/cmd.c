@@ -26,6 +26,15 @@ static void configure_log(const struct options *options) {
     log_configure(level, is_json ? LOG_JSON : LOG_HUMAN, NULL);
 }
 
+/* Flags of vLLM that change nothing here: one line for all of them. */
+static void note_ignored(const struct options *options) {
+    struct buf names;
+    buf_init(&names, 0);
+    if (options_print_ignored(options, &names) && buf_string(&names))
+        log_info("without effect here: %s", buf_string(&names));
+    buf_release(&names);
+}
+
 int cmd_options(unsigned command, int argc, char **argv, struct options **out,
                 const char **positional, uint32_t *positional_count) {
     struct err_text text = {0};
@@ -40,6 +49,7 @@ int cmd_options(unsigned command, int argc, char **argv, struct options **out,
         return cmd_fail(e, &text);
     }
     configure_log(options);
+    note_ignored(options);
     *out = options;
     return CMD_DONE;
 }

@@ -3,13 +3,19 @@
  * This file knows the table and how a value is read; options.c holds the values of a run. */
 #include "config/option.h"
 
+#include <limits.h>
 #include <string.h>
 
 static const struct option table[OPT_COUNT] = {
 #define OPTION(id, name, type, commands, group, unit, fallback, min, max, words, help)             \
-    [OPT_##id] = {name, type, commands, group, unit, fallback, min, max, words, help},
+    [OPT_##id] = {name, type, OPTION_HONOURED, commands, group, unit, fallback,                    \
+                  min,  max,  words,           help},
+#define CLASSIC(id, name, type, standing, harmless, help)                                          \
+    [OPT_##                                                                                        \
+        id] = {name, type, standing, CLASSIC_COMMANDS, "classic", "", harmless, 0, 0, NULL, help},
 #include "config/option_table.h"
 #undef OPTION
+#undef CLASSIC
 };
 
 const struct option *option_get(enum option_id id) { return &table[id]; }
@@ -31,17 +37,18 @@ int option_find(const char *name, size_t bytes) {
     return -1;
 }
 
-#define SUGGEST_BYTES_MAX 40 /* the longest option name has 22 letters */
+#define SUGGEST_BYTES_MAX 48 /* no option's name is longer */
 
 /* Levenshtein's distance over two short names. */
 static unsigned distance(const char *a, size_t a_bytes, const char *b, size_t b_bytes) {
     unsigned row[SUGGEST_BYTES_MAX + 1];
+    if (b_bytes > SUGGEST_BYTES_MAX) return UINT_MAX;
     for (unsigned j = 0; j <= b_bytes; j++) row[j] = j;
     for (size_t i = 0; i < a_bytes; i++) {
         unsigned diagonal = row[0];
         row[0] = (unsigned) i + 1;
         for (size_t j = 0; j < b_bytes; j++) {
-            unsigned best = diagonal + (fold(a[i]) != b[j]);
+            unsigned best = diagonal + (fold(a[i]) != fold(b[j]));
             if (row[j] + 1 < best) best = row[j] + 1;
             if (row[j + 1] + 1 < best) best = row[j + 1] + 1;
             diagonal = row[j + 1];
@@ -51,6 +58,15 @@ static unsigned distance(const char *a, size_t a_bytes, const char *b, size_t b_
     return row[b_bytes];
 }
 
+/* The nearer of two names to `name`; *best_distance is that of `best`. */
+static const char *nearer(const char *name, size_t bytes, const char *best, const char *other,
+                          unsigned *best_distance) {
+    unsigned d = distance(name, bytes, other, strlen(other));
+    if (d >= *best_distance) return best;
+    *best_distance = d;
+    return other;
+}
+
 const char *option_suggest(const char *name, unsigned command) {
     size_t bytes = strlen(name);
     if (bytes == 0 || bytes > SUGGEST_BYTES_MAX) return NULL;
@@ -58,10 +74,16 @@ const char *option_suggest(const char *name, unsigned command) {
     unsigned best_distance = (unsigned) (bytes + 2) / 3 + 1;
     for (int i = 0; i < OPT_COUNT; i++) {
         if (command && !(table[i].commands & command)) continue;
-        unsigned d = distance(name, bytes, table[i].name, strlen(table[i].name));
-        if (d >= best_distance) continue;
-        best_distance = d;
-        best = table[i].name;
+        best = nearer(name, bytes, best, table[i].name, &best_distance);
     }
+    return best;
+}
+
+const char *option_suggest_among(const char *name, const char *const *names, uint32_t count) {
+    size_t bytes = strlen(name);
+    if (bytes == 0 || bytes > SUGGEST_BYTES_MAX) return NULL;
+    const char *best = NULL;
+    unsigned best_distance = (unsigned) (bytes + 2) / 3 + 1;
+    for (uint32_t i = 0; i < count; i++) best = nearer(name, bytes, best, names[i], &best_distance);
     return best;
 }

@@ -33,15 +33,30 @@ enum option_command {
     OPTION_BENCH = 16,
     OPTION_TOKENIZE = 32,
     OPTION_RENDER = 64,
+    OPTION_CHECK = 128,
+    OPTION_TOP = 256,
+    OPTION_FRONTEND = 512, /* gramme frontend; the sections Frontend, Processor, Router */
+    OPTION_WORKER = 1024,  /* gramme worker and prefill; the sections of both */
     OPTION_DOCTOR = 4096,
 };
 
-/* X(ID, name, type, commands, group, unit, default, min, max, words, help) lives in
- * option_table.h; the order is the order of the help. */
+/* What becomes of an option.  Those of the vLLM beneath the classic system that are not honoured
+ * stand in the table too, so that every legal file is read and nothing is dropped in silence. */
+enum option_standing {
+    OPTION_HONOURED,
+    OPTION_IGNORED, /* accepted, without effect here: the caller tells, one line for all */
+    OPTION_REFUSED, /* any value but `fallback` is an error that says what instead */
+};
+
+/* OPTION(ID, name, type, commands, group, unit, default, min, max, words, help) and
+ * CLASSIC(ID, name, type, standing, harmless value, help) live in option_table.h; the order is
+ * the order of the help. */
 enum option_id {
 #define OPTION(id, name, type, commands, group, unit, fallback, min, max, words, help) OPT_##id,
+#define CLASSIC(id, name, type, standing, harmless, help) OPT_##id,
 #include "config/option_table.h"
 #undef OPTION
+#undef CLASSIC
     OPT_COUNT,
 };
 
@@ -50,10 +65,12 @@ enum option_source { SOURCE_DEFAULT, SOURCE_MODEL, SOURCE_FILE, SOURCE_ENVIRONME
 struct option {
     const char *name; /* as a flag, without the dashes */
     enum option_type type;
+    enum option_standing standing;
     unsigned commands;
     const char *group;    /* heading in the help */
     const char *unit;     /* "" none */
-    const char *fallback; /* the default as text; NULL: not set */
+    const char *fallback; /* the default as text; NULL: not set.  OPTION_REFUSED: the one value that
+                             is accepted */
     double min, max;
     const char *words; /* OPTION_WORD: "auto|f32|f16" */
     const char *help;
@@ -66,6 +83,10 @@ const struct option *option_get(enum option_id id);
 int option_find(const char *name, size_t bytes);
 /* The nearest name within a third of its letters, for "did you mean"; NULL when none is near. */
 const char *option_suggest(const char *name, unsigned command);
+/* As option_suggest over `count` names. */
+const char *option_suggest_among(const char *name, const char *const *names, uint32_t count);
+/* "false", "off", "1", "yes" ... as a BOOL option reads them. */
+MUST_USE bool option_parse_bool(const char *text, bool *out);
 
 MUST_USE enum err options_create(unsigned command, struct options **out);
 void options_destroy(struct options *options);
@@ -75,11 +96,16 @@ void options_destroy(struct options *options);
  * value, the range. */
 MUST_USE enum err options_set(struct options *options, enum option_id id, const char *value,
                               enum option_source source, const char *where, struct err_text *text);
+/* Forgets a value; the default stands again. */
+MUST_USE enum err options_clear(struct options *options, enum option_id id);
+/* Copies an option that is set in `from`, with its source; a weaker source changes nothing. */
+MUST_USE enum err options_copy(struct options *options, const struct options *from,
+                               enum option_id id);
 /* GRAMME_* variables; an unknown one is an error with "did you mean". */
 MUST_USE enum err options_read_environment(struct options *options, char *const *environment,
                                            struct err_text *text);
-/* --name value, --name=value, --no-name, -m MODEL, -p PORT; what is no flag, and all after "--",
- * goes to positional (borrowed pointers; at most positional_max). */
+/* --name value, --name=value, --no-name, -m MODEL, -p PORT, -t THREADS, -f FILE, -o OUT; what is
+ * no flag, and all after "--", goes to positional (borrowed pointers; at most positional_max). */
 MUST_USE enum err options_read_arguments(struct options *options, int count, char *const *arguments,
                                          const char **positional, uint32_t positional_max,
                                          uint32_t *positional_count, struct err_text *text);
@@ -95,6 +121,8 @@ const char *options_text(const struct options *options, enum option_id id); /* N
 uint32_t options_list_count(const struct options *options, enum option_id id);
 const char *options_list_item(const struct options *options, enum option_id id, uint32_t index);
 
+/* "enforce-eager, swap-space": the options set that have no effect here; their number. */
+uint32_t options_print_ignored(const struct options *options, struct buf *out);
 /* One line an option: name, value, source. */
 void options_print(const struct options *options, struct buf *out);
 /* The options of a command by group, with default and unit. */

@@ -3,78 +3,86 @@
  * OPTION(id, name, type, commands, group, unit, default, min, max, words, help)
  * Defaults come from behaviour.md 3, 5, 6 and protocol.md 3; those of vLLM from facts/engines.md
  * 1.3. */
-#define ENGINE_COMMANDS (OPTION_RUN | OPTION_CHAT | OPTION_SERVE | OPTION_PLAN | OPTION_BENCH)
+#define ENGINE_COMMANDS                                                                            \
+    (OPTION_RUN | OPTION_CHAT | OPTION_SERVE | OPTION_PLAN | OPTION_BENCH | OPTION_CHECK |         \
+     OPTION_WORKER)
+#define SERVER_COMMANDS (OPTION_SERVE | OPTION_FRONTEND)
+#define GRAPH_COMMANDS (OPTION_SERVE | OPTION_PLAN | OPTION_CHECK)
+#define PROCESS_COMMANDS (OPTION_SERVE | OPTION_FRONTEND | OPTION_WORKER)
+#define CLASSIC_COMMANDS (GRAPH_COMMANDS | OPTION_FRONTEND | OPTION_WORKER)
 #define SAMPLING_COMMANDS (OPTION_RUN | OPTION_CHAT)
-#define ALL_COMMANDS (ENGINE_COMMANDS | OPTION_TOKENIZE | OPTION_RENDER)
+#define ALL_COMMANDS (ENGINE_COMMANDS | OPTION_FRONTEND | OPTION_TOKENIZE | OPTION_RENDER)
 
 OPTION(MODEL, "model", OPTION_TEXT, ALL_COMMANDS, "model", "", NULL, 0, 0, NULL,
        "a Hugging Face directory, a GGUF file, or org/name in the Hugging Face cache (-m)")
-OPTION(SERVED_MODEL_NAME, "served-model-name", OPTION_LIST, OPTION_SERVE | OPTION_PLAN, "model", "",
-       NULL, 0, 0, NULL, "name in the API; repeatable (default: org/name or the file's stem)")
+OPTION(SERVED_MODEL_NAME, "served-model-name", OPTION_LIST,
+       GRAPH_COMMANDS | OPTION_FRONTEND | OPTION_WORKER, "model", "", NULL, 0, 0, NULL,
+       "name in the API; repeatable (default: org/name or the file's stem)")
 OPTION(LOAD_FORMAT, "load-format", OPTION_WORD, ENGINE_COMMANDS, "model", "", "auto", 0, 0,
        "auto|dummy", "dummy: random weights of the model's shape")
 OPTION(DUMMY_SEED, "dummy-seed", OPTION_COUNT, ENGINE_COMMANDS, "model", "", "0", 0, 1e18, NULL,
        "seed of dummy weights")
 OPTION(DUMMY_TYPE, "dummy-type", OPTION_WORD, ENGINE_COMMANDS, "model", "", "bf16", 0, 0,
        "f32|f16|bf16|q8_0|q4_0|q4_1|q5_0|q5_1|q4_k|q5_k|q6_k", "storage of dummy matrices")
-OPTION(GENERATION_CONFIG, "generation-config", OPTION_WORD, OPTION_RUN | OPTION_CHAT | OPTION_SERVE,
-       "model", "", "auto", 0, 0, "auto|none", "take sampling defaults from generation_config.json")
+OPTION(GENERATION_CONFIG, "generation-config", OPTION_WORD,
+       OPTION_RUN | OPTION_CHAT | PROCESS_COMMANDS, "model", "", "auto", 0, 0, "auto|none",
+       "take sampling defaults from generation_config.json")
 
-OPTION(HOST, "host", OPTION_TEXT, OPTION_SERVE, "server", "", "127.0.0.1", 0, 0, NULL,
+OPTION(HOST, "host", OPTION_TEXT, SERVER_COMMANDS, "server", "", "127.0.0.1", 0, 0, NULL,
        "address to listen on")
-OPTION(PORT, "port", OPTION_COUNT, OPTION_SERVE, "server", "", "8000", 0, 65535, NULL,
+OPTION(PORT, "port", OPTION_COUNT, SERVER_COMMANDS, "server", "", "8000", 0, 65535, NULL,
        "port to listen on (-p); 0 picks a free one")
-OPTION(API_KEY, "api-key", OPTION_LIST, OPTION_SERVE, "server", "", NULL, 0, 0, NULL,
+OPTION(API_KEY, "api-key", OPTION_LIST, SERVER_COMMANDS, "server", "", NULL, 0, 0, NULL,
        "bearer key that clients must send; repeatable")
-OPTION(API_KEY_FILE, "api-key-file", OPTION_TEXT, OPTION_SERVE, "server", "", NULL, 0, 0, NULL,
+OPTION(API_KEY_FILE, "api-key-file", OPTION_TEXT, SERVER_COMMANDS, "server", "", NULL, 0, 0, NULL,
        "file with one key a line")
-OPTION(GUARD_METRICS, "guard-metrics", OPTION_BOOL, OPTION_SERVE, "server", "", "false", 0, 0, NULL,
-       "ask for the key on /metrics too")
-OPTION(ALLOWED_ORIGINS, "allowed-origins", OPTION_TEXT, OPTION_SERVE, "server", "", NULL, 0, 0,
+OPTION(GUARD_METRICS, "guard-metrics", OPTION_BOOL, SERVER_COMMANDS, "server", "", "false", 0, 0,
+       NULL, "ask for the key on /metrics too")
+OPTION(ALLOWED_ORIGINS, "allowed-origins", OPTION_TEXT, SERVER_COMMANDS, "server", "", NULL, 0, 0,
        NULL, "origins of web pages that may call, comma-separated, or '*' (default: localhost)")
-OPTION(MAX_QUEUE, "max-queue", OPTION_COUNT, OPTION_SERVE, "server", "requests", "4096", 1, 1e6,
+OPTION(MAX_QUEUE, "max-queue", OPTION_COUNT, SERVER_COMMANDS, "server", "requests", "4096", 1, 1e6,
        NULL, "requests that may wait; beyond it 429")
-OPTION(MAX_QUEUE_BYTES, "max-queue-bytes", OPTION_BYTES, OPTION_SERVE, "server", "", "256MiB",
+OPTION(MAX_QUEUE_BYTES, "max-queue-bytes", OPTION_BYTES, SERVER_COMMANDS, "server", "", "256MiB",
        65536, 1e12, NULL, "bytes of prompts that may wait")
-OPTION(QUEUE_TIMEOUT, "queue-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "300", 0.001,
-       1e6, NULL, "longest wait for admission, then 503")
-OPTION(MAX_CONNECTIONS, "max-connections", OPTION_COUNT, OPTION_SERVE, "server", "", "4096", 1, 1e6,
-       NULL, "open connections; beyond it 503")
-OPTION(MAX_BODY, "max-body", OPTION_BYTES, OPTION_SERVE, "server", "", "64MiB", 1024, 1e10, NULL,
+OPTION(QUEUE_TIMEOUT, "queue-timeout", OPTION_DURATION, SERVER_COMMANDS, "server", "s", "300",
+       0.001, 1e6, NULL, "longest wait for admission, then 503")
+OPTION(MAX_CONNECTIONS, "max-connections", OPTION_COUNT, SERVER_COMMANDS, "server", "", "4096", 1,
+       1e6, NULL, "open connections; beyond it 503")
+OPTION(MAX_BODY, "max-body", OPTION_BYTES, SERVER_COMMANDS, "server", "", "64MiB", 1024, 1e10, NULL,
        "largest request body; beyond it 413")
-OPTION(MAX_HEADER, "max-header", OPTION_BYTES, OPTION_SERVE, "server", "", "64KiB", 1024, 1e7, NULL,
-       "largest request line and headers; beyond it 431")
-OPTION(HEADER_TIMEOUT, "header-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "10", 0.001,
-       1e6, NULL, "time for a request's headers, then 408")
-OPTION(BODY_TIMEOUT, "body-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "30", 0.001, 1e6,
-       NULL, "silence within a request's body, then 408")
-OPTION(KEEP_ALIVE_TIMEOUT, "keep-alive-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "75",
-       0.001, 1e6, NULL, "an idle connection is closed after this")
-OPTION(WRITE_TIMEOUT, "write-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "60", 0.001,
+OPTION(MAX_HEADER, "max-header", OPTION_BYTES, SERVER_COMMANDS, "server", "", "64KiB", 1024, 1e7,
+       NULL, "largest request line and headers; beyond it 431")
+OPTION(HEADER_TIMEOUT, "header-timeout", OPTION_DURATION, SERVER_COMMANDS, "server", "s", "10",
+       0.001, 1e6, NULL, "time for a request's headers, then 408")
+OPTION(BODY_TIMEOUT, "body-timeout", OPTION_DURATION, SERVER_COMMANDS, "server", "s", "30", 0.001,
+       1e6, NULL, "silence within a request's body, then 408")
+OPTION(KEEP_ALIVE_TIMEOUT, "keep-alive-timeout", OPTION_DURATION, SERVER_COMMANDS, "server", "s",
+       "75", 0.001, 1e6, NULL, "an idle connection is closed after this")
+OPTION(WRITE_TIMEOUT, "write-timeout", OPTION_DURATION, SERVER_COMMANDS, "server", "s", "60", 0.001,
        1e6, NULL, "a reader that takes nothing for this long is cut off")
-OPTION(SSE_KEEP_ALIVE, "sse-keep-alive", OPTION_DURATION, OPTION_SERVE, "server", "s", "15", 0.001,
-       1e6, NULL, "a silent stream gets a comment after this")
-OPTION(DRAIN_DELAY, "drain-delay", OPTION_DURATION, OPTION_SERVE, "server", "s", "0", 0, 1e6, NULL,
-       "after SIGTERM: requests are still taken for this long")
-OPTION(DRAIN_TIMEOUT, "drain-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "25", 0, 1e6,
-       NULL, "after that: running requests may take this long to finish")
-OPTION(SYNC_TIMEOUT, "sync-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "3", 0.01, 1e6,
-       NULL, "silence between frontend and worker that ends an attempt")
-OPTION(STEP_TIMEOUT, "step-timeout", OPTION_DURATION, OPTION_SERVE, "server", "s", "5", 0.01, 1e6,
-       NULL, "a step older than this turns /health to 503")
+OPTION(SSE_KEEP_ALIVE, "sse-keep-alive", OPTION_DURATION, SERVER_COMMANDS, "server", "s", "15",
+       0.001, 1e6, NULL, "a silent stream gets a comment after this")
+OPTION(DRAIN_DELAY, "drain-delay", OPTION_DURATION, SERVER_COMMANDS, "server", "s", "0", 0, 1e6,
+       NULL, "after SIGTERM: requests are still taken for this long")
+OPTION(DRAIN_TIMEOUT, "drain-timeout", OPTION_DURATION, SERVER_COMMANDS, "server", "s", "25", 0,
+       1e6, NULL, "after that: running requests may take this long to finish")
+OPTION(SYNC_TIMEOUT, "sync-timeout", OPTION_DURATION, PROCESS_COMMANDS, "server", "s", "3", 0.01,
+       1e6, NULL, "silence between frontend and worker that ends an attempt")
+OPTION(STEP_TIMEOUT, "step-timeout", OPTION_DURATION, PROCESS_COMMANDS, "server", "s", "5", 0.01,
+       1e6, NULL, "a step older than this turns /health to 503")
 
 OPTION(ENGINE, "engine", OPTION_WORD, ENGINE_COMMANDS, "engine", "", "cpu", 0, 0, "cpu|sim",
        "what computes; sim computes nothing and needs no weights")
 OPTION(TENSOR_PARALLEL_SIZE, "tensor-parallel-size", OPTION_COUNT, ENGINE_COMMANDS, "engine", "",
        "1", 1, 64, NULL, "ranks of a worker")
-OPTION(MAX_MODEL_LEN, "max-model-len", OPTION_COUNT, ENGINE_COMMANDS, "engine", "tokens", NULL, 1,
-       1e8, NULL, "longest sequence (default: the model's, or what fits)")
+OPTION(MAX_MODEL_LEN, "max-model-len", OPTION_COUNT, ENGINE_COMMANDS | OPTION_FRONTEND, "engine",
+       "tokens", NULL, 1, 1e8, NULL, "longest sequence (default: the model's, or what fits)")
 OPTION(MAX_NUM_SEQS, "max-num-seqs", OPTION_COUNT, ENGINE_COMMANDS, "engine", "sequences", "64", 1,
        8192, NULL, "sequences computed at once")
 OPTION(MAX_NUM_BATCHED_TOKENS, "max-num-batched-tokens", OPTION_COUNT, ENGINE_COMMANDS, "engine",
        "tokens", "2048", 1, 1048576, NULL, "tokens of one step")
-OPTION(BLOCK_SIZE, "block-size", OPTION_COUNT, ENGINE_COMMANDS, "engine", "tokens", "16", 8, 128,
-       NULL, "tokens of a KV block: 8, 16, 32, 64 or 128")
+OPTION(BLOCK_SIZE, "block-size", OPTION_COUNT, ENGINE_COMMANDS | OPTION_FRONTEND, "engine",
+       "tokens", "16", 8, 128, NULL, "tokens of a KV block: 8, 16, 32, 64 or 128")
 OPTION(GPU_MEMORY_UTILIZATION, "gpu-memory-utilization", OPTION_NUMBER, ENGINE_COMMANDS, "engine",
        "", NULL, 0.01, 1, NULL, "share of the device's memory that may be used")
 OPTION(KV_CACHE_MEMORY_BYTES, "kv-cache-memory-bytes", OPTION_BYTES, ENGINE_COMMANDS, "engine", "",
@@ -101,6 +109,55 @@ OPTION(SIM_STEP, "sim-step", OPTION_DURATION, ENGINE_COMMANDS, "engine", "ms", "
        "sim: time of a step")
 OPTION(SIM_TOKEN, "sim-token", OPTION_DURATION, ENGINE_COMMANDS, "engine", "ms", "0", 0, 1e6, NULL,
        "sim: time of each token row in a step")
+
+OPTION(DTYPE, "dtype", OPTION_WORD, GRAPH_COMMANDS | OPTION_WORKER, "engine", "", "auto", 0, 0,
+       "auto|float16|bfloat16|float32",
+       "compute type on GPUs; on the CPU --numerics and the weights' format decide")
+OPTION(QUANTIZATION, "quantization", OPTION_TEXT, GRAPH_COMMANDS | OPTION_WORKER, "engine", "",
+       NULL, 0, 0, NULL,
+       "the checkpoint's weight format, where its files do not tell: fp8, modelopt, awq, gptq ...")
+
+OPTION(FILE, "file", OPTION_TEXT, CLASSIC_COMMANDS, "graph", "", NULL, 0, 0, NULL,
+       "the graph's YAML file; '-' reads stdin (-f)")
+OPTION(DEVICES, "devices", OPTION_TEXT, GRAPH_COMMANDS | OPTION_WORKER, "graph", "", NULL, 0, 0,
+       NULL,
+       "devices to use or to plan for: 8xcpu:1GiB, 16xA100-40GB, '2x(8xH100-80GB)', "
+       "4xcuda0:39.39GiB (default: this machine)")
+OPTION(SHAPE, "shape", OPTION_LIST, GRAPH_COMMANDS, "graph", "", NULL, 0, 0, NULL,
+       "PATH=NAME or PATH=config.json: what a model path is that is not on this machine; "
+       "repeatable")
+OPTION(ROUTER, "router", OPTION_WORD, CLASSIC_COMMANDS, "graph", "", NULL, 0, 0,
+       "random|round-robin|least-loaded|kv", "who gets a request (default: kv with a router)")
+OPTION(MIN_WORKERS, "min-workers", OPTION_COUNT, CLASSIC_COMMANDS, "graph", "workers", "1", 1,
+       65536, NULL, "ready with that many")
+OPTION(REMOTE_PREFILL, "remote-prefill", OPTION_BOOL, GRAPH_COMMANDS | OPTION_WORKER, "graph", "",
+       "false", 0, 0, NULL, "prompts may be computed by prefill workers")
+OPTION(CONDITIONAL_DISAGG, "conditional-disagg", OPTION_BOOL, GRAPH_COMMANDS | OPTION_WORKER,
+       "graph", "", "false", 0, 0, NULL,
+       "short prompts and full queues stay local; off: every prompt goes away")
+OPTION(MAX_LOCAL_PREFILL_LENGTH, "max-local-prefill-length", OPTION_COUNT,
+       GRAPH_COMMANDS | OPTION_WORKER, "graph", "tokens", "1000", 0, 1e8, NULL,
+       "longer rests of prompts are computed remotely")
+OPTION(MAX_PREFILL_QUEUE_SIZE, "max-prefill-queue-size", OPTION_COUNT,
+       GRAPH_COMMANDS | OPTION_WORKER, "graph", "requests", "3", 0, 1e6, NULL,
+       "prompts waiting a prefill worker, from which on they stay local")
+OPTION(ENDPOINT, "endpoint", OPTION_TEXT, CLASSIC_COMMANDS, "graph", "", NULL, 0, 0, NULL,
+       "namespace.Component.endpoint of the classic system: the namespace is used")
+OPTION(ENDPOINT_COMPLETIONS, "endpoint-completions", OPTION_TEXT, CLASSIC_COMMANDS, "graph", "",
+       NULL, 0, 0, NULL, "as endpoint, for /v1/completions")
+OPTION(KV_TRANSFER_CONFIG, "kv-transfer-config", OPTION_TEXT, GRAPH_COMMANDS | OPTION_WORKER,
+       "graph", "", NULL, 0, 0, NULL,
+       "JSON with kv_connector: every known connector is mapped to ours")
+OPTION(FORCE, "force", OPTION_BOOL, OPTION_SERVE, "graph", "", "false", 0, 0, NULL,
+       "start although check found errors")
+OPTION(STRICT, "strict", OPTION_BOOL, OPTION_CHECK, "check", "", "false", 0, 0, NULL,
+       "warnings count as errors")
+OPTION(FIX, "fix", OPTION_BOOL, OPTION_CHECK, "check", "", "false", 0, 0, NULL,
+       "mend the file: shows the difference, writes only with -o or --in-place")
+OPTION(OUTPUT, "output", OPTION_TEXT, OPTION_CHECK, "check", "", NULL, 0, 0, NULL,
+       "with --fix: write the mended file here (-o)")
+OPTION(IN_PLACE, "in-place", OPTION_BOOL, OPTION_CHECK, "check", "", "false", 0, 0, NULL,
+       "with --fix: overwrite the file")
 
 OPTION(MAX_TOKENS, "max-tokens", OPTION_COUNT, SAMPLING_COMMANDS, "sampling", "tokens", NULL, 1,
        1e8, NULL, "tokens to generate at most (default: to the end)")
@@ -161,11 +218,14 @@ OPTION(REPEAT, "repeat", OPTION_COUNT, OPTION_BENCH, "bench", "", "3", 1, 1000, 
 
 OPTION(EXPLAIN, "explain", OPTION_BOOL, OPTION_PLAN, "output", "", "false", 0, 0, NULL,
        "every buffer with its bytes")
-OPTION(JSON, "json", OPTION_BOOL, OPTION_RUN | OPTION_PLAN | OPTION_BENCH | OPTION_DOCTOR, "output",
-       "", "false", 0, 0, NULL, "one JSON line instead of text")
+OPTION(JSON, "json", OPTION_BOOL,
+       OPTION_RUN | OPTION_PLAN | OPTION_BENCH | OPTION_DOCTOR | OPTION_CHECK, "output", "",
+       "false", 0, 0, NULL, "one JSON line instead of text")
 OPTION(LOG_LEVEL, "log-level", OPTION_WORD, ALL_COMMANDS, "output", "", "info", 0, 0,
        "error|warn|info|debug", "")
 OPTION(LOG_FORMAT, "log-format", OPTION_WORD, ALL_COMMANDS, "output", "", "auto", 0, 0,
        "auto|human|json", "lines for people or JSON lines")
-OPTION(PRINT_CONFIG, "print-config", OPTION_BOOL, OPTION_SERVE | OPTION_PLAN | OPTION_RUN, "output",
-       "", "false", 0, 0, NULL, "print each option with its value and source, then end")
+OPTION(PRINT_CONFIG, "print-config", OPTION_BOOL, CLASSIC_COMMANDS | OPTION_RUN, "output", "",
+       "false", 0, 0, NULL, "print each option with its value and source, then end")
+
+#include "config/option_classic.h"

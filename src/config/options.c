@@ -87,6 +87,13 @@ static bool parse_bool(const char *text, double *out) {
     return false;
 }
 
+bool option_parse_bool(const char *text, bool *out) {
+    double value;
+    if (!parse_bool(text, &value)) return false;
+    *out = value != 0;
+    return true;
+}
+
 /* A number with a unit; the value comes out in the option's own unit (durations: ms). */
 static bool parse_number(const struct option *option, const char *text, double *out) {
     char *end = NULL;
@@ -110,14 +117,35 @@ static bool parse_number(const struct option *option, const char *text, double *
     return true;
 }
 
-static bool word_is_listed(const char *words, const char *text) {
+/* Other names that vLLM and the classic system have for a word. */
+static const struct {
+    enum option_id id;
+    const char *other, *word;
+} word_aliases[] = {
+    {OPT_LOAD_FORMAT, "safetensors", "auto"}, {OPT_LOAD_FORMAT, "gguf", "auto"},
+    {OPT_LOAD_FORMAT, "hf", "auto"},          {OPT_KV_CACHE_DTYPE, "fp8_e4m3", "fp8"},
+    {OPT_KV_CACHE_DTYPE, "bfloat16", "bf16"}, {OPT_KV_CACHE_DTYPE, "float16", "f16"},
+    {OPT_KV_CACHE_DTYPE, "half", "f16"},      {OPT_KV_CACHE_DTYPE, "float32", "f32"},
+    {OPT_ROUTER, "kv-load", "least-loaded"},  {OPT_ROUTER, "round_robin", "round-robin"},
+    {OPT_ROUTER, "kv_load", "least-loaded"},  {OPT_ROUTER, "least_loaded", "least-loaded"},
+    {OPT_DTYPE, "half", "float16"},           {OPT_DTYPE, "float", "float32"},
+    {OPT_DTYPE, "bf16", "bfloat16"},          {OPT_DTYPE, "fp16", "float16"},
+    {OPT_DTYPE, "fp32", "float32"},
+};
+
+/* The listed word that `text` names in any case, and its length; NULL when there is none. */
+static const char *word_find(enum option_id id, const char *text, size_t *word_bytes) {
+    for (size_t i = 0; i < ARRAY_COUNT(word_aliases); i++)
+        if (word_aliases[i].id == id && strcasecmp(word_aliases[i].other, text) == 0)
+            text = word_aliases[i].word;
     size_t bytes = strlen(text);
-    for (const char *at = words; bytes && at; at = strchr(at, '|')) {
+    for (const char *at = option_get(id)->words; bytes && at; at = strchr(at, '|')) {
         if (*at == '|') at++;
-        if (strncasecmp(at, text, bytes) == 0 && (at[bytes] == '|' || at[bytes] == '\0'))
-            return true;
+        if (strncasecmp(at, text, bytes) != 0 || (at[bytes] != '|' && at[bytes] != '\0')) continue;
+        *word_bytes = bytes;
+        return at;
     }
-    return false;
+    return NULL;
 }
 
 static const char *type_wants(enum option_type type) {
@@ -131,15 +159,27 @@ static const char *type_wants(enum option_type type) {
     }
 }
 
+/* Not built: only the value that changes nothing is accepted. */
+static enum err value_refuse(const struct option *option, const char *text, double number,
+                             const char *where, struct err_text *error) {
+    if (option->type == OPTION_BOOL ? !number
+                                    : option->fallback && strcasecmp(text, option->fallback) == 0)
+        return ERR_OK;
+    return err_set(error, ERR_UNSUPPORTED, "%s: '%.100s' is not supported: %s", where, text,
+                   option->help);
+}
+
 /* Checks `text` as a value of the option; *number is set for the numeric types. */
-static enum err value_parse(const struct option *option, const char *text, const char *where,
-                            double *number, struct err_text *error) {
+static enum err value_parse(enum option_id id, const char *text, const char *where, double *number,
+                            struct err_text *error) {
+    const struct option *option = option_get(id);
+    size_t word_bytes;
     *number = 0;
     switch (option->type) {
     case OPTION_TEXT:
     case OPTION_LIST: return ERR_OK;
     case OPTION_WORD:
-        if (word_is_listed(option->words, text)) return ERR_OK;
+        if (word_find(id, text, &word_bytes)) return ERR_OK;
         return err_set(error, ERR_USAGE, "%s: '%s' is none of %s", where, text, option->words);
     case OPTION_BOOL:
         if (parse_bool(text, number)) return ERR_OK;
@@ -172,7 +212,9 @@ enum err options_set(struct options *options, enum option_id id, const char *tex
     const struct option *option = option_get(id);
     struct value *value = &options->values[id];
     double number;
-    enum err e = value_parse(option, text, where, &number, error);
+    enum err e = value_parse(id, text, where, &number, error);
+    if (!e && option->standing == OPTION_REFUSED)
+        e = value_refuse(option, text, number, where, error);
     if (e) return e;
     bool is_held = value->text || value->item_count;
     if (is_held && value->source > source) return ERR_OK;
@@ -181,11 +223,42 @@ enum err options_set(struct options *options, enum option_id id, const char *tex
         value->source = source;
         return list_add(value, text, where, error);
     }
-    char *copy = alloc_string(text, strlen(text));
+    size_t bytes = strlen(text);
+    if (option->type == OPTION_WORD) text = word_find(id, text, &bytes);
+    char *copy = alloc_string(text, bytes);
     if (!copy) return err_set(error, ERR_MEMORY, "%s: out of memory", where);
     value_release(value);
     *value = (struct value){.source = source, .text = copy, .number = number};
     return ERR_OK;
+}
+
+static enum err set_default(struct options *options, enum option_id id) {
+    const struct option *option = option_get(id);
+    if (!option->fallback || option->standing == OPTION_REFUSED) return ERR_OK;
+    struct err_text text;
+    enum err e = options_set(options, id, option->fallback, SOURCE_DEFAULT, option->name, &text);
+    CHECK(e == ERR_OK || e == ERR_MEMORY); /* the table's own defaults are in range */
+    return e;
+}
+
+enum err options_clear(struct options *options, enum option_id id) {
+    value_release(&options->values[id]);
+    return set_default(options, id);
+}
+
+enum err options_copy(struct options *options, const struct options *from, enum option_id id) {
+    if (!options_is_set(from, id)) return ERR_OK;
+    const struct value *value = &from->values[id];
+    struct value *to = &options->values[id];
+    if ((to->text || to->item_count) && to->source > value->source) return ERR_OK;
+    value_release(to);
+    struct err_text text;
+    if (value->text)
+        return options_set(options, id, value->text, value->source, option_get(id)->name, &text);
+    enum err e = ERR_OK;
+    for (uint32_t i = 0; i < value->item_count && !e; i++)
+        e = options_set(options, id, value->items[i], value->source, option_get(id)->name, &text);
+    return e;
 }
 
 enum err options_create(unsigned command, struct options **out) {
@@ -193,12 +266,7 @@ enum err options_create(unsigned command, struct options **out) {
     if (!options) return ERR_MEMORY;
     options->command = command;
     for (int i = 0; i < OPT_COUNT; i++) {
-        const struct option *option = option_get((enum option_id) i);
-        if (!option->fallback) continue;
-        struct err_text text;
-        enum err e = options_set(options, (enum option_id) i, option->fallback, SOURCE_DEFAULT,
-                                 option->name, &text);
-        CHECK(e == ERR_OK || e == ERR_MEMORY); /* the table's own defaults are in range */
+        enum err e = set_default(options, (enum option_id) i);
         if (e) {
             options_destroy(options);
             return e;
@@ -258,8 +326,8 @@ static struct flag flag_split(const char *argument) {
     flag.value = equals ? equals + 1 : NULL;
     snprintf(flag.name, sizeof flag.name, "%.*s", (int) (bytes < 63 ? bytes : 63), name);
     if (argument[1] != '-') {
-        static const char letters[] = "mpt";
-        static const int ids[] = {OPT_MODEL, OPT_PORT, OPT_THREADS};
+        static const char letters[] = "mptfo";
+        static const int ids[] = {OPT_MODEL, OPT_PORT, OPT_THREADS, OPT_FILE, OPT_OUTPUT};
         const char *at = bytes == 1 ? strchr(letters, name[0]) : NULL;
         if (at && *at) flag.id = ids[at - letters];
         return flag;
@@ -378,12 +446,25 @@ const char *options_list_item(const struct options *options, enum option_id id, 
     return options->values[id].items[index];
 }
 
+uint32_t options_print_ignored(const struct options *options, struct buf *out) {
+    uint32_t count = 0;
+    for (int i = 0; i < OPT_COUNT; i++) {
+        const struct option *option = option_get((enum option_id) i);
+        if (option->standing != OPTION_IGNORED || !options_is_set(options, (enum option_id) i))
+            continue;
+        buf_add_format(out, "%s%s", count++ ? ", " : "", option->name);
+    }
+    return count;
+}
+
 void options_print(const struct options *options, struct buf *out) {
     static const char *const sources[] = {"default", "model", "file", "environment", "flag"};
     for (int i = 0; i < OPT_COUNT; i++) {
         const struct option *option = option_get((enum option_id) i);
         const struct value *value = &options->values[i];
         if (!(option->commands & options->command)) continue;
+        if (option->standing != OPTION_HONOURED && !options_is_set(options, (enum option_id) i))
+            continue;
         char shown[256] = "-";
         /* Keys are secrets: a printed configuration ends up in tickets. */
         if (i == OPT_API_KEY) snprintf(shown, sizeof shown, "%u keys", value->item_count);
@@ -399,7 +480,7 @@ void options_print_help(unsigned command, struct buf *out) {
     const char *group = "";
     for (int i = 0; i < OPT_COUNT; i++) {
         const struct option *option = option_get((enum option_id) i);
-        if (!(option->commands & command)) continue;
+        if (!(option->commands & command) || option->standing != OPTION_HONOURED) continue;
         if (strcmp(group, option->group) != 0) {
             group = option->group;
             buf_add_format(out, "\n%s\n", group);

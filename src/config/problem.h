@@ -1,8 +1,9 @@
 /* problem - what is wrong with a configuration, said so that it can be mended.
  *
- * A list of problems in the order found; problem_list_sort puts the worst first.  Printed as
- * `FILE:LINE:COL: error: Section.key: message` with the fix behind it, or as JSON (design.md 9).
- * Texts are copied.  One owner. */
+ * A list of problems in the order found; problem_sort puts the worst first, in the order of the
+ * file.  Printed as `FILE:LINE:COL: error: Section.key: message` with the fix on the next line, or
+ * as JSON (design.md 9).  A value of Common that several sections take is reported once.  Texts
+ * are copied.  One owner. */
 #ifndef GRAMME_CONFIG_PROBLEM_H
 #define GRAMME_CONFIG_PROBLEM_H
 
@@ -17,7 +18,8 @@ enum problem_severity { PROBLEM_ERROR, PROBLEM_WARNING, PROBLEM_NOTE };
 /* Where a value was written; line 0: not in the file. */
 struct problem_mark {
     uint32_t line, column; /* from 1 */
-    bool is_flag;          /* --Section.key=value: column is of no use */
+    bool is_flag;          /* --Section.key=value or a plain flag: no line */
+    bool is_common;        /* written in Common */
 };
 
 struct problem {
@@ -42,10 +44,20 @@ void problem_add(struct problem_list *list, enum problem_severity severity, cons
                  const char *component, const char *key, struct problem_mark mark, const char *fix,
                  const char *format, ...) __attribute__((format(printf, 8, 9)));
 uint32_t problem_count(const struct problem_list *list, enum problem_severity severity);
+const char *problem_severity_name(enum problem_severity severity);
+/* The problem with this code and component (NULL: any), or NULL. */
+const struct problem *problem_find(const struct problem_list *list, const char *code,
+                                   const char *component);
 void problem_sort(struct problem_list *list);
+/* One problem, without colour and without the fix: for a log or an err_text. */
+void problem_print_line(const struct problem *problem, const char *file, struct buf *out);
+/* All of them, then one line that counts errors and warnings. */
 void problem_print(const struct problem_list *list, const char *file, bool has_colour,
                    struct buf *out);
+/* {"ok":...,"problems":[...]} and a line end. */
 void problem_print_json(const struct problem_list *list, struct buf *out);
+/* Only the array: for objects that hold one (plan). */
+void problem_print_json_items(const struct problem_list *list, struct buf *out);
 void problem_release(struct problem_list *list);
 
 #endif
