@@ -420,7 +420,7 @@ static void set_text(struct section_reader *reader, enum option_id id, const str
     struct err_text why = {0};
     struct options *options = reader->section->options;
     bool value;
-    if (place->is_negated && option_parse_bool(text, &value)) text = value ? "false" : "true";
+    if (place->is_negated && options_parse_bool(text, &value)) text = value ? "false" : "true";
     enum err e =
         options_set(options, id, text, place->override ? SOURCE_FLAG : SOURCE_FILE, WHERE, &why);
     if (e == ERR_MEMORY) reader->all->is_out_of_memory = true;

@@ -86,7 +86,7 @@ const char *option_suggest(const char *name, unsigned command);
 /* As option_suggest over `count` names. */
 const char *option_suggest_among(const char *name, const char *const *names, uint32_t count);
 /* "false", "off", "1", "yes" ... as a BOOL option reads them. */
-MUST_USE bool option_parse_bool(const char *text, bool *out);
+MUST_USE bool options_parse_bool(const char *text, bool *out);
 
 MUST_USE enum err options_create(unsigned command, struct options **out);
 void options_destroy(struct options *options);

@@ -87,7 +87,7 @@ static bool parse_bool(const char *text, double *out) {
     return false;
 }
 
-bool option_parse_bool(const char *text, bool *out) {
+bool options_parse_bool(const char *text, bool *out) {
     double value;
     if (!parse_bool(text, &value)) return false;
     *out = value != 0;
