@@ -153,7 +153,8 @@ REFUSED(NGRAM_PROMPT_LOOKUP_MIN, "ngram-prompt-lookup-min", OPTION_TEXT, NULL,
 REFUSED(SPEC_DECODING_ACCEPTANCE_METHOD, "spec-decoding-acceptance-method",
         OPTION_TEXT, "rejection_sampler",
         "speculative decoding is not built; remove the key")
-REFUSED(TYPICAL_ACCEPTANCE_SAMPLER_POSTERIOR_THRESHOLD, "typical-acceptance-sampler-posterior-threshold",
+REFUSED(TYPICAL_ACCEPTANCE_SAMPLER_POSTERIOR_THRESHOLD,
+        "typical-acceptance-sampler-posterior-threshold",
         OPTION_TEXT, NULL,
         "speculative decoding is not built; remove the key")
 REFUSED(TYPICAL_ACCEPTANCE_SAMPLER_POSTERIOR_ALPHA, "typical-acceptance-sampler-posterior-alpha",
