@@ -44,11 +44,15 @@ static void on_done(void *ctx, struct http_exchange *exchange, bool is_complete)
     if (call) api_call_log(call, is_complete);
 }
 
-static void error_body(void *ctx, int status, const char *reason, struct buf *out) {
-    (void) ctx;
+static void on_refusal(void *ctx, struct http_exchange *exchange, int status, const char *reason) {
+    struct api_call *call = api_call_open(ctx, exchange);
+    if (!call) return;
     struct api_error error;
     api_error_set(&error, status, NULL, "%s", reason);
-    api_error_render(&error, out);
+    if (status == 503) error.retry_after_s = 1;
+    api_call_fail(call, &error);
+    log_request(LOG_INFO, call->id, "%s refused, status %d: %s", http_request_peer(exchange),
+                status, reason);
 }
 
 /* --- bus --------------------------------------------------------------------------------- */
@@ -229,7 +233,7 @@ enum err api_create(uv_loop_t *loop, struct bus *bus, uint64_t instance,
                                         .on_gone = on_gone,
                                         .on_drain = on_drain,
                                         .on_done = on_done,
-                                        .error_body = error_body};
+                                        .on_refusal = on_refusal};
     enum err e = metrics_create(name, options->model_len_max, &api->metrics);
     if (!e)
         e = dispatch_create(bus, &dispatch_options, &dispatch_handler, api->metrics, wake, api,

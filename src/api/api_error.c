@@ -54,6 +54,7 @@ const char *api_error_type(int status) {
     case 431: return "RequestHeaderTooLargeError";
     case 501: return "NotImplementedError";
     case 503: return "ServiceUnavailableError";
+    case 505: return "HTTPVersionNotSupportedError";
     default: return status >= 400 && status < 500 ? "BadRequestError" : "InternalServerError";
     }
 }

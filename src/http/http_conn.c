@@ -119,24 +119,16 @@ static void exchange_over(struct http_conn *conn, bool is_complete) {
 
 /* An error that this layer answers itself; the connection ends with it. */
 static void answer_refusal(struct http_conn *conn, int status, const char *reason) {
-    struct http_server *server = conn->server;
-    struct buf body;
-    buf_init(&body, 0);
+    const struct http_handler *handler = &conn->server->handler;
+    struct http_exchange *exchange = conn->exchange;
     conn->state = CONN_ANSWERING;
     conn->deadline_ms = 0;
     conn->must_close = true;
+    if (handler->on_refusal) handler->on_refusal(handler->ctx, exchange, status, reason);
+    if (exchange->is_started) return;
     log_info("http: %s refused with %d: %s", conn->peer, status, reason);
-    const char *type = "text/plain; charset=utf-8";
-    if (server->handler.error_body) {
-        server->handler.error_body(server->handler.ctx, status, reason, &body);
-        type = "application/json";
-    } else {
-        buf_add_string(&body, reason);
-        buf_add_byte(&body, '\n');
-    }
-    if (buf_error(&body)) buf_clear(&body);
-    http_answer_send(conn->exchange, status, type, NULL, 0, body.data, body.bytes);
-    buf_release(&body);
+    http_answer_send(exchange, status, "text/plain; charset=utf-8", NULL, 0, reason,
+                     strlen(reason));
 }
 
 static void deliver(struct http_conn *conn) {

@@ -50,12 +50,14 @@ struct http_handler {
     void (*on_drain)(void *ctx, struct http_exchange *exchange);
     /* A complete answer went out (the kernel has all of it), or the exchange died: for the access
      * log, and the last that is heard of the exchange.  Never called from inside an answer call:
-     * after http_answer_end the strings stay until this.  Only for exchanges that on_request saw;
-     * what this layer refuses itself it logs itself.  May be NULL. */
+     * after http_answer_end the strings stay until this.  Only for exchanges that on_request saw.
+     * May be NULL. */
     void (*on_done)(void *ctx, struct http_exchange *exchange, bool is_complete);
-    /* Writes the body of an error that the HTTP layer itself answers (400, 408, 413, 431, 503)
-     * in the application's error form; NULL: plain text. */
-    void (*error_body)(void *ctx, int status, const char *reason, struct buf *out);
+    /* The HTTP layer itself refuses (400, 408, 413, 417, 431, 503, 505): the handler answers with
+     * http_answer_send, at once, in the application's form.  It may ask for headers, of which
+     * those that were whole by then are there, and for the peer, but not for the path.  Nothing
+     * more is heard of this exchange.  NULL: plain text, logged here. */
+    void (*on_refusal)(void *ctx, struct http_exchange *exchange, int status, const char *reason);
 };
 
 MUST_USE enum err http_server_create(uv_loop_t *loop, const struct http_limits *limits,

@@ -83,6 +83,7 @@ class Smuggling(unittest.TestCase):
                 self.assertEqual(len(re.findall(rb"HTTP/1.1 \d\d\d ", answer)), 1, answer)
                 head, _, body = answer.partition(b"\r\n\r\n")
                 self.assertIn(b"Connection: close", head)
+                self.assertRegex(head, rb"\r\nX-Request-Id: [!-~]+")
                 error = json.loads(body)["error"]
                 self.assertEqual({"message", "type", "param", "code"}, set(error) | {"param"})
 
@@ -197,6 +198,7 @@ class Limits(unittest.TestCase):
         answer = server.raw(POST + b"Content-Length: 70000\r\n\r\n" + b"x" * 70000)
         self.assertEqual(status_of(answer), 413)
         self.assertIn("error", json.loads(answer.partition(b"\r\n\r\n")[2]))
+        self.assertIn(b"X-Request-Id: ", answer)
 
     def test_431(self):
         answer = server.raw(b"GET /live HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 5000 + b"\r\n\r\n")

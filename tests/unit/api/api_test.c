@@ -435,9 +435,12 @@ static void test_no_worker_and_refusals(void **state) {
     /* it comes: found by WHO */
     fake_open(&s.worker, s.bus, 0x1002);
     s.has_worker = true;
-    turn_for_ms(&s, 1200);
-    assert_int_equal(ask(&s, "GET", "/health", "", NULL, &c), 200);
-    client_close(&c);
+    int status = 503;
+    for (uint64_t until = clock_now_us() + WAIT_US; status != 200 && clock_now_us() < until;) {
+        status = ask(&s, "GET", "/health", "", NULL, &c);
+        client_close(&c);
+    }
+    assert_int_equal(status, 200);
     static const struct {
         uint8_t reason;
         int status;
@@ -469,7 +472,7 @@ static void test_queue(void **state) {
     for (int i = 0; i < 2; i++) {
         client_open(&c[i], &s);
         client_ask(&s, &c[i], "POST", CHAT, "", HI ",\"stream\":true}");
-        turn_for_ms(&s, 20);
+        server_wait_live(&s, (uint32_t) i + 1);
     }
     assert_int_equal(ask(&s, "POST", CHAT, "", HI "}", &c[2]), 429);
     assert_non_null(strstr(c[2].data, "Retry-After: "));
@@ -507,7 +510,7 @@ static void test_client_leaves(void **state) {
                           : "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}");
         if (i == 1) assert_true(client_wait(&s, &c, "\"content\":\"b\""));
         s.is_paused = true;
-        turn_for_ms(&s, 10);
+        server_wait_live(&s, 1);
         client_close(&c);
         uint64_t until = clock_now_us() + WAIT_US;
         while (!s.worker.cancel_count && clock_now_us() < until) turn(&s);
@@ -616,7 +619,7 @@ static void test_worker_is_lost(void **state) {
     client_open(&waiting, &s);
     s.is_paused = true;
     client_ask(&s, &waiting, "POST", CHAT, "", HI "}");
-    turn_for_ms(&s, 20);
+    server_wait_live(&s, 2);
     fake_close(&s.worker);
     s.has_worker = false;
     assert_true(client_wait_answer(&s, &streaming));
@@ -735,7 +738,7 @@ static void test_close_ends_streams(void **state) {
     s.worker.holds = true;
     client_open(&waiting, &s);
     client_ask(&s, &waiting, "POST", CHAT, "", HI "}");
-    turn_for_ms(&s, 20);
+    server_wait_live(&s, 2);
     api_close(s.api, server_on_closed, &s);
     assert_true(client_wait(&s, &streaming, "data: {\"error\":{\"message\":\"the server is"));
     assert_true(client_wait(&s, &streaming, "data: [DONE]"));
@@ -745,6 +748,60 @@ static void test_close_ends_streams(void **state) {
     while (!s.is_closed && clock_now_us() < until) turn(&s);
     client_close(&streaming);
     client_close(&waiting);
+    server_stop(&s);
+}
+
+/* What the HTTP layer refuses before the API sees a request has its form and its id, too. */
+static void test_refused_below(void **state) {
+    static const struct {
+        const char *bytes, *id, *type;
+        int status;
+    } cases[] = {
+        {"GET /v1/models HTTP/1.1\r\nX-Request-Id: mine-2\r\n\r\n", "mine-2", "BadRequestError",
+         400},
+        {"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n", NULL,
+         "RequestTooLargeError", 413},
+        {"GET / HTTP/9.9\r\n", NULL, "HTTPVersionNotSupportedError", 505},
+        {"GET / HTTP/1.1\r\nX-Request-Id: mine-3\r\nA", "mine-3", "RequestTimeoutError", 408},
+        {"GET", NULL, "RequestTimeoutError", 408},
+    };
+    struct server s;
+    struct client c;
+    server_init(&s);
+    s.limits.header_timeout_ms = 100;
+    server_start(&s);
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        char wanted[64];
+        client_open(&c, &s);
+        client_send_bytes(&s, &c, cases[i].bytes, strlen(cases[i].bytes));
+        if (!client_wait_answer(&s, &c)) fail_msg("case %zu: no answer", i);
+        assert_int_equal(client_status(&c), cases[i].status);
+        snprintf(wanted, sizeof wanted, "X-Request-Id: %s", cases[i].id ? cases[i].id : "");
+        if (!strstr(c.data, wanted)) fail_msg("case %zu: %s", i, c.data);
+        assert_non_null(strstr(c.data, "Connection: close\r\n"));
+        json_t *root = client_json(&c);
+        assert_string_equal(get(root, "error.type"), cases[i].type);
+        assert_string_equal(get(root, "error.param"), "null");
+        json_decref(root);
+        while (!c.is_eof) { /* its place is free again */
+            turn(&s);
+            client_read(&c);
+        }
+        client_close(&c);
+    }
+    server_stop(&s);
+    server_init(&s);
+    s.limits.connections_max = 1;
+    server_start(&s);
+    struct client first;
+    assert_int_equal(ask(&s, "GET", "/live", "", NULL, &first), 200); /* and stays */
+    client_open(&c, &s);
+    assert_true(client_wait_answer(&s, &c));
+    assert_int_equal(client_status(&c), 503);
+    assert_non_null(strstr(c.data, "X-Request-Id: "));
+    assert_non_null(strstr(c.data, "Retry-After: 1\r\n"));
+    client_close(&c);
+    client_close(&first);
     server_stop(&s);
 }
 
@@ -876,6 +933,7 @@ int main(void) {
         cmocka_unit_test(test_keep_alive_comment),
         cmocka_unit_test(test_loading_and_drain),
         cmocka_unit_test(test_close_ends_streams),
+        cmocka_unit_test(test_refused_below),
         cmocka_unit_test(test_many_at_once),
         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_create_memory),

@@ -15,7 +15,7 @@
 #include "model/model.h"
 #include "worker/worker.h"
 
-#define WAIT_US 20000000u /* a hang is a failure; nothing here is a timing */
+#define WAIT_US 60000000u /* a hang is a failure; nothing here is a timing */
 
 struct rig {
     struct model *model;
