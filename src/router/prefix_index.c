@@ -144,6 +144,8 @@ uint32_t prefix_index_holder_blocks(const struct prefix_index *index, uint32_t h
     return index->holder_blocks[holder];
 }
 
+uint64_t prefix_index_entry_count(const struct prefix_index *index) { return index->entry_count; }
+
 /* --- the table --------------------------------------------------------------------------- */
 
 /* A block on its way: where it lives, with its line asked for. */

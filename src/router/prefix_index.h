@@ -54,13 +54,15 @@ uint32_t prefix_index_match(const struct prefix_index *index, const uint64_t *ha
 /* Above every holder number given out so far. */
 uint32_t prefix_index_holder_room(const struct prefix_index *index);
 uint32_t prefix_index_holder_blocks(const struct prefix_index *index, uint32_t holder);
+/* (block, holder) pairs of holders that have not left. */
+uint64_t prefix_index_entry_count(const struct prefix_index *index);
 
 /* Does a little of what leaving holders left to do; store, remove and apply do so too. */
 void prefix_index_sweep(struct prefix_index *index, uint32_t line_count);
 
 struct prefix_index_counts {
     uint64_t blocks;  /* distinct */
-    uint64_t entries; /* (block, holder) */
+    uint64_t entries; /* prefix_index_entry_count */
     uint64_t sets;    /* of two holders and more */
     uint64_t bytes;   /* all memory */
     uint32_t holders; /* that have not left */
