@@ -292,19 +292,20 @@ static bool start_sweep(struct prefix_index *index) {
 static void sweep_block(struct prefix_index *index, struct shard *shard, struct place *place) {
     uint32_t words = WORDS(index->holder_top), value = place->line->values[place->slot];
     if (prefix_set_mark(index->sets, value) == index->sweep_mark) return;
+    if (!prefix_set_meets(index->sets, value, index->is_leaving)) {
+        prefix_set_note(index->sets, value, index->sweep_mark);
+        return;
+    }
     uint64_t *members = index->members;
     prefix_set_bits(index->sets, value, members, words);
     place->home = aim_at(index, place->line->hashes[place->slot]).home;
-    bool is_clean = true;
     for (uint32_t w = 0; w < words; w++) {
         for (uint64_t out = members[w] & index->is_leaving[w]; out; out &= out - 1) {
             uint32_t holder = w * 64 + (uint32_t) __builtin_ctzll(out);
             bool was_there;
-            is_clean = false;
             if (take_out(index, shard, place, holder, &was_there)) index->has_failed = true;
         }
     }
-    if (is_clean) prefix_set_note(index->sets, value, index->sweep_mark);
 }
 
 static void end_sweep(struct prefix_index *index) {

@@ -119,6 +119,18 @@ void prefix_set_bits(const struct prefix_set *sets, uint32_t value, uint64_t *bi
     if (!set && value && single / 64 < words) bits[single / 64] |= 1ull << (single % 64);
 }
 
+static bool has_bit(const uint64_t *bits, uint32_t at) { return bits[at / 64] >> (at % 64) & 1; }
+
+bool prefix_set_meets(const struct prefix_set *sets, uint32_t value, const uint64_t *bits) {
+    if (!is_interned(value)) return value && has_bit(bits, value - 1);
+    const struct set *set = set_of(sets, value);
+    for (uint32_t w = 0; w < set->words; w++)
+        if (set->members.bits[w] & bits[w]) return true;
+    for (uint32_t i = 0; !set->words && i < set->count; i++)
+        if (has_bit(bits, set->members.list[i])) return true;
+    return false;
+}
+
 uint32_t prefix_set_mark(const struct prefix_set *sets, uint32_t value) {
     return is_interned(value) ? set_of(sets, value)->mark : 0;
 }
