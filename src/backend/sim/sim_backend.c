@@ -4,14 +4,14 @@
 #include <errno.h>
 #include <string.h>
 #include <time.h>
-#include <xxhash.h>
 
+#include "backend/sim/sim_kv.h"
+#include "backend/tensor_parallel.h"
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/num.h"
 
 #define IN_FLIGHT_MAX 2u
-#define SLOT_BYTES 16u /* a key and a value of u64 */
 
 struct seat {
     bool is_set;
@@ -32,9 +32,7 @@ struct backend {
     struct backend_head head;
     struct backend_options options;
     uint32_t vocab_size;
-    uint32_t block_count; /* without block 0 */
-    uint8_t *none;        /* block 0 */
-    uint8_t *blocks;      /* blocks 1.. */
+    struct sim_kv kv;
     struct seat *seats;
     struct result_row *results;
     struct token_logprob *prompt_logprobs;
@@ -56,27 +54,9 @@ static uint64_t mix(uint64_t a, uint64_t b) {
 static uint64_t key_of(uint64_t sum, uint32_t token_id, uint32_t position) {
     return mix(sum, (uint64_t) position << 32 | token_id);
 }
-static uint64_t value_of(uint64_t key) { return (key << 17 | key >> 47) ^ 0x5851f42d4c957f2du; }
-
-/* What positions add to the sum that all later ones see: a number of the slot among GROUP, times
- * one of the group.  Products of 32 bits, so that compilers use vectors for them on any x86-64:
- * reading all of a long sequence back at each token is most of the sim's cost. */
-#define GROUP 8u /* divides every block size */
-
-static uint64_t slot_share(uint64_t key, uint64_t value, uint32_t slot) {
-    uint64_t both = key ^ value;
-    return (uint64_t) (uint32_t) both * (2 * slot + 1) + (both >> 32);
-}
-static uint64_t group_share(uint64_t slots, uint32_t group) {
-    return slots * (2 * (uint64_t) group + 1);
-}
-static uint64_t share_of(uint64_t key, uint64_t value, uint32_t position) {
-    return group_share(slot_share(key, value, position % GROUP), position / GROUP);
-}
-
 void sim_backend_feed(struct sim_text *text, uint32_t token_id) {
     uint64_t key = key_of(text->sum, token_id, text->position);
-    text->sum += share_of(key, value_of(key), text->position);
+    text->sum = sim_kv_add(text->sum, sim_kv_share(key, text->position));
     text->position++;
 }
 
@@ -152,11 +132,8 @@ static void fill_logprob(uint64_t sum, uint32_t id, uint32_t rank, uint32_t top_
 
 static enum err sim_open(const struct model_spec *spec, const struct backend_options *options,
                          struct err_text *text, struct backend **out) {
-    if (options->rank_count != 1)
-        return err_set(text, ERR_UNSUPPORTED,
-                       "tensor-parallel-size: the sim backend has 1 rank, "
-                       "not %u",
-                       options->rank_count);
+    enum err e = tensor_parallel_check(spec, options->rank_count, text);
+    if (e) return e;
     uint32_t size = options->block_size;
     if (size != 8 && size != 16 && size != 32 && size != 64 && size != 128)
         return err_set(text, ERR_USAGE, "block-size must be 8, 16, 32, 64 or 128, not %u", size);
@@ -168,6 +145,11 @@ static enum err sim_open(const struct model_spec *spec, const struct backend_opt
                        IN_FLIGHT_MAX, options->sim_in_flight_max);
     struct backend *backend = alloc_zero(1, sizeof *backend);
     if (!backend) return err_set(text, ERR_MEMORY, "no memory for the sim backend");
+    e = sim_kv_init(&backend->kv, spec->kv_head_count, options->rank_count, size);
+    if (e) {
+        alloc_free(backend);
+        return err_set(text, e, "no memory for the sim backend");
+    }
     backend->head.ops = &sim_backend_ops;
     backend->options = *options;
     backend->options.numerics = numerics_resolve(options->numerics, spec->weight_type);
@@ -178,54 +160,69 @@ static enum err sim_open(const struct model_spec *spec, const struct backend_opt
 }
 
 static uint64_t sim_block_bytes(const struct backend *backend, uint32_t rank) {
-    return (uint64_t) backend->options.block_size * SLOT_BYTES;
+    CHECK(rank < backend->kv.rank_count);
+    return sim_kv_block_bytes(&backend->kv);
 }
 
 static uint64_t allowed_words(const struct backend *backend) {
     return num_div_up(backend->vocab_size, 64);
 }
 
+static uint64_t seats_bytes(const struct backend *backend) {
+    uint64_t each = sizeof(struct seat) + allowed_words(backend) * sizeof(uint64_t);
+    return backend->options.seat_count * each;
+}
+
+/* Seats and results stand on rank 0. */
 static void sim_plan(const struct backend *backend, uint32_t rank, struct mem_plan *plan) {
     const struct backend_options *o = &backend->options;
-    uint64_t seat_bytes = sizeof(struct seat) + allowed_words(backend) * sizeof(uint64_t);
-    mem_plan_add(plan, MEM_ACTIVATIONS, o->seat_count * seat_bytes, "seats");
+    mem_plan_add(plan, MEM_WORKSPACE, sim_block_bytes(backend, rank), "block 0");
+    if (rank != 0) return;
+    mem_plan_add(plan, MEM_ACTIVATIONS, seats_bytes(backend), "seats");
     mem_plan_add(plan, MEM_ACTIVATIONS, o->seat_count * sizeof(struct result_row), "results");
     mem_plan_add(plan, MEM_ACTIVATIONS, o->batched_tokens_max * sizeof(struct token_logprob),
                  "prompt logprobs");
-    mem_plan_add(plan, MEM_WORKSPACE, sim_block_bytes(backend, rank), "block 0");
+}
+
+static enum err load_rank(struct backend *backend, uint32_t rank, uint32_t block_count,
+                          struct mem *mem, struct err_text *text) {
+    uint64_t block_bytes = sim_block_bytes(backend, rank);
+    void *none, *blocks; /* none: planned as on every body, and never touched */
+    enum err e = mem_take(mem, "block 0", block_bytes, text, &none);
+    if (!e) e = mem_take(mem, "kv", block_count * block_bytes, text, &blocks);
+    if (!e) sim_kv_place(&backend->kv, rank, blocks);
+    return e;
 }
 
 static enum err sim_load(struct backend *backend, const struct model *model, uint32_t block_count,
                          struct mem *const *mems, backend_progress_fn progress, void *progress_ctx,
                          struct err_text *text) {
     const struct backend_options *o = &backend->options;
-    uint64_t seats_bytes = o->seat_count * sizeof(struct seat);
-    uint64_t allowed_bytes = o->seat_count * allowed_words(backend) * sizeof(uint64_t);
-    uint64_t block_bytes = sim_block_bytes(backend, 0);
-    void *seats, *allowed, *results, *logprobs, *none, *blocks;
-    enum err e = mem_take(mems[0], "seats", seats_bytes, text, &seats);
-    if (!e) e = mem_take(mems[0], "seats", allowed_bytes, text, &allowed);
+    void *seats, *results, *logprobs;
+    enum err e = mem_take(mems[0], "seats", seats_bytes(backend), text, &seats);
     if (!e)
         e = mem_take(mems[0], "results", o->seat_count * sizeof(struct result_row), text, &results);
     if (!e)
         e = mem_take(mems[0], "prompt logprobs",
                      o->batched_tokens_max * sizeof(struct token_logprob), text, &logprobs);
-    if (!e) e = mem_take(mems[0], "block 0", block_bytes, text, &none);
-    if (!e) e = mem_take(mems[0], "kv", block_count * block_bytes, text, &blocks);
+    for (uint32_t rank = 0; !e && rank < backend->kv.rank_count; rank++)
+        e = load_rank(backend, rank, block_count, mems[rank], text);
     if (e) return e;
     backend->seats = seats;
     for (uint32_t i = 0; i < o->seat_count; i++)
-        backend->seats[i].allowed = (uint64_t *) allowed + i * allowed_words(backend);
+        backend->seats[i].allowed =
+            (uint64_t *) (void *) &backend->seats[o->seat_count] + i * allowed_words(backend);
     backend->results = results;
     backend->prompt_logprobs = logprobs;
-    backend->none = none;
-    backend->blocks = blocks;
-    backend->block_count = block_count;
+    backend->kv.block_count = block_count;
     if (progress) progress(progress_ctx, "nothing to load", 1, 1);
     return ERR_OK;
 }
 
-static void sim_close(struct backend *backend) { alloc_free(backend); }
+static void sim_close(struct backend *backend) {
+    if (backend) sim_kv_release(&backend->kv);
+    alloc_free(backend);
+}
 
 /* --- seats ------------------------------------------------------------------------------------ */
 
@@ -268,20 +265,13 @@ static void sim_seat_clear(struct backend *backend, uint32_t seat) {
 
 /* --- the step ------------------------------------------------------------------------------- */
 
-static uint64_t *block_keys(const struct backend *backend, uint32_t block) {
-    CHECK(block <= backend->block_count);
-    uint64_t block_bytes = sim_block_bytes(backend, 0);
-    uint8_t *at = block ? backend->blocks + (block - 1) * block_bytes : backend->none;
-    return (uint64_t *) (void *) at;
-}
-
 static void check_row(const struct backend *backend, const struct batch_row *row) {
     CHECK(row->seat < backend->options.seat_count && backend->seats[row->seat].is_set);
     CHECK(row->token_count >= 1 && (row->tokens || row->token_count == 1));
     uint64_t end = (uint64_t) row->first_position + row->token_count;
     CHECK(end <= (uint64_t) row->block_count * backend->options.block_size);
     for (uint32_t i = 0; i < row->block_count; i++)
-        CHECK(row->blocks[i] >= 1 && row->blocks[i] <= backend->block_count);
+        CHECK(row->blocks[i] >= 1 && row->blocks[i] <= backend->kv.block_count);
 }
 
 static void sim_submit(struct backend *backend, const struct batch *batch) {
@@ -299,55 +289,21 @@ static void sim_submit(struct backend *backend, const struct batch *batch) {
     backend->flights[backend->flight_count++] = (struct flight){*batch, backend->due_ns};
 }
 
-/* Blocks lie anywhere: without this each one costs a trip to memory. */
-static void prefetch_block(const struct backend *backend, uint32_t block) {
-    const char *at = (const char *) block_keys(backend, block);
-    uint64_t block_bytes = sim_block_bytes(backend, 0);
-    for (uint64_t i = 0; i < block_bytes; i += 64) __builtin_prefetch(at + i);
-}
-
-#define PREFETCH_BLOCKS 3u
-
-/* The sum over the stored KV of all positions before `position`. */
-static uint64_t read_sum(const struct backend *backend, const struct batch_row *row,
-                         uint32_t position) {
-    uint32_t block_size = backend->options.block_size;
-    uint64_t sum = 0;
-    for (uint32_t block = 0; block * block_size < position; block++) {
-        if (block + PREFETCH_BLOCKS < row->block_count)
-            prefetch_block(backend, row->blocks[block + PREFETCH_BLOCKS]);
-        const uint64_t *keys = block_keys(backend, row->blocks[block]);
-        const uint64_t *values = keys + block_size;
-        uint32_t first = block * block_size;
-        uint32_t count = (uint32_t) num_min(block_size, position - first), at = 0;
-        for (; at + GROUP <= count; at += GROUP) {
-            uint64_t slots = 0;
-            for (uint32_t i = 0; i < GROUP; i++)
-                slots += slot_share(keys[at + i], values[at + i], i);
-            sum += group_share(slots, (first + at) / GROUP);
-        }
-        for (; at < count; at++) sum += share_of(keys[at], values[at], first + at);
-    }
-    return sum;
-}
-
 static void run_row(struct backend *backend, const struct batch_row *row,
                     struct token_logprob *prompt_logprobs, struct result_row *result) {
-    uint32_t block_size = backend->options.block_size;
+    const struct sim_kv *kv = &backend->kv;
     struct seat *seat = &backend->seats[row->seat];
     const uint32_t *tokens = row->tokens ? row->tokens : &seat->last_id;
     uint32_t prompt_top =
         (uint32_t) (seat->sampling.prompt_logprobs > 0 ? seat->sampling.prompt_logprobs : 0);
-    uint64_t sum = read_sum(backend, row, row->first_position);
+    uint64_t sum = sim_kv_sum(kv, row->blocks, row->block_count, row->first_position);
     *result = (struct result_row){.token_id = BACKEND_NO_TOKEN};
     for (uint32_t t = 0; t < row->token_count; t++) {
         uint32_t position = row->first_position + t;
         CHECK(tokens[t] < backend->vocab_size);
-        uint64_t key = key_of(sum, tokens[t], position), value = value_of(key);
-        uint64_t *keys = block_keys(backend, row->blocks[position / block_size]);
-        keys[position % block_size] = key;
-        keys[block_size + position % block_size] = value;
-        sum += share_of(key, value, position);
+        uint64_t key = key_of(sum, tokens[t], position);
+        sim_kv_write(kv, row->blocks, position, key);
+        sum = sim_kv_add(sum, sim_kv_share(key, position));
         if (row->wants_prompt_logprobs && row->next_tokens[t] != BACKEND_NO_TOKEN)
             fill_logprob(sum, row->next_tokens[t], 1 + (uint32_t) (mix(sum, 4) % 40), prompt_top,
                          backend->vocab_size, &prompt_logprobs[t]);
@@ -397,44 +353,21 @@ static uint32_t sim_in_flight_max(const struct backend *backend) {
     return (uint32_t) num_max(1, backend->options.sim_in_flight_max);
 }
 
-/* --- KV ------------------------------------------------------------------------------------- */
+/* --- the table ------------------------------------------------------------------------------ */
 
-static void sim_kv_layout(const struct backend *backend, uint32_t rank, struct kv_layout *out) {
-    uint64_t block_bytes = sim_block_bytes(backend, rank);
-    *out = (struct kv_layout){
-        /* Block 0 lies elsewhere and is never sent. */
-        .base = (uint8_t *) ((uintptr_t) backend->blocks - block_bytes),
-        .block_count = backend->block_count + 1,
-        .layer_count = 1,
-        .head_count = 1,
-        .head_total = 1,
-        .block_stride = block_bytes,
-        .layer_stride = block_bytes,
-        .value_stride = block_bytes / 2,
-        .head_stride = block_bytes / 2,
-        .head_bytes = block_bytes / 2,
-        .block_bytes = block_bytes,
-    };
+static void sim_layout(const struct backend *backend, uint32_t rank, struct kv_layout *out) {
+    CHECK(rank < backend->kv.rank_count);
+    sim_kv_layout(&backend->kv, rank, out);
 }
 
-static void sim_kv_copy(struct backend *backend, uint32_t from, uint32_t to, uint32_t slot_count) {
-    uint32_t block_size = backend->options.block_size;
-    CHECK(slot_count <= block_size);
-    const uint64_t *source = block_keys(backend, from);
-    uint64_t *target = block_keys(backend, to);
-    memcpy(target, source, slot_count * sizeof *target);
-    memcpy(target + block_size, source + block_size, slot_count * sizeof *target);
+static void sim_copy(struct backend *backend, uint32_t from, uint32_t to, uint32_t slot_count) {
+    sim_kv_copy(&backend->kv, from, to, slot_count);
 }
 
-static uint64_t sim_kv_checksum(const struct backend *backend, uint32_t rank, uint32_t block,
-                                uint32_t slot_count) {
-    uint32_t block_size = backend->options.block_size;
-    CHECK(slot_count <= block_size);
-    uint64_t image[2 * 128]; /* [K|V][slot] */
-    const uint64_t *keys = block_keys(backend, block);
-    memcpy(image, keys, slot_count * sizeof *image);
-    memcpy(image + slot_count, keys + block_size, slot_count * sizeof *image);
-    return XXH3_64bits(image, 2 * slot_count * sizeof *image);
+static uint64_t sim_checksum(const struct backend *backend, uint32_t rank, uint32_t block,
+                             uint32_t slot_count) {
+    CHECK(rank < backend->kv.rank_count);
+    return sim_kv_checksum(&backend->kv, rank, block, slot_count);
 }
 
 static enum numerics sim_numerics(const struct backend *backend) {
@@ -456,9 +389,9 @@ const struct backend_ops sim_backend_ops = {
     .submit = sim_submit,
     .collect = sim_collect,
     .in_flight_max = sim_in_flight_max,
-    .kv_layout = sim_kv_layout,
-    .kv_copy = sim_kv_copy,
-    .kv_checksum = sim_kv_checksum,
+    .kv_layout = sim_layout,
+    .kv_copy = sim_copy,
+    .kv_checksum = sim_checksum,
     .numerics = sim_numerics,
     .kv_dtype = sim_kv_dtype,
 };

@@ -2,9 +2,11 @@
  *
  * The KV of position p is a hash of token p and of the KV of all positions before it, read back
  * from the blocks each time; the next token is a function of the same.  A block that was
- * misplaced, lost, stale or half written changes every answer after it.  With temperature 0 the
- * answer depends on the tokens alone; above, also on (seed, choice index, output index); with a
- * penalty on, also on the seat's generated ids.
+ * misplaced, lost, stale or half written changes every answer after it, and so does any piece of
+ * one: the KV is cut over the KV heads and the ranks that hold them (sim_kv.h).  How many heads
+ * and ranks there are changes nothing.  With temperature 0 the answer depends on the tokens alone;
+ * above, also on (seed, choice index, output index); with a penalty on, also on the seat's
+ * generated ids.
  *
  * Time: a batch is due sim_step_us + tokens x sim_token_us after the one before it (or after its
  * submit); collect sleeps until then. */
