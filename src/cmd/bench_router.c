@@ -135,12 +135,13 @@ static void measure_matches(const struct bench *bench, const struct prefix_index
         "match of 512 blocks that all workers hold, p50", "  that one worker holds, p50",
         "  200 that all hold, then one's own, p50", "  that nobody holds, p50"};
     uint64_t hashes[EVENT_BLOCKS];
+    uint32_t floor;
     for (uint32_t match = 0; match < MATCH_CASES; match++) {
         char name[64];
         for (uint32_t round = 0; round < MATCHES; round++) {
             fill_prompt((enum match_case) match, round, hashes);
             uint64_t started_ns = clock_now_ns();
-            (void) prefix_index_match(index, hashes, EVENT_BLOCKS, hits);
+            (void) prefix_index_match(index, hashes, EVENT_BLOCKS, 0, hits, &floor);
             times_ns[round] = (uint32_t) (clock_now_ns() - started_ns);
         }
         qsort(times_ns, MATCHES, sizeof *times_ns, compare_u32);
@@ -381,7 +382,7 @@ static void tell_load(struct trace_run *run, uint32_t worker, uint64_t attempt) 
 
 static enum err route(struct trace_run *run, uint32_t number) {
     static struct kv_event events[BENCH_TRACE_BLOCKS_MAX * 4];
-    uint32_t count, worker_count = run->bench->worker_count;
+    uint32_t count, floor, worker_count = run->bench->worker_count;
     const uint64_t *hashes = bench_trace_next(run->trace, &count);
     struct router_request request = {.sequence_hashes = hashes,
                                      .block_count = count,
@@ -403,7 +404,7 @@ static enum err route(struct trace_run *run, uint32_t number) {
     uint64_t t3 = clock_now_ns();
     if (!router_events(run->router, worker + 1, events, event_count)) return ERR_FORMAT;
     uint64_t t4 = clock_now_ns();
-    (void) prefix_index_match(run->index, hashes, count, run->hits);
+    (void) prefix_index_match(run->index, hashes, count, 0, run->hits, &floor);
     uint64_t t5 = clock_now_ns();
     e = prefix_index_apply(run->index, run->holders[worker], events, event_count);
     uint64_t t6 = clock_now_ns();

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/num.h"
 #include "router/prefix_set.h"
 
 #define SHARDS 256u
@@ -20,6 +21,7 @@
 #define STRIDE 32u         /* positions between two probes of a match */
 #define SWEEP_LINES 64u    /* of a call, at least */
 #define HASH_OF_0 0x9E3779B97F4A7C15u
+#define WAITING_MAX 64u /* numbers that may wait for a sweep beyond those in use */
 #define WORDS(holders) (((holders) + 63) / 64)
 
 _Static_assert(sizeof(struct kv_event) % sizeof(uint64_t) == 0, "hashes of events have a stride");
@@ -49,7 +51,9 @@ struct prefix_index {
     uint32_t holder_room;    /* of the arrays; a multiple of 64 */
     uint32_t holder_top, live_count;
     uint64_t entry_count; /* of live holders */
-    bool is_sweeping, has_waiting, has_failed;
+    uint64_t waiting_entries;
+    uint32_t waiting_count;
+    bool is_sweeping, has_failed;
     uint32_t sweep_mark, sweep_shard, sweep_line;
 };
 
@@ -111,15 +115,22 @@ static bool is_taken(const struct prefix_index *index, uint32_t holder) {
            has_bit(index->is_waiting, holder);
 }
 
+static uint32_t first_free(const struct prefix_index *index) {
+    for (uint32_t w = 0; w < WORDS(index->holder_top); w++) {
+        uint64_t taken = index->is_live[w] | index->is_leaving[w] | index->is_waiting[w];
+        if (~taken) return w * 64 + (uint32_t) __builtin_ctzll(~taken);
+    }
+    return (uint32_t) num_round_up(index->holder_top, 64);
+}
+
 enum err prefix_index_join(struct prefix_index *index, uint32_t *holder) {
-    uint32_t number = 0;
-    while (number < index->holder_top && is_taken(index, number)) number++;
+    uint32_t number = first_free(index);
     if (number == PREFIX_INDEX_HOLDERS_MAX) return ERR_LIMIT;
     if (number == index->holder_room) {
         enum err e = make_holder_room(index);
         if (e) return e;
     }
-    if (number == index->holder_top) index->holder_top++;
+    if (number >= index->holder_top) index->holder_top = number + 1;
     set_bit(index->is_live, number);
     index->holder_blocks[number] = 0;
     index->live_count++;
@@ -133,9 +144,10 @@ void prefix_index_leave(struct prefix_index *index, uint32_t holder) {
     index->live_count--;
     if (!index->holder_blocks[holder]) return; /* nothing to sweep */
     index->entry_count -= index->holder_blocks[holder];
+    index->waiting_entries += index->holder_blocks[holder];
+    index->waiting_count++;
     index->holder_blocks[holder] = 0;
     set_bit(index->is_waiting, holder);
-    index->has_waiting = true;
 }
 
 uint32_t prefix_index_holder_room(const struct prefix_index *index) { return index->holder_top; }
@@ -276,12 +288,16 @@ static enum err take_out(struct prefix_index *index, struct shard *shard, const 
 
 /* --- the sweep --------------------------------------------------------------------------- */
 
+/* A pass reads the whole table: not for a few blocks, nor for a few numbers. */
 static bool start_sweep(struct prefix_index *index) {
-    if (!index->has_waiting) return false;
+    if (!index->waiting_count || (index->waiting_entries * 4 < index->entry_count &&
+                                  index->waiting_count < index->live_count + WAITING_MAX))
+        return false;
+    index->waiting_count = 0;
+    index->waiting_entries = 0;
     uint64_t *leaving = index->is_leaving; /* nothing is set in it */
     index->is_leaving = index->is_waiting;
     index->is_waiting = leaving;
-    index->has_waiting = false;
     index->has_failed = false;
     index->is_sweeping = true;
     index->sweep_shard = index->sweep_line = 0;
@@ -297,7 +313,7 @@ static void sweep_block(struct prefix_index *index, struct shard *shard, struct 
         return;
     }
     uint64_t *members = index->members;
-    prefix_set_bits(index->sets, value, members, words);
+    prefix_set_bits(index->sets, value, members, 0, words);
     place->home = aim_at(index, place->line->hashes[place->slot]).home;
     for (uint32_t w = 0; w < words; w++) {
         for (uint64_t out = members[w] & index->is_leaving[w]; out; out &= out - 1) {
@@ -316,7 +332,7 @@ static void end_sweep(struct prefix_index *index) {
         if (index->has_failed) index->is_waiting[w] |= index->is_leaving[w];
         index->is_leaving[w] = 0;
     }
-    if (index->has_failed) index->has_waiting = true;
+    if (index->has_failed) index->waiting_count += index->live_count + WAITING_MAX;
 }
 
 void prefix_index_sweep(struct prefix_index *index, uint32_t line_count) {
@@ -340,7 +356,7 @@ void prefix_index_sweep(struct prefix_index *index, uint32_t line_count) {
 
 /* Twice the lines that `count` blocks can fill: a sweep ends before the table can double. */
 static void sweep_some(struct prefix_index *index, uint32_t count) {
-    if (index->is_sweeping || index->has_waiting)
+    if (index->is_sweeping || index->waiting_count)
         prefix_index_sweep(index, count > SWEEP_LINES ? count : SWEEP_LINES);
 }
 
@@ -480,9 +496,11 @@ enum err prefix_index_apply(struct prefix_index *index, uint32_t holder,
 struct walk {
     const struct prefix_index *index;
     const uint64_t *hashes;
-    uint32_t words;
-    uint32_t value;   /* the holders of the block before */
-    bool has_holders; /* someone holds everything so far */
+    uint32_t first, end; /* words of index->alive that are not 0 */
+    uint32_t value;      /* the holders of the block before */
+    bool is_full;        /* every holder holds all so far, and who asks wants to know */
+    uint32_t floor;
+    uint32_t quiet; /* hits of at most this many blocks are not told */
     struct prefix_hit *hits;
     uint32_t hit_count;
 };
@@ -493,19 +511,46 @@ static void add_hits(struct walk *walk, uint32_t word, uint64_t members, uint32_
             (struct prefix_hit){word * 64 + (uint32_t) __builtin_ctzll(members), block_count};
 }
 
+/* Position 0: who is there at all. */
+static void begin(struct walk *walk, uint32_t words, uint32_t value) {
+    const struct prefix_index *index = walk->index;
+    uint64_t lacking = 0;
+    walk->value = value;
+    walk->first = words;
+    prefix_set_bits(index->sets, value, index->alive, 0, words);
+    for (uint32_t w = 0; w < words; w++) {
+        lacking |= index->is_live[w] & ~index->alive[w];
+        index->alive[w] &= index->is_live[w];
+        if (!index->alive[w]) continue;
+        if (walk->first == words) walk->first = w;
+        walk->end = w + 1;
+    }
+    if (lacking) walk->is_full = false;
+}
+
 /* The holders change at this position. */
 static void enter(struct walk *walk, uint32_t position, uint32_t value) {
     const struct prefix_index *index = walk->index;
-    uint64_t rest = 0;
+    uint32_t first = walk->first, end = walk->end;
     walk->value = value;
-    prefix_set_bits(index->sets, value, index->members, walk->words);
-    for (uint32_t w = 0; w < walk->words; w++) {
-        uint64_t gone = index->alive[w] & ~index->members[w];
-        if (position && gone) add_hits(walk, w, gone, position);
-        index->alive[w] &= index->members[w];
-        rest |= index->alive[w];
+    prefix_set_bits(index->sets, value, index->members, first, end);
+    if (walk->is_full) {
+        uint64_t gone = 0;
+        for (uint32_t w = first; w < end; w++) gone |= index->alive[w] & ~index->members[w];
+        if (!gone) return;
+        walk->is_full = false;
+        walk->floor = position;
+        if (position > walk->quiet) walk->quiet = position;
     }
-    walk->has_holders = rest != 0;
+    walk->first = walk->end = end;
+    for (uint32_t w = first; w < end; w++) {
+        uint64_t gone = index->alive[w] & ~index->members[w];
+        if (gone && position > walk->quiet) add_hits(walk, w, gone, position);
+        index->alive[w] &= index->members[w];
+        if (!index->alive[w]) continue;
+        if (walk->first == end) walk->first = w;
+        walk->end = w + 1;
+    }
 }
 
 static void ask(const struct prefix_index *index, uint64_t hash) {
@@ -521,26 +566,28 @@ static uint32_t value_of(const struct prefix_index *index, uint64_t hash) {
 /* Positions first..end - 1, of which the last one's holders are known. */
 static void enter_range(struct walk *walk, uint32_t first, uint32_t end, uint32_t last_value) {
     for (uint32_t at = first; at + 1 < end; at++) ask(walk->index, walk->hashes[at]);
-    for (uint32_t at = first; at < end && walk->has_holders; at++) {
+    for (uint32_t at = first; at < end && walk->first < walk->end; at++) {
         uint32_t value = at + 1 == end ? last_value : value_of(walk->index, walk->hashes[at]);
         if (value != walk->value) enter(walk, at, value);
     }
 }
 
 uint32_t prefix_index_match(const struct prefix_index *index, const uint64_t *hashes,
-                            uint32_t count, struct prefix_hit *hits) {
+                            uint32_t count, uint32_t above, struct prefix_hit *hits,
+                            uint32_t *floor) {
+    if (floor) *floor = 0;
     if (!count || !index->live_count) return 0;
     struct walk walk = {
-        .index = index, .hashes = hashes, .words = WORDS(index->holder_top), .hits = hits};
+        .index = index, .hashes = hashes, .is_full = floor != NULL, .quiet = above, .hits = hits};
     uint32_t strides = count / STRIDE;
     ask(index, hashes[0]);
     for (uint32_t i = 1; i <= strides && i <= AHEAD; i++) ask(index, hashes[i * STRIDE - 1]);
     ask(index, hashes[count - 1]);
     if (count <= STRIDE) /* short enough to ask for all of it at once */
         for (uint32_t i = 1; i + 1 < count; i++) ask(index, hashes[i]);
-    memcpy(index->alive, index->is_live, walk.words * sizeof *index->alive);
-    enter(&walk, 0, value_of(index, hashes[0]));
-    for (uint32_t first = 1, end; first < count && walk.has_holders; first = end) {
+    begin(&walk, WORDS(index->holder_top), value_of(index, hashes[0]));
+    bool was_full = walk.is_full;
+    for (uint32_t first = 1, end; first < count && walk.first < walk.end; first = end) {
         end = first == 1 ? STRIDE : first + STRIDE;
         if (end > count) end = count;
         uint32_t ahead = end + AHEAD * STRIDE - 1;
@@ -548,8 +595,9 @@ uint32_t prefix_index_match(const struct prefix_index *index, const uint64_t *ha
         uint32_t value = value_of(index, hashes[end - 1]);
         if (value != walk.value) enter_range(&walk, first, end, value);
     }
-    for (uint32_t w = 0; walk.has_holders && w < walk.words; w++)
-        add_hits(&walk, w, index->alive[w], count);
+    if (was_full) *floor = walk.is_full ? count : walk.floor;
+    if (!walk.is_full && count > walk.quiet)
+        for (uint32_t w = walk.first; w < walk.end; w++) add_hits(&walk, w, index->alive[w], count);
     return walk.hit_count;
 }
 

@@ -47,17 +47,20 @@ struct prefix_hit {
     uint32_t holder;
     uint32_t block_count; /* > 0 */
 };
-/* Every holder of the first block, once.  hits: room for prefix_index_holder_room.  Returns how
- * many. */
+/* *floor: the leading blocks that every holder (of those that have not left) holds; NULL: not
+ * wanted, taken as 0.  hits: the holders of more than that and more than `above`, once each, in
+ * room for prefix_index_holder_room.  Returns how many. */
 uint32_t prefix_index_match(const struct prefix_index *index, const uint64_t *hashes,
-                            uint32_t count, struct prefix_hit *hits);
+                            uint32_t count, uint32_t above, struct prefix_hit *hits,
+                            uint32_t *floor);
 /* Above every holder number given out so far. */
 uint32_t prefix_index_holder_room(const struct prefix_index *index);
 uint32_t prefix_index_holder_blocks(const struct prefix_index *index, uint32_t holder);
 /* (block, holder) pairs of holders that have not left. */
 uint64_t prefix_index_entry_count(const struct prefix_index *index);
 
-/* Does a little of what leaving holders left to do; store, remove and apply do so too. */
+/* Does a little of what leaving holders left to do, if that is enough to be worth a pass; store,
+ * remove and apply do so too. */
 void prefix_index_sweep(struct prefix_index *index, uint32_t line_count);
 
 struct prefix_index_counts {

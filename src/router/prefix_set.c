@@ -101,22 +101,23 @@ uint32_t prefix_set_count(const struct prefix_set *sets, uint32_t value) {
     return is_interned(value) ? set_of(sets, value)->count : value != 0;
 }
 
-void prefix_set_bits(const struct prefix_set *sets, uint32_t value, uint64_t *bits,
-                     uint32_t words) {
-    uint32_t single = value - 1;
+static void set_bit(uint64_t *bits, uint32_t first, uint32_t end, uint32_t holder) {
+    if (holder / 64 >= first && holder / 64 < end) bits[holder / 64] |= 1ull << (holder % 64);
+}
+
+void prefix_set_bits(const struct prefix_set *sets, uint32_t value, uint64_t *bits, uint32_t first,
+                     uint32_t end) {
     const struct set *set = is_interned(value) ? set_of(sets, value) : NULL;
     if (set && set->words) {
-        uint32_t there = set->words < words ? set->words : words;
-        memcpy(bits, set->members.bits, there * sizeof *bits);
-        memset(bits + there, 0, (words - there) * sizeof *bits);
+        uint32_t there = set->words < end ? set->words : end;
+        for (uint32_t w = first; w < there; w++) bits[w] = set->members.bits[w];
+        for (uint32_t w = there > first ? there : first; w < end; w++) bits[w] = 0;
         return;
     }
-    memset(bits, 0, words * sizeof *bits);
-    for (uint32_t i = 0; set && i < set->count; i++) {
-        uint32_t holder = set->members.list[i];
-        if (holder / 64 < words) bits[holder / 64] |= 1ull << (holder % 64);
-    }
-    if (!set && value && single / 64 < words) bits[single / 64] |= 1ull << (single % 64);
+    for (uint32_t w = first; w < end; w++) bits[w] = 0;
+    for (uint32_t i = 0; set && i < set->count; i++)
+        set_bit(bits, first, end, set->members.list[i]);
+    if (!set && value) set_bit(bits, first, end, value - 1);
 }
 
 static bool has_bit(const uint64_t *bits, uint32_t at) { return bits[at / 64] >> (at % 64) & 1; }
@@ -287,7 +288,7 @@ static enum err change(struct prefix_set *sets, uint32_t value, uint32_t holder,
     } else if ((value - 1) / 64 + 1 > words) {
         words = (value - 1) / 64 + 1;
     }
-    prefix_set_bits(sets, value, sets->bits, words);
+    prefix_set_bits(sets, value, sets->bits, 0, words);
     sets->bits[holder / 64] ^= 1ull << (holder % 64);
     uint64_t hash = is_interned(value) ? set_of(sets, value)->hash : hash_holder(value - 1);
     uint32_t count = prefix_set_count(sets, value);

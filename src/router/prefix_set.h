@@ -35,8 +35,9 @@ void prefix_set_move(struct prefix_set *sets, uint32_t from, uint32_t to, uint32
 
 bool prefix_set_has(const struct prefix_set *sets, uint32_t value, uint32_t holder);
 uint32_t prefix_set_count(const struct prefix_set *sets, uint32_t value);
-/* Writes all `words` of them; the members beyond are left out. */
-void prefix_set_bits(const struct prefix_set *sets, uint32_t value, uint64_t *bits, uint32_t words);
+/* Writes words first..end - 1 of bits; members elsewhere are left out. */
+void prefix_set_bits(const struct prefix_set *sets, uint32_t value, uint64_t *bits, uint32_t first,
+                     uint32_t end);
 /* Whether any member is in bits, which have room for every holder. */
 bool prefix_set_meets(const struct prefix_set *sets, uint32_t value, const uint64_t *bits);
 /* A number that the caller keeps with an interned set (0 at first): which pass found it clean. */

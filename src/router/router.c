@@ -36,10 +36,12 @@ struct router {
     struct worker *workers;       /* by slot, owned */
     /* By slot, owned; one array each, so that a choice among a thousand reads little memory. */
     double *waiting_tokens, *used_blocks, *request_counts;
+    double *closed;     /* 0, or INFINITY for a slot that is not to be chosen */
     double *costs;      /* scratch of a choice; INFINITY: closed */
     uint32_t *overlaps; /* scratch of a choice */
     bool *is_open;
-    uint32_t room, top; /* slots; none is used at or above top */
+    uint32_t *table;    /* by instance, of 2 x room, owned: a slot, or NONE */
+    uint32_t room, top; /* slots (a power of two); none is used at or above top */
     uint32_t worker_count, open_count;
     uint32_t block_size; /* of the workers here */
     uint64_t turn_last;
@@ -95,7 +97,9 @@ void router_destroy(struct router *router) {
     alloc_free(router->waiting_tokens);
     alloc_free(router->used_blocks);
     alloc_free(router->request_counts);
+    alloc_free(router->closed);
     alloc_free(router->costs);
+    alloc_free(router->table);
     alloc_free(router->overlaps);
     alloc_free(router->is_open);
     alloc_free(router);
@@ -105,11 +109,27 @@ bool router_wants_hashes(const struct router *router) { return router->belief !=
 
 /* --- workers ----------------------------------------------------------------------------- */
 
+static uint32_t table_at(const struct router *router, uint64_t instance) {
+    return (uint32_t) (instance * 0x9e3779b97f4a7c15u >> 32) & (2 * router->room - 1);
+}
+
 static uint32_t find_slot(const struct router *router, uint64_t instance) {
-    if (!instance) return NONE;
-    for (uint32_t slot = 0; slot < router->top; slot++)
-        if (router->workers[slot].instance == instance) return slot;
-    return NONE;
+    if (!instance || !router->room) return NONE;
+    for (uint32_t at = table_at(router, instance);; at = (at + 1) & (2 * router->room - 1)) {
+        uint32_t slot = router->table[at];
+        if (slot == NONE || router->workers[slot].instance == instance) return slot;
+    }
+}
+
+/* Workers come and go seldom. */
+static void fill_table(struct router *router) {
+    for (uint32_t i = 0; i < 2 * router->room; i++) router->table[i] = NONE;
+    for (uint32_t slot = 0; slot < router->top; slot++) {
+        if (!router->workers[slot].instance) continue;
+        uint32_t at = table_at(router, router->workers[slot].instance);
+        while (router->table[at] != NONE) at = (at + 1) & (2 * router->room - 1);
+        router->table[at] = slot;
+    }
 }
 
 static void refresh(struct router *router, uint32_t slot) {
@@ -132,12 +152,18 @@ static enum err make_room(struct router *router) {
         !resize(&router->waiting_tokens, room, sizeof(double)) ||
         !resize(&router->used_blocks, room, sizeof(double)) ||
         !resize(&router->request_counts, room, sizeof(double)) ||
+        !resize(&router->closed, room, sizeof(double)) ||
         !resize(&router->costs, room, sizeof(double)) ||
         !resize(&router->overlaps, room, sizeof(uint32_t)) ||
         !resize(&router->is_open, room, sizeof(bool)))
         return ERR_MEMORY;
+    uint32_t *table = alloc_array(2 * (size_t) room, sizeof *table);
+    if (!table) return ERR_MEMORY;
+    alloc_free(router->table);
+    router->table = table;
     memset(router->overlaps + router->room, 0, (room - router->room) * sizeof(uint32_t));
     router->room = room;
+    fill_table(router);
     return ERR_OK;
 }
 
@@ -162,8 +188,10 @@ enum err router_add(struct router *router, const struct router_worker *worker) {
     if (slot == router->top) router->top++;
     if (router->worker_count++ == 0) router->block_size = worker->block_size;
     router->is_open[slot] = true;
+    router->closed[slot] = 0;
     router->open_count++;
     refresh(router, slot);
+    fill_table(router);
     return ERR_OK;
 }
 
@@ -175,15 +203,19 @@ void router_remove(struct router *router, uint64_t instance) {
     if (router->belief) router_belief_remove(router->belief, slot);
     router->open_count -= router->is_open[slot];
     router->is_open[slot] = false;
+    router->closed[slot] = INFINITY;
     *worker = (struct worker){0};
+    refresh(router, slot);
     router->worker_count--;
     while (router->top && !router->workers[router->top - 1].instance) router->top--;
+    fill_table(router);
 }
 
 void router_set_open(struct router *router, uint64_t instance, bool is_open) {
     uint32_t slot = find_slot(router, instance);
     if (slot == NONE || router->is_open[slot] == is_open) return;
     router->is_open[slot] = is_open;
+    router->closed[slot] = is_open ? 0 : INFINITY;
     if (is_open) router->open_count++;
     else router->open_count--;
 }
@@ -290,14 +322,24 @@ static double rank_of_tie(const struct router *router, uint32_t slot) {
     return router->used_blocks[slot];
 }
 
+/* Four at a time: a chain of minima would wait for each. */
+static double find_lowest(const double *costs, uint32_t count) {
+    double lowest[4] = {INFINITY, INFINITY, INFINITY, INFINITY};
+    uint32_t i = 0;
+    for (; i + 4 <= count; i += 4)
+        for (uint32_t k = 0; k < 4; k++)
+            lowest[k] = costs[i + k] < lowest[k] ? costs[i + k] : lowest[k];
+    for (; i < count; i++) lowest[0] = costs[i] < lowest[0] ? costs[i] : lowest[0];
+    for (uint32_t k = 1; k < 4; k++) lowest[0] = lowest[k] < lowest[0] ? lowest[k] : lowest[0];
+    return lowest[0];
+}
+
 /* The lowest cost; then the smallest belief (or least used pool); then chance. */
 static uint32_t choose_lowest(struct router *router) {
-    double lowest = INFINITY, rank = 0;
+    double lowest = find_lowest(router->costs, router->top), rank = 0;
     uint32_t best = NONE, ties = 0;
-    for (uint32_t slot = 0; slot < router->top; slot++)
-        if (router->costs[slot] < lowest) lowest = router->costs[slot];
     for (uint32_t slot = 0; slot < router->top; slot++) {
-        if (router->costs[slot] != lowest || !router->is_open[slot]) continue;
+        if (router->costs[slot] != lowest) continue;
         double own = rank_of_tie(router, slot);
         if (best == NONE || own < rank) {
             best = slot;
@@ -332,7 +374,7 @@ static uint32_t choose_softly(struct router *router, double temperature) {
 
 static void set_loads_as_costs(struct router *router) {
     for (uint32_t slot = 0; slot < router->top; slot++)
-        router->costs[slot] = router->is_open[slot] ? router->request_counts[slot] : INFINITY;
+        router->costs[slot] = router->request_counts[slot] + router->closed[slot];
 }
 
 static void set_costs(struct router *router, const struct router_request *request, uint64_t now_us,
@@ -342,11 +384,13 @@ static void set_costs(struct router *router, const struct router_request *reques
                         router->overlaps, router->top);
     double a_token = weight / router->block_size, prompt_tokens = request->prompt_tokens;
     double block_tokens = router->block_size;
+    const double *waiting = router->waiting_tokens, *used = router->used_blocks;
+    const double *closed = router->closed;
+    const uint32_t *overlaps = router->overlaps;
+    double *costs = router->costs;
     for (uint32_t slot = 0; slot < router->top; slot++) {
-        double new_tokens = prompt_tokens - router->overlaps[slot] * block_tokens;
-        double cost =
-            a_token * (new_tokens + router->waiting_tokens[slot]) + router->used_blocks[slot];
-        router->costs[slot] = router->is_open[slot] ? cost : INFINITY;
+        double new_tokens = prompt_tokens - (int32_t) overlaps[slot] * block_tokens;
+        costs[slot] = a_token * (new_tokens + waiting[slot]) + used[slot] + closed[slot];
     }
 }
 
@@ -538,6 +582,7 @@ void router_check(const struct router *router) {
             placed_count += check_worker(router, slot);
         } else {
             CHECK(!router->is_open[slot]);
+            CHECK(router->closed[slot] == INFINITY);
         }
         open_count += router->is_open[slot];
     }

@@ -1,8 +1,6 @@
 /* router_belief - see router_belief.h. */
 #include "router/router_belief.h"
 
-#include <string.h>
-
 #include "base/alloc.h"
 #include "router/prefix_index.h"
 
@@ -43,6 +41,7 @@ struct router_belief {
     struct prefix_index *told, *guessed;
     struct site *sites; /* by slot, owned */
     uint32_t site_room;
+    uint32_t quiet_count; /* sites that send no events */
     uint32_t *told_slots; /* by holder, owned: whose it is; NONE while a dump comes in */
     uint32_t told_room;
     struct owner *owners; /* by holder, owned */
@@ -143,7 +142,8 @@ enum err router_belief_add(struct router_belief *belief, uint32_t slot, bool sen
         uint32_t room = larger_room(belief->site_room, slot + 1);
         struct site *sites = alloc_resize(belief->sites, room * sizeof *sites);
         if (!sites) return ERR_MEMORY;
-        memset(sites + belief->site_room, 0, (room - belief->site_room) * sizeof *sites);
+        for (uint32_t i = belief->site_room; i < room; i++)
+            sites[i] = (struct site){.told = NONE, .dump = NONE, .bag = NONE};
         belief->sites = sites;
         belief->site_room = room;
     }
@@ -269,7 +269,8 @@ void router_belief_remove(struct router_belief *belief, uint32_t slot) {
     leave_told(belief, &site->dump);
     for (uint32_t holder = 0; holder < belief->owner_room; holder++)
         if (belief->owners[holder].slot == slot) end_bag(belief, holder);
-    *site = (struct site){0};
+    belief->quiet_count -= !site->sends_events;
+    *site = (struct site){.told = NONE, .dump = NONE, .bag = NONE};
 }
 
 /* --- events and dumps -------------------------------------------------------------------- */
@@ -352,13 +353,17 @@ void router_belief_match(struct router_belief *belief, const uint64_t *hashes, u
     expire(belief, &belief->predicted, now_us);
     prefix_index_sweep(belief->guessed, SWEEP_LINES);
     prefix_index_sweep(belief->told, SWEEP_LINES);
-    memset(overlaps, 0, slot_count * sizeof *overlaps);
-    uint32_t hit_count = prefix_index_match(belief->told, hashes, count, belief->hits);
+    uint32_t floor;
+    uint32_t hit_count = prefix_index_match(belief->told, hashes, count, 0, belief->hits, &floor);
+    for (uint32_t slot = 0; slot < slot_count; slot++)
+        overlaps[slot] = belief->sites[slot].told != NONE ? floor : 0;
     for (uint32_t i = 0; i < hit_count; i++) {
         uint32_t slot = belief->told_slots[belief->hits[i].holder];
         if (slot < slot_count) overlaps[slot] = belief->hits[i].block_count;
     }
-    hit_count = prefix_index_match(belief->guessed, hashes, count, belief->hits);
+    /* Guesses that say less than every worker's events do need not be heard. */
+    uint32_t above = belief->quiet_count ? 0 : floor;
+    hit_count = prefix_index_match(belief->guessed, hashes, count, above, belief->hits, NULL);
     for (uint32_t i = 0; i < hit_count; i++) {
         uint32_t slot = belief->owners[belief->hits[i].holder].slot;
         if (slot < slot_count && overlaps[slot] < belief->hits[i].block_count)

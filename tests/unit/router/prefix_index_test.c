@@ -58,6 +58,25 @@ static uint32_t path_to(const struct model *model, uint32_t node, uint32_t *path
     return model->depth[node];
 }
 
+/* With a floor and a bound: who is not named has the floor. */
+static void compare_floor(const struct model *model, const struct prefix_index *index,
+                          const uint32_t *path, const uint64_t *hashes, uint32_t count) {
+    static struct prefix_hit hits[HOLDERS * 4];
+    uint32_t floor, above = draw(3) * draw(count + 1), least = UINT32_MAX, joined = 0;
+    uint32_t hit_count = prefix_index_match(index, hashes, count, above, hits, &floor);
+    for (uint32_t h = 0; h < HOLDERS; h++) {
+        if (model->holder[h] == UINT32_MAX) continue;
+        uint32_t depth = 0, said = 0;
+        joined++;
+        while (depth < count && model->has[h][path[depth]]) depth++;
+        if (depth < least) least = depth;
+        for (uint32_t i = 0; i < hit_count; i++)
+            if (hits[i].holder == model->holder[h]) said = hits[i].block_count;
+        assert_int_equal(said, depth > floor && depth > above ? depth : 0);
+    }
+    assert_int_equal(floor, joined ? least : 0);
+}
+
 static void compare(const struct model *model, const struct prefix_index *index, uint32_t node) {
     static uint32_t path[NODES];
     static uint64_t hashes[NODES];
@@ -65,7 +84,7 @@ static void compare(const struct model *model, const struct prefix_index *index,
     uint32_t count = path_to(model, node, path);
     for (uint32_t i = 0; i < count; i++) hashes[i] = model->hash[path[i]];
     assert_true(prefix_index_holder_room(index) <= HOLDERS * 4);
-    uint32_t hit_count = prefix_index_match(index, hashes, count, hits), expected = 0;
+    uint32_t hit_count = prefix_index_match(index, hashes, count, 0, hits, NULL), expected = 0;
     for (uint32_t h = 0; h < HOLDERS; h++) {
         if (model->holder[h] == UINT32_MAX) continue;
         uint32_t depth = 0, said = 0, times = 0;
@@ -77,6 +96,7 @@ static void compare(const struct model *model, const struct prefix_index *index,
         assert_int_equal(times, depth > 0);
     }
     assert_int_equal(hit_count, expected);
+    compare_floor(model, index, path, hashes, count);
 }
 
 static bool has_child(const struct model *model, uint32_t h, uint32_t node) {
@@ -177,7 +197,7 @@ static void test_nonsense(void **state) {
                              : prefix_index_remove(index, holders[h], hashes + first, count);
         assert_int_equal(e, ERR_OK);
         uint32_t asked = 1 + draw(300);
-        uint32_t hit_count = prefix_index_match(index, hashes, asked, hits);
+        uint32_t hit_count = prefix_index_match(index, hashes, asked, 0, hits, NULL);
         bool was_seen = false;
         for (uint32_t i = 0; i < hit_count; i++) {
             assert_true(hits[i].block_count > 0 && hits[i].block_count <= asked);
@@ -199,19 +219,19 @@ static void test_churn(void **state) {
     uint64_t hashes[500];
     for (uint32_t i = 0; i < 500; i++) hashes[i] = spread(i);
     assert_int_equal(prefix_index_create(&index), ERR_OK);
-    assert_int_equal(prefix_index_match(index, hashes, 500, hits), 0);
+    assert_int_equal(prefix_index_match(index, hashes, 500, 0, hits, NULL), 0);
     for (int round = 0; round < 2000; round++) {
         uint32_t a, b;
         assert_int_equal(prefix_index_join(index, &a), ERR_OK);
         assert_int_equal(prefix_index_join(index, &b), ERR_OK);
         assert_int_not_equal(a, b);
-        assert_int_equal(prefix_index_match(index, hashes, 500, hits), 0);
+        assert_int_equal(prefix_index_match(index, hashes, 500, 0, hits, NULL), 0);
         assert_int_equal(prefix_index_store(index, a, hashes, 500), ERR_OK);
         assert_int_equal(prefix_index_store(index, b, hashes, 300), ERR_OK);
-        assert_int_equal(prefix_index_match(index, hashes, 500, hits), 2);
+        assert_int_equal(prefix_index_match(index, hashes, 500, 0, hits, NULL), 2);
         assert_int_equal(prefix_index_holder_blocks(index, a), 500);
         prefix_index_leave(index, a);
-        assert_int_equal(prefix_index_match(index, hashes, 500, hits), 1);
+        assert_int_equal(prefix_index_match(index, hashes, 500, 0, hits, NULL), 1);
         assert_int_equal(hits[0].holder, b);
         assert_int_equal(hits[0].block_count, 300);
         prefix_index_leave(index, b);
@@ -273,7 +293,7 @@ static void test_memory(void **state) {
         alloc_fail_at(0, 0);
         for (int i = 0; i < 200; i++) prefix_index_sweep(index, 64);
         prefix_index_check(index);
-        uint32_t hit_count = prefix_index_match(index, hashes, 400, hits);
+        uint32_t hit_count = prefix_index_match(index, hashes, 400, 0, hits, NULL);
         assert_true(hit_count <= joined);
         if (!failed) assert_int_equal(hit_count, 12);
         prefix_index_destroy(index);
