@@ -151,15 +151,18 @@ static void print_result(const struct options *options, const struct model *mode
                          const struct worker_boot *boot, const struct bench_case *bench,
                          uint32_t threads, double prefill_s, double decode_s, double ceiling) {
     const struct model_spec *spec = model_get_spec(model);
+    const struct backend_ops *ops = backend_ops_of(boot->backend);
+    const uint32_t ranks = boot->plan.rank_count;
     double tokens = (double) bench->batch;
     double prefill = tokens * bench->prompt_tokens / prefill_s;
     double decode = bench->gen_tokens ? tokens * bench->gen_tokens / decode_s : 0;
     /* Bytes a step reads: all weights once, and each sequence's KV at its mean depth. */
-    double kv = (double) boot->plan.block_bytes / (double) options_count(options, OPT_BLOCK_SIZE);
+    uint64_t block_bytes = 0;
+    for (uint32_t r = 0; r < ranks; r++) block_bytes += ops->block_bytes(boot->backend, r);
+    double kv = (double) block_bytes / (double) options_count(options, OPT_BLOCK_SIZE);
     double depth = bench->prompt_tokens + bench->gen_tokens / 2.0;
     double step_bytes = (double) model_weight_bytes(model) + tokens * depth * kv;
     double read = bench->gen_tokens ? step_bytes * bench->gen_tokens / decode_s / 1e9 : 0;
-    const struct backend_ops *ops = backend_ops_of(boot->backend);
     char machine[128], date[32];
     read_machine(machine, sizeof machine);
     time_t now = time(NULL);
@@ -167,17 +170,18 @@ static void print_result(const struct options *options, const struct model *mode
     strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
     if (options_bool(options, OPT_JSON)) {
         printf("{\"model\":\"%s\",\"weights\":\"%s\",\"numerics\":\"%s\",\"prompt_tokens\":%u,"
-               "\"gen_tokens\":%u,\"batch\":%u,\"threads\":%u,\"prefill_tokens_per_s\":%.2f,"
+               "\"gen_tokens\":%u,\"batch\":%u,\"threads\":%u,\"tensor_parallel\":%u,"
+               "\"prefill_tokens_per_s\":%.2f,"
                "\"decode_tokens_per_s\":%.2f,\"read_gb_per_s\":%.2f,\"ceiling_gb_per_s\":%.2f,"
                "\"version\":\"%s\",\"machine\":\"%s\",\"date\":\"%s\"}\n",
                spec->name, tensor_type_name(spec->weight_type),
                numerics_name(ops->numerics(boot->backend)), bench->prompt_tokens, bench->gen_tokens,
-               bench->batch, threads, prefill, decode, read, ceiling, GRAMME_VERSION, machine,
-               date);
+               bench->batch, threads, ranks, prefill, decode, read, ceiling, GRAMME_VERSION,
+               machine, date);
         return;
     }
-    printf("%s %s, %s, %u threads, %s\n", spec->name, tensor_type_name(spec->weight_type),
-           numerics_name(ops->numerics(boot->backend)), threads, machine);
+    printf("%s %s, %s, %u ranks, %u threads, %s\n", spec->name, tensor_type_name(spec->weight_type),
+           numerics_name(ops->numerics(boot->backend)), ranks, threads, machine);
     printf("prefill %u x %u tokens   %10.1f tokens/s\n", bench->batch, bench->prompt_tokens,
            prefill);
     printf(

@@ -10,10 +10,11 @@
 #include <stdint.h>
 
 #include "backend/backend.h"
+#include "backend/tensor_parallel.h"
 #include "base/err.h"
 #include "base/mem.h"
 
-#define PLAN_RANKS_MAX 64
+#define PLAN_RANKS_MAX TENSOR_PARALLEL_MAX
 
 /* The room there is. */
 struct plan_budget {

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backend/tensor_parallel.h"
 #include "base/buf.h"
 #include "plan/plan.h"
 
@@ -57,22 +58,71 @@ static void add_lines(const struct mem_plan *lines, struct buf *out) {
     }
 }
 
+/* Several ranks in one memory: total, budget and headroom are of all together. */
+static bool is_shared(const struct plan *plan) {
+    return plan->rank_count > 1 && plan->total_bytes > mem_plan_total(widest_rank(plan));
+}
+
+static uint64_t kind_sum(const struct plan *plan, int kind) {
+    uint64_t bytes = 0;
+    for (uint32_t rank = 0; rank < plan->rank_count; rank++)
+        bytes += mem_plan_kind_total(&plan->ranks[rank], (enum mem_kind) kind);
+    return bytes;
+}
+
+static void add_row(const struct plan *plan, const char *name, uint64_t rank_bytes,
+                    uint64_t sum_bytes, struct buf *out) {
+    buf_add_format(out, "%-14s %10.3f", name, gib(rank_bytes));
+    if (plan->rank_count > 1) buf_add_format(out, " %10.3f", gib(sum_bytes));
+    buf_add_byte(out, '\n');
+}
+
+/* One column a rank (the widest) and one of all. */
+static void add_table(const struct plan *plan, struct buf *out) {
+    const struct mem_plan *widest = widest_rank(plan);
+    uint64_t rank_bytes = mem_plan_total(widest), sum_bytes = 0;
+    if (plan->rank_count > 1)
+        buf_add_format(out, "\n%-14s %10s %7u ranks\n", "GiB", "a rank", plan->rank_count);
+    else buf_add_format(out, "\n%-14s %10s\n", "buffer", "GiB");
+    for (int kind = MEM_WEIGHTS; kind <= MEM_KV; kind++)
+        add_row(plan, kind_names[kind], mem_plan_kind_total(widest, (enum mem_kind) kind),
+                kind_sum(plan, kind), out);
+    for (uint32_t rank = 0; rank < plan->rank_count; rank++)
+        sum_bytes += mem_plan_total(&plan->ranks[rank]);
+    add_row(plan, "planned", rank_bytes, sum_bytes, out);
+    if (is_shared(plan)) { /* the ranks share one budget */
+        buf_add_format(out, "%-14s %10s %10.3f\n", "budget", "", gib(plan->budget_bytes));
+        buf_add_format(out, "%-14s %10s %10.3f\n", "free", "", gib(plan->headroom_bytes));
+        return;
+    }
+    buf_add_format(out, "%-14s %10.3f\n", "budget", gib(plan->budget_bytes));
+    buf_add_format(out, "%-14s %10.3f\n", "free", gib(plan->headroom_bytes));
+}
+
+/* numerics.md 3: some degrees give the bits of one rank, others do not. */
+static void add_exactness(const struct plan *plan, const struct model_spec *spec, struct buf *out) {
+    if (plan->rank_count == 1) return;
+    buf_add_format(out, "tensor-parallel-size %u: ", plan->rank_count);
+    if (tensor_parallel_is_exact(spec, plan->rank_count)) {
+        buf_add_string(out, "the same bits as on one rank\n");
+        return;
+    }
+    buf_add_string(out, "not bitwise the answers of one rank; these are: 1");
+    for (uint32_t n = 2; n <= TENSOR_PARALLEL_MAX; n++)
+        if (tensor_parallel_is_exact(spec, n)) buf_add_format(out, ", %u", n);
+    buf_add_byte(out, '\n');
+}
+
 void plan_print(const struct plan *plan, const struct model_spec *spec, bool is_explained,
                 struct buf *out) {
     add_verdict(plan, spec, out);
-    const struct mem_plan *widest = widest_rank(plan);
-    buf_add_format(out, "\n%-14s %10s\n", plan->rank_count > 1 ? "a rank" : "buffer", "GiB");
-    for (int kind = MEM_WEIGHTS; kind <= MEM_KV; kind++)
-        buf_add_format(out, "%-14s %10.3f\n", kind_names[kind],
-                       gib(mem_plan_kind_total(widest, (enum mem_kind) kind)));
-    buf_add_format(out, "%-14s %10.3f\n", "planned", gib(plan->total_bytes));
-    buf_add_format(out, "%-14s %10.3f\n", "budget", gib(plan->budget_bytes));
-    buf_add_format(out, "%-14s %10.3f\n", "free", gib(plan->headroom_bytes));
+    add_table(plan, out);
     buf_add_format(out, "\n%u blocks of %llu bytes, %llu bytes a token\n", plan->block_count,
                    (unsigned long long) plan->block_bytes,
                    (unsigned long long) (plan->kv_tokens ? plan->block_bytes * plan->block_count /
                                                                plan->kv_tokens
                                                          : 0));
+    add_exactness(plan, spec, out);
     if (!is_explained) return;
     for (uint32_t rank = 0; rank < plan->rank_count; rank++) {
         buf_add_format(out, "\nrank %u: %-24s %-12s %16s\n", rank, "buffer", "kind", "bytes");
@@ -87,7 +137,6 @@ static void add_field(struct buf *out, const char *name, uint64_t value) {
 }
 
 void plan_print_json(const struct plan *plan, const struct model_spec *spec, struct buf *out) {
-    (void) spec;
     const struct mem_plan *widest = widest_rank(plan);
     buf_add_format(out,
                    "{\"fits\":%s,\"components\":[{\"name\":\"" COMPONENT "\",\"replicas\":1,"
@@ -97,7 +146,9 @@ void plan_print_json(const struct plan *plan, const struct model_spec *spec, str
         buf_add_format(out, "%s%u", rank ? "," : "", rank);
     buf_add_format(out, "]],\"per_device\":{\"total_bytes\":%llu",
                    (unsigned long long) plan->device_bytes);
-    add_field(out, "budget_bytes", plan->budget_bytes);
+    /* A rank's part of a shared budget is what it plans and what is free. */
+    add_field(out, "budget_bytes",
+              is_shared(plan) ? mem_plan_total(widest) + plan->headroom_bytes : plan->budget_bytes);
     add_field(out, "weights_bytes", mem_plan_kind_total(widest, MEM_WEIGHTS));
     add_field(out, "activations_bytes", mem_plan_kind_total(widest, MEM_ACTIVATIONS));
     add_field(out, "workspace_bytes", mem_plan_kind_total(widest, MEM_WORKSPACE));
@@ -107,17 +158,27 @@ void plan_print_json(const struct plan *plan, const struct model_spec *spec, str
     add_field(out, "kv_tokens", plan->kv_tokens);
     add_field(out, "headroom_bytes", plan->headroom_bytes);
     buf_add_format(out, "},\"max_concurrency\":%.4f}],\"problems\":[", plan->concurrency);
+    bool has_problem = false;
     if (!plan->fits) {
         buf_add_string(
             out, "{\"severity\":\"error\",\"code\":\"does-not-fit\",\"component\":\"" COMPONENT
                  "\",\"message\":\"");
         buf_add_json_escaped(out, plan->verdict.text, strlen(plan->verdict.text));
         buf_add_string(out, "\"}");
+        has_problem = true;
     } else if (plan->is_len_shrunk) {
         buf_add_format(out,
                        "{\"severity\":\"note\",\"code\":\"len-shrunk\",\"component\":\"" COMPONENT
                        "\",\"key\":\"max-model-len\",\"message\":\"shrunk to %u\"}",
                        plan->model_len_max);
+        has_problem = true;
     }
+    if (plan->rank_count > 1 && !tensor_parallel_is_exact(spec, plan->rank_count))
+        buf_add_format(
+            out,
+            "%s{\"severity\":\"note\",\"code\":\"not-bitwise\",\"component\":\"" COMPONENT
+            "\",\"key\":\"tensor-parallel-size\",\"message\":\"not bitwise the answers of "
+            "one rank\"}",
+            has_problem ? "," : "");
     buf_add_string(out, "]}\n");
 }

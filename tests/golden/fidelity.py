@@ -2,8 +2,9 @@
 """fidelity - the same request gives the same tokens and logprobs, bit for bit, however it is served.
 
 Goal: on the demo model, greedy and seeded requests are answered alone by `gramme run`, then by
-servers that batch, chunk, cache, preempt, thread, block and vectorise differently; ids (as text)
-and every logprob must be equal to the last bit.  Needs GRAMME_BIN and GRAMME_MODEL; exit 77 without.
+servers that batch, chunk, cache, preempt, thread, block, vectorise and cut over ranks differently;
+ids (as text) and every logprob must be equal to the last bit.  Then a dummy model on 1, 2, 4 and 8
+ranks.  Needs GRAMME_BIN; the demo model GRAMME_MODEL: exit 77 without either.
 """
 import concurrent.futures
 import json
@@ -74,17 +75,51 @@ class Server:
         self.drain.shutdown()
 
 
+# (shape, weights): 8 heads with 2 KV heads (held twice and four times), 8 with 4.
+DUMMIES = [("tiny-llama-k-test", "q4_k"), ("tiny-llama-k-test", "f16"), ("tiny-qwen3-test", "q8_0"), ("tiny-qwen3-test", "bf16")]
+
+
+def dummy(shape, weights, ranks, index):
+    command = [GRAMME, "run", "-m", shape, "--load-format", "dummy", "--dummy-type", weights, "--raw", "--json",
+               "--logprobs", "3", "--max-tokens", str(TOKENS), "--ignore-eos", "--threads", "2",
+               "--tensor-parallel-size", str(ranks)]
+    for key, value in sampling(index).items():
+        command += ["--" + key.replace("_", "-"), str(value)]
+    out = subprocess.run(command + [PROMPTS[index][:200]], check=True, capture_output=True, text=True)
+    line = json.loads(out.stdout)
+    return line["ids"], line["logprobs"]
+
+
+def check_dummies():
+    """Returns how many answers were equal, and how many were not."""
+    passed = failed = 0
+    for shape, weights in DUMMIES:
+        for index in (0, 5):
+            wanted = dummy(shape, weights, 1, index)
+            for ranks in (2, 4, 8):
+                if dummy(shape, weights, ranks, index) == wanted:
+                    passed += 1
+                else:
+                    failed += 1
+                    print(f"{shape} {weights}, {ranks} ranks: prompt {index} differs")
+    print(f"dummy models on 1, 2, 4 and 8 ranks: {passed} passed, {failed} failed", flush=True)
+    return passed, failed
+
+
 def same(got, wanted):
     return got[0] == wanted[0] and len(got[1]) == len(wanted[1]) and \
         all(float(f"{a:.9g}") == float(f"{b:.9g}") for a, b in zip(got[1], wanted[1]))
 
 
 def main():
-    if not GRAMME or not MODEL:
-        print("GRAMME_BIN and GRAMME_MODEL are not set")
+    if not GRAMME:
+        print("GRAMME_BIN is not set")
         return 77
+    passed, failed = check_dummies()
+    if not MODEL:
+        print("GRAMME_MODEL is not set: the demo model is skipped")
+        return 1 if failed else 77
     wanted = [alone(index) for index in range(len(PROMPTS))]
-    passed = failed = 0
 
     def compare(name, server, indexes, at_once):
         nonlocal passed, failed
@@ -106,6 +141,9 @@ def main():
         ("prefill chunks of 17", ["--prefill-chunk", "17", "--block-size", "8"], everything, 8),
         ("prefill chunks of 512, blocks of 128", ["--prefill-chunk", "512", "--block-size", "128"], everything, 8),
         ("row tile 16", ["--row-tile", "16"], everything, 8),
+        ("3 ranks", ["--tensor-parallel-size", "3", "--threads", "2"], everything, 8),
+        ("3 ranks, 3 threads, chunks of 33", ["--tensor-parallel-size", "3", "--threads", "3", "--prefill-chunk", "33"],
+         everything[:4], 3),
         # 320 tokens of room (the least that max-model-len 320 allows) for 16 requests of up to 240.
         ("preemption", ["--max-model-len", "320", "--kv-cache-memory-bytes", str(320 * 23040)], everything * 2, 16),
         ("scalar body", ["--cpu", "scalar", "--threads", "2"], [0, 1] if not FULL else everything, 2),

@@ -45,7 +45,7 @@ static struct fake fake_make(uint64_t weights, uint64_t block_bytes) {
 }
 
 static const struct model_spec spec = {
-    .name = "org/test \"model\"", .vocab_size = 49152, .context_tokens = 8192};
+    .name = "org/test \"model\"", .vocab_size = 49152, .context_tokens = 8192, .segment_count = 1};
 static const struct backend_options usual = {.rank_count = 1,
                                              .block_size = 16,
                                              .seat_count = 64,
@@ -226,14 +226,17 @@ static void printed(void **state) {
     struct plan_budget budget = {.total_bytes = 64 * GIB, .available_bytes = 60 * GIB};
     struct buf out;
     buf_init(&out, 0);
-    for (int fits = 0; fits < 2; fits++) {
-        if (fits) budget.available_bytes = 60 * GIB;
-        else budget.available_bytes = 200 << 20;
-        make(&fake, &usual, &budget);
+    for (int way = 0; way < 4; way++) { /* on one rank, and on three that share a memory */
+        const int fits = way % 2;
+        struct backend_options options = usual;
+        options.rank_count = way < 2 ? 1 : 3;
+        budget.available_bytes = fits ? 60 * GIB : 200 << 20;
+        make(&fake, &options, &budget);
         assert_int_equal(plan.fits, fits);
         buf_clear(&out);
         plan_print(&plan, &spec, true, &out);
-        const char *text = buf_string(&out);
+        char text[8192];
+        snprintf(text, sizeof text, "%s", buf_string(&out));
         assert_non_null(strstr(text, fits ? "fits: org/test" : "does not fit: VllmWorker: "));
         assert_non_null(strstr(text, "block 0"));
         buf_clear(&out);
@@ -251,7 +254,9 @@ static void printed(void **state) {
             parts += json_integer_value(json_object_get(device, names[i]));
         if (fits)
             assert_int_equal(parts, json_integer_value(json_object_get(device, "budget_bytes")));
-        assert_int_equal(json_array_size(json_object_get(root, "problems")), !fits);
+        /* The spec has one segment, so three ranks are not exact: a note. */
+        assert_int_equal(json_array_size(json_object_get(root, "problems")), !fits + (way > 1));
+        assert_int_equal(strstr(text, "not bitwise") != NULL, way > 1);
         json_decref(root);
     }
     buf_release(&out);
