@@ -127,7 +127,7 @@ static struct nats_bus *bus_of(const struct bus_port *port) {
     return (struct nats_bus *) port->bus;
 }
 
-/* --- subjects ----------------------------------------------------------------------------------- */
+/* --- subjects --------------------------------------------------------------------------------- */
 
 static const char *const common_names[] = {
     [BUS_HELLO] = "hello", [BUS_LOAD] = "load", [BUS_ROSTER] = "roster"};
@@ -179,7 +179,7 @@ static bool read_subject(const struct nats_bus *bus, const char *text, enum bus_
     return false;
 }
 
-/* --- what arrives: nats.c's delivery thread ----------------------------------------------------- */
+/* --- what arrives: nats.c's delivery thread --------------------------------------------------- */
 
 static void item_release(struct item *item) {
     natsMsg_Destroy(item->nats_message);
@@ -300,7 +300,7 @@ static void on_message(natsConnection *connection, natsSubscription *subscriptio
     pthread_rwlock_unlock(&bus->ports_lock);
 }
 
-/* --- the connection's fate: nats.c's callback thread -------------------------------------------- */
+/* --- the connection's fate: nats.c's callback thread ------------------------------------------ */
 
 /* Whoever stores last has looked after that, so the flag ends right whichever thread it is. */
 static void note_status(struct nats_bus *bus, natsConnection *connection) {
@@ -359,7 +359,7 @@ static void on_error(natsConnection *connection, natsSubscription *subscription,
     if (status == NATS_SLOW_CONSUMER) tell_lossy(bus);
 }
 
-/* --- the bus thread ----------------------------------------------------------------------------- */
+/* --- the bus thread --------------------------------------------------------------------------- */
 
 /* Each trouble is told once, until there is another or none. */
 static void tell_trouble(struct nats_bus *bus, natsStatus status) {
@@ -583,7 +583,7 @@ static void *run(void *ctx) {
     return NULL;
 }
 
-/* --- ports: their owners' threads --------------------------------------------------------------- */
+/* --- ports: their owners' threads ------------------------------------------------------------- */
 
 static enum err nats_port_open(struct bus *base, uint64_t instance, unsigned subjects,
                                bus_wake_fn wake, void *wake_ctx, struct bus_port **out) {
@@ -811,7 +811,7 @@ static natsStatus set_options(struct nats_bus *bus, const struct bus_nats_option
     if (s == NATS_OK) s = natsOptions_SetReconnectWait(n, RECONNECT_WAIT_MS);
     if (s == NATS_OK)
         s = natsOptions_SetReconnectJitter(n, RECONNECT_JITTER_MS, RECONNECT_JITTER_MS);
-    /* 1, as 0 means 8 MB: a publish without a connection fails at once and nothing stale is sent. */
+    /* 1, as 0 means 8 MB: a publish without a connection fails at once, nothing stale is sent. */
     if (s == NATS_OK) s = natsOptions_SetReconnectBufSize(n, 1);
     if (s == NATS_OK) s = natsOptions_SetWriteDeadline(n, WRITE_DEADLINE_MS);
     if (s == NATS_OK) s = natsOptions_UseGlobalMessageDelivery(n, true);
