@@ -105,7 +105,8 @@ struct seat_setup {
     uint32_t choice_index;
 };
 
-typedef void (*backend_progress_fn)(void *ctx, const char *stage, uint64_t done_bytes,
+/* Called on the loading thread, many times a second.  false: stop; load gives ERR_CANCELLED. */
+typedef bool (*backend_progress_fn)(void *ctx, const char *stage, uint64_t done_bytes,
                                     uint64_t total_bytes);
 
 struct backend; /* each body's own; begins with struct backend_head */

@@ -172,13 +172,13 @@ enum err cmd_model_sampling(const struct options *options, const struct model *m
 
 /* --- progress ---------------------------------------------------------------------------- */
 
-void cmd_model_progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes) {
+bool cmd_model_progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes) {
     (void) ctx;
     static uint64_t drawn_ns;
     bool is_done = done_bytes >= total_bytes;
-    if (!isatty(STDERR_FILENO)) return; /* plain output: the caller's one line says it all */
+    if (!isatty(STDERR_FILENO)) return true; /* plain output: the caller's one line says it all */
     uint64_t now_ns = clock_now_ns();
-    if (!is_done && now_ns - drawn_ns < 50000000u) return;
+    if (!is_done && now_ns - drawn_ns < 50000000u) return true;
     drawn_ns = now_ns;
     char bar[31];
     unsigned filled = total_bytes ? (unsigned) (done_bytes * 30 / total_bytes) : 30;
@@ -188,4 +188,5 @@ void cmd_model_progress(void *ctx, const char *stage, uint64_t done_bytes, uint6
             total_bytes ? (unsigned) (done_bytes * 100 / total_bytes) : 100, stage,
             is_done ? "\r\033[K" : "");
     fflush(stderr);
+    return true;
 }

@@ -19,6 +19,6 @@ MUST_USE enum err cmd_model_sampling(const struct options *options, const struct
                                      float temperature_default, struct err_text *text,
                                      struct sampling *out);
 /* A bar on a terminal, a line a stage otherwise; a backend_progress_fn (ctx unused). */
-void cmd_model_progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes);
+bool cmd_model_progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes);
 
 #endif

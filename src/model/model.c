@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "model/model_dummy.h"
+#include "model/model_index.h"
 #include "model/model_parts.h"
 
 void model_close(struct model *model) {
@@ -55,6 +56,12 @@ bool model_tensor_get(const struct model *model, enum tensor_role role, uint32_t
     if (!place) return false;
     *out = place->tensor;
     return true;
+}
+
+void model_tensor_name(const struct model *model, enum tensor_role role, uint32_t layer,
+                       char out[MODEL_TENSOR_NAME_BYTES]) {
+    if (model->gguf.part_count) model_index_name_gguf(role, layer, out);
+    else model_index_name_hf(role, layer, out);
 }
 
 /* Half-split row i of a head is the i-th even row of its interleaved form, then the odd ones. */

@@ -42,6 +42,8 @@ enum tensor_role {
     ROLE_COUNT,
 };
 
+#define MODEL_TENSOR_NAME_BYTES 128
+
 struct model_tensor {
     enum tensor_type type;
     uint32_t rows;    /* N; 1 for a vector */
@@ -63,8 +65,9 @@ MUST_USE enum err model_open(const char *path_or_name, const struct model_open_o
 void model_close(struct model *model);
 
 const struct model_spec *model_get_spec(const struct model *model);
-/* XXH3-64 over the tensor index (names, types, shapes) and the spec: HELLO's numeric digest is
- * made from it. */
+/* XXH3-64 over the spec and the tensor index - each tensor's name, type, shape, bytes and place in
+ * its file - and a few of its bytes, so that another fine-tune of the same shape differs: HELLO's
+ * numeric digest is made from it. */
 uint64_t model_digest(const struct model *model);
 /* Bytes of all tensors as stored. */
 uint64_t model_weight_bytes(const struct model *model);
@@ -72,6 +75,10 @@ uint64_t model_weight_bytes(const struct model *model);
 /* false when the model has no such tensor. `layer` is ignored for roles without layers. */
 MUST_USE bool model_tensor_get(const struct model *model, enum tensor_role role, uint32_t layer,
                                struct model_tensor *out);
+/* "blk.3.attn_q.weight" in a GGUF, else "model.layers.3.self_attn.q_proj.weight": as the file names
+ * it, whether it has it or not. */
+void model_tensor_name(const struct model *model, enum tensor_role role, uint32_t layer,
+                       char out[MODEL_TENSOR_NAME_BYTES]);
 /* One row's stored bytes.  Rows are in canonical order: q and k rows of a GGUF that stores rope
  * interleaved are given back in half-split (Hugging Face) order, so the same model gives the same
  * rows whatever its file.  Points into the mapping, or into scratch (row_bytes, 64-aligned) where

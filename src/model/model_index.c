@@ -8,6 +8,9 @@
 #include "base/alloc.h"
 #include "base/num.h"
 
+/* Of each tensor's data in the digest: a page a tensor, of pages that loading reads anyway. */
+#define SAMPLE_BYTES 1024u
+
 static const struct {
     const char *gguf;
     const char *hf;
@@ -108,6 +111,36 @@ enum err model_index_create(struct model *model, struct err_text *text) {
     return ERR_OK;
 }
 
+/* Where the tensor begins in its file; 0 when it is made from a seed. */
+static uint64_t file_offset(const struct model *model, const uint8_t *data) {
+    for (uint32_t i = 0; data && i < model->gguf.part_count; i++) {
+        const struct model_file *file = &model->gguf.parts[i].file;
+        if (data >= file->bytes && data < file->bytes + file->size)
+            return (uint64_t) (data - file->bytes);
+    }
+    for (uint32_t i = 0; data && i < model->file_count; i++) {
+        const struct model_file *file = &model->files[i];
+        if (data >= file->bytes && data < file->bytes + file->size)
+            return (uint64_t) (data - file->bytes);
+    }
+    return 0;
+}
+
+static uint64_t digest_tensor(const struct model *model, uint64_t place_index, uint64_t digest) {
+    const struct model_place *place = &model->places[place_index];
+    const struct model_tensor *tensor = &place->tensor;
+    char name[MODEL_TENSOR_NAME_BYTES];
+    model_tensor_name(model, (enum tensor_role)(place_index % ROLE_COUNT),
+                      (uint32_t) (place_index / ROLE_COUNT), name);
+    uint64_t entry[6] = {(uint64_t) tensor->type, tensor->rows,          tensor->columns,
+                         tensor->row_bytes,       place->is_interleaved, 0};
+    entry[5] = file_offset(model, place->data);
+    digest = XXH3_64bits_withSeed(name, strlen(name), digest);
+    digest = XXH3_64bits_withSeed(entry, sizeof entry, digest);
+    if (!place->data) return digest;
+    return XXH3_64bits_withSeed(place->data, num_min(tensor->row_bytes, SAMPLE_BYTES), digest);
+}
+
 void model_index_finish(struct model *model) {
     uint64_t weights_of[TENSOR_TYPE_COUNT] = {0};
     model->weight_bytes = 0;
@@ -121,8 +154,7 @@ void model_index_finish(struct model *model) {
         /* The embedding alone does not decide: quantizers keep it wider. */
         if (!model_index_is_vector(role) && role_has_layers(role))
             weights_of[tensor->type] += (uint64_t) tensor->rows * tensor->columns;
-        uint64_t entry[4] = {i, (uint64_t) tensor->type, tensor->rows, tensor->columns};
-        digest = XXH3_64bits_withSeed(entry, sizeof entry, digest);
+        digest = digest_tensor(model, i, digest);
     }
     enum tensor_type most = TENSOR_F32;
     for (int type = 0; type < TENSOR_TYPE_COUNT; type++)

@@ -4,8 +4,6 @@
 
 #include "model/model_parts.h"
 
-#define MODEL_TENSOR_NAME_BYTES 128
-
 /* The shape; false when a model of this spec has no such tensor (a tied head has none of its
  * own). */
 MUST_USE bool model_index_shape(const struct model_spec *spec, enum tensor_role role,

@@ -114,7 +114,7 @@ static void set_load(struct worker *worker) {
     pthread_mutex_unlock(&worker->lock);
 }
 
-static void progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes) {
+static bool progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes) {
     struct worker *worker = ctx;
     struct worker_status *status = &worker->status;
     pthread_mutex_lock(&worker->lock);
@@ -130,6 +130,7 @@ static void progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t
     status->total_bytes = total_bytes;
     pthread_mutex_unlock(&worker->lock);
     if (is_new_stage || percent != before) tell_change(worker);
+    return !atomic_load(&worker->must_stop);
 }
 
 static enum err boot(struct worker *worker) {
@@ -268,7 +269,8 @@ static void *run(void *ctx) {
         if (e) set_error(worker, e, "the backend is gone");
         worker_core_bye(worker->core);
     }
-    if (e) log_error("worker failed: %s", worker->status.error.text);
+    if (e == ERR_CANCELLED) log_info("worker: %s", worker->status.error.text);
+    else if (e) log_error("worker failed: %s", worker->status.error.text);
     set_state(worker, e ? WORKER_FAILED : WORKER_STOPPED);
     return NULL;
 }

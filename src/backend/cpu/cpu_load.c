@@ -31,15 +31,15 @@ static enum err slice_shape(struct cpu_backend *cpu, const struct slice *slice, 
     enum tensor_type type = cpu->spec.weight_type;
     if (cpu->model) {
         struct model_tensor tensor;
+        char name[MODEL_TENSOR_NAME_BYTES];
+        model_tensor_name(cpu->model, slice->role, layer, name);
         if (!model_tensor_get(cpu->model, slice->role, layer, &tensor))
-            return err_set(text, ERR_NOT_FOUND, "layer %u lacks the tensor of role %d", layer,
-                           (int) slice->role);
+            return err_set(text, ERR_NOT_FOUND, "%s: there is no tensor %s", cpu->spec.name, name);
         if (tensor.rows != slice->tensor_rows || tensor.columns != slice->tensor_columns)
-            return err_set(
-                text, ERR_FORMAT,
-                "layer %u, role %d: the tensor is %u x %u, the model's numbers say %u x %u", layer,
-                (int) slice->role, tensor.rows, tensor.columns, slice->tensor_rows,
-                slice->tensor_columns);
+            return err_set(text, ERR_FORMAT,
+                           "%s: tensor %s is %u x %u, the model's numbers say %u x %u",
+                           cpu->spec.name, name, tensor.rows, tensor.columns, slice->tensor_rows,
+                           slice->tensor_columns);
         type = tensor.type;
     }
     enum err e = cpu_matrix_init_slice(slice->matrix, cpu->options.numerics, type, slice->rows,
@@ -410,17 +410,35 @@ enum err cpu_load_buffers(struct cpu_backend *cpu, uint32_t block_count, struct 
 
 struct packing {
     struct cpu_backend *cpu;
+    backend_progress_fn progress; /* may be NULL; called by thread 0, the loading one */
+    void *progress_ctx;
+    const char *stage;
+    uint64_t done_bytes, total_bytes; /* packed before this list; of the model */
     uint32_t layer;
     uint32_t count;
     struct slice list[LAYER_MATRICES];
+    uint64_t list_bytes;
+    uint32_t chunk_count; /* of the list */
     _Atomic uint32_t next;
+    _Atomic bool must_stop;
 };
+
+static void tell_progress(struct packing *packing) {
+    if (!packing->progress) return;
+    uint64_t chunks = num_min(atomic_load(&packing->next), packing->chunk_count);
+    uint64_t bytes =
+        packing->done_bytes +
+        (packing->chunk_count ? packing->list_bytes / packing->chunk_count * chunks : 0);
+    if (!packing->progress(packing->progress_ctx, packing->stage, bytes, packing->total_bytes))
+        atomic_store(&packing->must_stop, true);
+}
 
 static void pack_thread(void *ctx, uint32_t thread, uint32_t thread_count) {
     struct packing *packing = ctx;
     struct cpu_backend *cpu = packing->cpu;
     uint8_t *scratch = cpu_backend_scratch(cpu, thread) + cpu->scratch_layout.out;
-    for (;;) {
+    while (!atomic_load(&packing->must_stop)) {
+        if (thread == 0) tell_progress(packing);
         uint64_t at = (uint64_t) atomic_fetch_add(&packing->next, 1) * PACK_GROUPS;
         uint32_t i = 0;
         for (; i < packing->count; i++) { /* chunks do not span matrices */
@@ -437,22 +455,29 @@ static void pack_thread(void *ctx, uint32_t thread, uint32_t thread_count) {
     }
 }
 
-/* Returns the bytes packed. */
-static uint64_t pack(struct packing *packing) {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < packing->count; i++) bytes += matrix_bytes(packing->list[i].matrix);
+/* Packs the list. */
+static void pack(struct packing *packing) {
+    packing->list_bytes = packing->chunk_count = 0;
+    for (uint32_t i = 0; i < packing->count; i++) {
+        const struct cpu_matrix *matrix = packing->list[i].matrix;
+        packing->list_bytes += matrix_bytes(matrix);
+        packing->chunk_count += (uint32_t) num_div_up(matrix->group_count, PACK_GROUPS);
+    }
     atomic_store(&packing->next, 0);
     team_run(packing->cpu->team, pack_thread, packing);
-    return bytes;
+    packing->done_bytes += packing->list_bytes;
 }
 
 static enum err read_vector(struct cpu_backend *cpu, enum tensor_role role, uint32_t layer,
                             uint32_t floats, float *out, struct err_text *text) {
     struct model_tensor tensor;
     if (!model_tensor_get(cpu->model, role, layer, &tensor) ||
-        (uint64_t) tensor.rows * tensor.columns != floats || tensor.rows != 1)
-        return err_set(text, ERR_FORMAT, "layer %u, role %d: no vector of %u numbers", layer,
-                       (int) role, floats);
+        (uint64_t) tensor.rows * tensor.columns != floats || tensor.rows != 1) {
+        char name[MODEL_TENSOR_NAME_BYTES];
+        model_tensor_name(cpu->model, role, layer, name);
+        return err_set(text, ERR_FORMAT, "%s: tensor %s is no vector of %u numbers", cpu->spec.name,
+                       name, floats);
+    }
     void *scratch = cpu_backend_scratch(cpu, 0) + cpu->scratch_layout.out;
     const void *row = model_tensor_row(cpu->model, role, layer, 0, scratch);
     tensor_type_row_to_f32(tensor.type, row, floats, out);
@@ -508,30 +533,35 @@ enum err cpu_load_weights(struct cpu_backend *cpu, backend_progress_fn progress,
                           struct err_text *text) {
     enum err e = read_vectors(cpu, text);
     if (e) return e;
-    uint64_t done = 0, total = 0;
+    struct packing packing = {.cpu = cpu,
+                              .progress = progress,
+                              .progress_ctx = progress_ctx,
+                              .stage = "head",
+                              .count = 1};
     for (uint32_t r = 0; r < cpu->rank_count; r++) {
         place_matrices(cpu, &cpu->ranks[r]);
-        total += matrix_bytes(&cpu->ranks[r].output);
+        packing.total_bytes += matrix_bytes(&cpu->ranks[r].output);
         for (uint32_t i = 0; i < cpu->spec.layer_count; i++)
-            total += layer_bytes(&cpu->ranks[r].layers[i]);
+            packing.total_bytes += layer_bytes(&cpu->ranks[r].layers[i]);
     }
-    struct packing packing = {.cpu = cpu, .count = 1};
     for (uint32_t r = 0; r < cpu->rank_count; r++) {
         packing.list[0] = head_slice(cpu, r);
-        done += pack(&packing);
+        pack(&packing);
     }
     model_tensor_drop(cpu->model, ROLE_HEAD, 0);
-    if (progress) progress(progress_ctx, "head", done, total);
+    packing.stage = "layers";
     packing.count = LAYER_MATRICES;
     for (packing.layer = 0; packing.layer < cpu->spec.layer_count; packing.layer++) {
         uint32_t ends[2][CPU_SEGMENTS_MAX];
         for (uint32_t r = 0; r < cpu->rank_count; r++) {
             list_slices(cpu, r, &cpu->ranks[r].layers[packing.layer], ends, packing.list);
-            done += pack(&packing);
+            pack(&packing);
         }
         for (uint32_t m = 0; m < LAYER_MATRICES; m++)
             model_tensor_drop(cpu->model, packing.list[m].role, packing.layer);
-        if (progress) progress(progress_ctx, "layers", done, total);
     }
+    packing.chunk_count = 0; /* the last word: all of it */
+    tell_progress(&packing);
+    if (atomic_load(&packing.must_stop)) return err_set(text, ERR_CANCELLED, "loading was stopped");
     return ERR_OK;
 }

@@ -215,7 +215,7 @@ static enum err sim_load(struct backend *backend, const struct model *model, uin
     backend->results = results;
     backend->prompt_logprobs = logprobs;
     backend->kv.block_count = block_count;
-    if (progress) progress(progress_ctx, "nothing to load", 1, 1);
+    if (progress && !progress(progress_ctx, "nothing to load", 1, 1)) return ERR_CANCELLED;
     return ERR_OK;
 }
 

@@ -56,6 +56,14 @@ static void demo_matches_reference(void **state) {
 /* --- boot --------------------------------------------------------------------------------- */
 
 static struct mem_plan boot_plan;
+static uint32_t progress_count, progress_stop_at; /* the call that says stop; 0: none */
+static uint64_t progress_bytes;
+
+static bool boot_progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes) {
+    assert_true(done_bytes >= progress_bytes && done_bytes <= total_bytes);
+    progress_bytes = done_bytes;
+    return ++progress_count != progress_stop_at;
+}
 
 static enum err boot(struct model *model, const struct backend_options *options,
                      uint64_t budget_bytes, uint32_t block_count, struct err_text *text) {
@@ -65,9 +73,11 @@ static enum err boot(struct model *model, const struct backend_options *options,
     if (e) return e;
     boot_plan = (struct mem_plan){.line_count = 0};
     rig_ops()->plan(backend, 0, &boot_plan);
+    progress_count = 0;
+    progress_bytes = 0;
     mem_plan_add(&boot_plan, MEM_KV, block_count * rig_ops()->block_bytes(backend, 0), "kv");
     e = mem_create(&boot_plan, budget_bytes, text, &mem);
-    if (!e) e = rig_ops()->load(backend, model, block_count, &mem, NULL, NULL, text);
+    if (!e) e = rig_ops()->load(backend, model, block_count, &mem, boot_progress, NULL, text);
     if (!e) e = mem_seal(mem, text);
     rig_ops()->close(backend);
     mem_destroy(mem);
@@ -114,6 +124,24 @@ static void allocations_may_fail(void **state) {
         failures++;
     }
     assert_true(failures >= 4); /* book, layers, arena, team */
+    model_close(model);
+}
+
+/* Whoever loads may say stop at any word of the progress. */
+static void a_load_is_stopped(void **state) {
+    struct model *model = rig_dummy("tiny-qwen3-test", TENSOR_Q4_1);
+    struct backend_options options = rig_options();
+    options.thread_count = 2;
+    options.model = model;
+    struct err_text text = {""};
+    assert_int_equal(boot(model, &options, UINT64_MAX, 5, &text), ERR_OK);
+    uint32_t count = progress_count;
+    assert_true(count > 4);
+    for (progress_stop_at = 1; progress_stop_at <= 4; progress_stop_at++) {
+        assert_int_equal(boot(model, &options, UINT64_MAX, 5, &text), ERR_CANCELLED);
+        assert_string_equal(text.text, "loading was stopped");
+    }
+    progress_stop_at = 0;
     model_close(model);
 }
 
@@ -305,9 +333,13 @@ static void moves(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plan_is_what_boot_takes), cmocka_unit_test(allocations_may_fail),
-        cmocka_unit_test(options_are_refused),     cmocka_unit_test(prompt_logprobs),
-        cmocka_unit_test(poisoned_rows),           cmocka_unit_test(moves),
+        cmocka_unit_test(plan_is_what_boot_takes),
+        cmocka_unit_test(allocations_may_fail),
+        cmocka_unit_test(a_load_is_stopped),
+        cmocka_unit_test(options_are_refused),
+        cmocka_unit_test(prompt_logprobs),
+        cmocka_unit_test(poisoned_rows),
+        cmocka_unit_test(moves),
         cmocka_unit_test(demo_matches_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

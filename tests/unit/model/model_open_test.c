@@ -115,6 +115,43 @@ static void tiny_gguf(void **state) {
     model_close(model);
 }
 
+static uint64_t digest_of(const char *name) {
+    struct model *model = NULL;
+    struct err_text text = {""};
+    if (model_open(in_folder(name), &(struct model_open_options){0}, &text, &model))
+        fail_msg("%s", text.text);
+    uint64_t digest = model_digest(model);
+    char tensor[MODEL_TENSOR_NAME_BYTES];
+    model_tensor_name(model, ROLE_DOWN, 7, tensor);
+    assert_string_equal(tensor, "blk.7.ffn_down.weight");
+    model_close(model);
+    return digest;
+}
+
+/* The same file has the same digest wherever it lies; another type, place or content of a tensor
+ * gives another. */
+static void digests(void **state) {
+    struct buf file;
+    buf_init(&file, 0);
+    put_tiny_llama(&file, (struct tiny){0});
+    put_file("a.gguf", file.data, file.bytes);
+    put_file("copy.gguf", file.data, file.bytes);
+    file.data[file.bytes - 1 - 32 * 31 * 4]++; /* in the first row of ffn_down */
+    put_file("tuned.gguf", file.data, file.bytes);
+    buf_clear(&file);
+    put_tiny_llama(&file, (struct tiny){.key = "general.comment", .value = "moves the data"});
+    put_file("moved.gguf", file.data, file.bytes);
+    buf_clear(&file);
+    put_tiny_llama(&file, (struct tiny){.gate_type = TENSOR_F16}); /* GGUF's number of it, too */
+    put_file("f16.gguf", file.data, file.bytes);
+    buf_release(&file);
+    uint64_t digest = digest_of("a.gguf");
+    assert_int_equal(digest_of("copy.gguf"), digest);
+    assert_int_not_equal(digest_of("tuned.gguf"), digest);
+    assert_int_not_equal(digest_of("moved.gguf"), digest);
+    assert_int_not_equal(digest_of("f16.gguf"), digest);
+}
+
 static void gguf_errors(void **state) {
     put_gguf("a.gguf", (struct tiny){.skip = "blk.0.attn_k.weight"});
     refuse("a.gguf", ERR_FORMAT, ": tensor blk.0.attn_k.weight is missing: expected (16, 32)");
@@ -416,9 +453,9 @@ static void dummy_shapes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(demo_model), IN_FOLDER(tiny_gguf),    IN_FOLDER(gguf_errors),
-        IN_FOLDER(hf_folder),         IN_FOLDER(hf_index),     IN_FOLDER(hf_errors),
-        IN_FOLDER(memory_runs_out),   IN_FOLDER(dummy_shapes),
+        cmocka_unit_test(demo_model), IN_FOLDER(tiny_gguf),       IN_FOLDER(digests),
+        IN_FOLDER(gguf_errors),       IN_FOLDER(hf_folder),       IN_FOLDER(hf_index),
+        IN_FOLDER(hf_errors),         IN_FOLDER(memory_runs_out), IN_FOLDER(dummy_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -235,6 +235,25 @@ static void test_fails(void **state) {
 }
 
 /* A step that does not end shows from outside while it lasts. */
+/* Whoever destroys a worker does not wait for its load: this one would take minutes. */
+static void test_stopped_while_loading(void **state) {
+    struct rig rig;
+    struct worker_status status;
+    struct err_text text = {""};
+    struct model_open_options model = {.is_dummy = true, .dummy_type = TENSOR_Q4_K};
+    rig_open(&rig);
+    model_close(rig.model);
+    if (model_open("llama-3.1-8b", &model, &text, &rig.model)) fail_msg("%s", text.text);
+    rig.options.ops = &cpu_backend_ops;
+    rig.options.budget.total_bytes = rig.options.budget.available_bytes = (uint64_t) 64 << 30;
+    rig_start(&rig);
+    do worker_get_status(rig.worker, &status);
+    while (status.state == WORKER_LOADING && !status.total_bytes);
+    if (status.state == WORKER_FAILED) print_message("skipped: %s\n", status.error.text);
+    else assert_true(status.done_bytes < status.total_bytes);
+    rig_close(&rig); /* joins the thread */
+}
+
 static void test_stuck(void **state) {
     struct rig rig;
     struct sampling s;
@@ -256,9 +275,8 @@ static void test_stuck(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_serves),
-        cmocka_unit_test(test_drains),
-        cmocka_unit_test(test_fails),
+        cmocka_unit_test(test_serves), cmocka_unit_test(test_drains),
+        cmocka_unit_test(test_fails),  cmocka_unit_test(test_stopped_while_loading),
         cmocka_unit_test(test_stuck),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
