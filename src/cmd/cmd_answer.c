@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "cmd/cmd_model.h"
+#include "cmd/cmd_template.h"
 
 #define CACHE_BYTES (1u << 20) /* one prompt's words */
 
@@ -62,11 +63,6 @@ enum err cmd_session_open(const struct options *options, const char *model_name,
     return ERR_OK;
 }
 
-static void set_special(json_t *variables, const struct model *model, const char *name) {
-    const char *token = model_special_token(model, name);
-    if (token) json_object_set_new(variables, name, json_string(token));
-}
-
 enum err cmd_session_render(struct cmd_session *session, json_t *messages, struct err_text *text,
                             struct tokenizer_ids *ids) {
     if (!session->chat_template)
@@ -74,9 +70,8 @@ enum err cmd_session_render(struct cmd_session *session, json_t *messages, struc
                        model_get_spec(session->model)->name);
     json_t *variables = json_pack("{s:O, s:b}", "messages", messages, "add_generation_prompt", 1);
     if (!variables) return err_set(text, ERR_MEMORY, "out of memory");
-    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "pad_token"};
-    for (size_t i = 0; i < ARRAY_COUNT(names); i++)
-        set_special(variables, session->model, names[i]);
+    cmd_template_set_defaults(variables);
+    cmd_template_set_tokens(variables, session->model);
     struct chat_prompt prompt = {0};
     enum err e = chat_template_render(session->chat_template, variables, NULL, NULL,
                                       (int64_t) time(NULL), text, &prompt);

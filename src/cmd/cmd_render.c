@@ -1,7 +1,8 @@
 /* cmd_render - gramme render: messages to the prompt's bytes, as the model's template makes them.
  *
- * The input is a JSON object {messages, tools, add_generation_prompt, other variables}.  bos_token
- * and eos_token come from the model unless the input sets them.  A template's own raise_exception
+ * The input is a JSON object {messages, tools, add_generation_prompt, other variables}.  With -m,
+ * what it leaves out is as transformers gives it: the model's bos_token and eos_token, tools and
+ * documents null.  A template's own raise_exception
  * exits 1 with its message. */
 #include <jansson.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include "base/alloc.h"
 #include "chat/chat_template.h"
 #include "cmd/cmd.h"
+#include "cmd/cmd_template.h"
 #include "model/model.h"
 
 #define FILE_BYTES_MAX (64u << 20)
@@ -32,15 +34,6 @@ static enum err load_input(const char *path, struct err_text *text, json_t **out
     }
     buf_release(&bytes);
     return e;
-}
-
-static void set_special(json_t *input, const struct tokenizer *tokenizer, const char *name,
-                        uint32_t id) {
-    if (id == TOKENIZER_NONE || json_object_get(input, name)) return;
-    size_t bytes;
-    bool is_special;
-    const char *token = tokenizer_token(tokenizer, id, &bytes, &is_special);
-    json_object_set_new(input, name, json_stringn(token, bytes));
 }
 
 static enum err render(const char *source, size_t bytes, json_t *input, struct err_text *text) {
@@ -80,9 +73,9 @@ int cmd_render(int argc, char **argv) {
     if (!e && path) e = cmd_read_all(path, FILE_BYTES_MAX, &text, &file);
     if (!e && model && !path)
         e = model_open_tokenizer_only(model, &text, &tokenizer, &model_template);
-    if (!e && tokenizer) {
-        set_special(input, tokenizer, "bos_token", tokenizer_bos(tokenizer));
-        set_special(input, tokenizer, "eos_token", tokenizer_eos(tokenizer));
+    if (!e && tokenizer) { /* a template alone sees the input's variables and no others */
+        cmd_template_set_defaults(input);
+        cmd_template_set_ends(input, tokenizer);
         if (!model_template) e = err_set(&text, ERR_NOT_FOUND, "%s has no chat template", model);
         else buf_add_string(&file, model_template);
     }

@@ -121,7 +121,9 @@ void token_decoder_init(struct token_decoder *decoder, const struct tokenizer *t
                         bool skip_special);
 struct buf;
 /* Appends to *out.  The text of all calls and one token_decoder_finish, joined, equals the
- * reference's decode of all ids. */
+ * reference's decode of all ids, but for one case: a run of byte-fallback tokens (<0xNN>) that
+ * holds whole characters and, behind them, broken bytes.  The reference makes the whole run
+ * U+FFFD, one a byte; here the whole characters went out before the broken bytes came. */
 void token_decoder_add(struct token_decoder *decoder, uint32_t id, struct buf *out);
 void token_decoder_finish(struct token_decoder *decoder, struct buf *out);
 

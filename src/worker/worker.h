@@ -63,7 +63,7 @@ void worker_get_status(const struct worker *worker, struct worker_status *out);
 const struct plan *worker_get_plan(const struct worker *worker);
 /* No new work; running streams finish; then it stops by itself. */
 void worker_drain(struct worker *worker);
-/* Stops at the next step boundary, or in the middle of loading, joins the thread, frees everything. */
+/* Stops at the next step boundary, or in the middle of loading; joins the thread, frees all. */
 void worker_destroy(struct worker *worker);
 
 #endif
