@@ -264,6 +264,41 @@ enum err msg_decode_hello(const uint8_t *data, size_t bytes, struct msg_hello *o
     return e;
 }
 
+static void put_handoff(struct buf *out, const struct msg_load *message) {
+    for (uint32_t i = 0; i < MSG_REMOTE_RESULT_COUNT; i++) put_u64(out, message->remote_results[i]);
+    put_u32(out, message->remote_blocks);
+    put_u32(out, message->quarantined_blocks);
+    put_u64(out, message->handoff_us);
+    put_u64(out, message->sent_bytes);
+    put_u64(out, message->received_bytes);
+    put_u64(out, message->busy_us);
+    put_u64(out, message->tail_us);
+    put_u64(out, message->prefills_done);
+    put_u64(out, message->prefills_abandoned);
+    put_u64(out, message->transfer_failures);
+}
+
+static void get_handoff(struct reader *in, struct msg_load *message) {
+    for (uint32_t i = 0; i < MSG_REMOTE_RESULT_COUNT; i++) message->remote_results[i] = get_u64(in);
+    message->remote_blocks = get_u32(in);
+    message->quarantined_blocks = get_u32(in);
+    message->handoff_us = get_u64(in);
+    message->sent_bytes = get_u64(in);
+    message->received_bytes = get_u64(in);
+    message->busy_us = get_u64(in);
+    message->tail_us = get_u64(in);
+    message->prefills_done = get_u64(in);
+    message->prefills_abandoned = get_u64(in);
+    message->transfer_failures = get_u64(in);
+}
+
+const char *msg_remote_result_name(enum msg_remote_result result) {
+    static const char *const names[MSG_REMOTE_RESULT_COUNT] = {
+        "done", "local_short", "local_queue", "local_large", "local_no_peer", "timeout",
+        "dead", "refused",     "broken",      "cancelled",   "retried"};
+    return result < MSG_REMOTE_RESULT_COUNT ? names[result] : "";
+}
+
 void msg_encode_load(const struct msg_load *message, struct buf *out) {
     size_t start = begin_message(out, MSG_LOAD);
     put_u32(out, message->blocks_total);
@@ -283,6 +318,7 @@ void msg_encode_load(const struct msg_load *message, struct buf *out) {
     put_u64(out, message->prefix_hit_tokens);
     put_u64(out, message->prompt_tokens);
     put_u64(out, message->generation_tokens);
+    put_handoff(out, message);
     put_bool(out, message->is_draining);
     put_u32(out, message->sender_count);
     for (uint32_t i = 0; i < message->sender_count; i++) {
@@ -313,6 +349,7 @@ enum err msg_decode_load(const uint8_t *data, size_t bytes, struct arena *arena,
     message.prefix_hit_tokens = get_u64(&in);
     message.prompt_tokens = get_u64(&in);
     message.generation_tokens = get_u64(&in);
+    get_handoff(&in, &message);
     message.is_draining = get_bool(&in);
     message.sender_count = get_count(&in, 16);
     struct msg_load_sender *senders = take(&in, message.sender_count, sizeof *senders);

@@ -50,6 +50,24 @@ struct msg_hello {
     uint32_t http_port;          /* of its own /metrics (--system-port); 0: none */
 };
 
+/* How the prompt's KV came about, counted by the decode worker. */
+enum msg_remote_result {
+    MSG_REMOTE_DONE,          /* a prefill worker's KV was used */
+    MSG_REMOTE_LOCAL_SHORT,   /* the rule: too few tokens behind the prefix hit */
+    MSG_REMOTE_LOCAL_QUEUE,   /* the rule: the prefill workers' queue is full */
+    MSG_REMOTE_LOCAL_LARGE,   /* more than half of the blocks */
+    MSG_REMOTE_LOCAL_NO_PEER, /* no prefill worker to ask */
+    MSG_REMOTE_TIMEOUT,       /* fell back: past the deadline */
+    MSG_REMOTE_DEAD,          /* fell back: the prefill worker is gone or suspect */
+    MSG_REMOTE_REFUSED,       /* fell back: it refused, or knows nothing of it */
+    MSG_REMOTE_BROKEN,        /* fell back: the transfer failed */
+    MSG_REMOTE_CANCELLED,     /* the client left while it was under way */
+    MSG_REMOTE_RETRIED,       /* tried again with another prefill worker */
+    MSG_REMOTE_RESULT_COUNT,
+};
+/* "done", "local_short", ...: the label of metrics. */
+const char *msg_remote_result_name(enum msg_remote_result result);
+
 struct msg_load {
     /* waiting_requests: of GENERATE, prefill worker: none; queued_prefills: PREFILLs that wait
      * (a prefill worker's queue; running ones count in running_requests). */
@@ -60,6 +78,13 @@ struct msg_load {
     uint64_t kv_event_number;
     uint64_t preemption_count, prefix_query_tokens, prefix_hit_tokens;
     uint64_t prompt_tokens, generation_tokens;
+    /* Handoff, since start (but for the two block counts).  handoff_us: from PREFILL sent to
+     * joined, of remote_results[DONE].  busy_us: with a send under way; tail_us: from the last
+     * compute to the last byte sent, over prefills_done. */
+    uint64_t remote_results[MSG_REMOTE_RESULT_COUNT];
+    uint32_t remote_blocks, quarantined_blocks;
+    uint64_t handoff_us, sent_bytes, received_bytes, busy_us, tail_us;
+    uint64_t prefills_done, prefills_abandoned, transfer_failures;
     bool is_draining;
     uint32_t sender_count; /* highest attempt received, by sender */
     const struct msg_load_sender { uint64_t instance, attempt; } * senders;

@@ -136,26 +136,38 @@ static struct msg_load random_load(struct arena *arena) {
     struct msg_load_sender *senders = arena_take_zero(arena, count, sizeof *senders);
     for (uint32_t i = 0; i < count; i++)
         senders[i] = (struct msg_load_sender){random_u64(), random_u64()};
-    return (struct msg_load){.blocks_total = random_u32(),
-                             .blocks_free = random_u32(),
-                             .blocks_cached = random_u32(),
-                             .running_requests = random_u32(),
-                             .waiting_requests = random_u32(),
-                             .queued_prefills = random_u32(),
-                             .running_tokens = random_u64(),
-                             .waiting_tokens = random_u64(),
-                             .queued_prefill_tokens = random_u64(),
-                             .step_count = random_u64(),
-                             .step_us = random_u64(),
-                             .kv_event_number = random_u64(),
-                             .preemption_count = random_u64(),
-                             .prefix_query_tokens = random_u64(),
-                             .prefix_hit_tokens = random_u64(),
-                             .prompt_tokens = random_u64(),
-                             .generation_tokens = random_u64(),
-                             .is_draining = below(2),
-                             .sender_count = count,
-                             .senders = senders};
+    struct msg_load load = {.blocks_total = random_u32(),
+                            .blocks_free = random_u32(),
+                            .blocks_cached = random_u32(),
+                            .running_requests = random_u32(),
+                            .waiting_requests = random_u32(),
+                            .queued_prefills = random_u32(),
+                            .running_tokens = random_u64(),
+                            .waiting_tokens = random_u64(),
+                            .queued_prefill_tokens = random_u64(),
+                            .step_count = random_u64(),
+                            .step_us = random_u64(),
+                            .kv_event_number = random_u64(),
+                            .preemption_count = random_u64(),
+                            .prefix_query_tokens = random_u64(),
+                            .prefix_hit_tokens = random_u64(),
+                            .prompt_tokens = random_u64(),
+                            .generation_tokens = random_u64(),
+                            .is_draining = below(2),
+                            .sender_count = count,
+                            .senders = senders};
+    for (uint32_t i = 0; i < MSG_REMOTE_RESULT_COUNT; i++) load.remote_results[i] = random_u64();
+    load.remote_blocks = random_u32();
+    load.quarantined_blocks = random_u32();
+    load.handoff_us = random_u64();
+    load.sent_bytes = random_u64();
+    load.received_bytes = random_u64();
+    load.busy_us = random_u64();
+    load.tail_us = random_u64();
+    load.prefills_done = random_u64();
+    load.prefills_abandoned = random_u64();
+    load.transfer_failures = random_u64();
+    return load;
 }
 
 static struct msg_roster random_roster(struct arena *arena) {
