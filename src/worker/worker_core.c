@@ -73,6 +73,10 @@ struct sender {
 
 struct worker_core {
     struct worker_core_options options;
+    struct handoff_decode *decode;   /* NULL: every prompt is computed here */
+    struct handoff_prefill *prefill; /* NULL: no prefill worker */
+    bool is_disconnected;
+    bool must_step; /* a tick has passed: deadlines in the engine may have */
     struct sender *senders;
     uint32_t sender_count;
     struct attempt **by_engine, **by_number;
@@ -93,6 +97,25 @@ struct worker_core {
     struct worker_core_counts counts;
 };
 
+static enum err open_handoff(struct worker_core *core, uint64_t now_us) {
+    const struct worker_core_options *o = &core->options;
+    struct handoff_options options = {.engine = o->engine,
+                                      .xfer = o->xfer,
+                                      .hello = &core->options.hello,
+                                      .rule = o->rule,
+                                      .secret = {o->secret[0], o->secret[1]},
+                                      .sync_timeout_ms = o->sync_timeout_ms,
+                                      .step_timeout_ms = o->step_timeout_ms,
+                                      .send = o->send,
+                                      .send_ctx = o->send_ctx};
+    if (o->hello.component == HANDOFF_COMPONENT_PREFILL)
+        return handoff_prefill_create(&options, &core->prefill);
+    if (!o->xfer || !o->rule.is_remote) return ERR_OK;
+    return handoff_decode_create(&options, now_us, &core->decode);
+}
+
+static void send_hello(struct worker_core *core);
+
 enum err worker_core_create(const struct worker_core_options *options, uint64_t now_us,
                             struct worker_core **out) {
     struct worker_core *core = alloc_zero(1, sizeof *core);
@@ -104,13 +127,12 @@ enum err worker_core_create(const struct worker_core_options *options, uint64_t 
     buf_init(&core->out, 0);
     arena_init(&core->decode_arena, 0);
     core->tick_at_us = now_us + WORKER_TICK_US;
-    if (!core->by_engine || !core->by_number) {
+    enum err e = core->by_engine && core->by_number ? open_handoff(core, now_us) : ERR_MEMORY;
+    if (e) {
         worker_core_destroy(core);
-        return ERR_MEMORY;
+        return e;
     }
-    msg_encode_hello(&core->options.hello, &core->out);
-    if (!buf_error(&core->out))
-        options->send(options->send_ctx, BUS_HELLO, 0, core->out.data, core->out.bytes);
+    send_hello(core);
     *out = core;
     return ERR_OK;
 }
@@ -132,6 +154,8 @@ void worker_core_destroy(struct worker_core *core) {
         }
         alloc_free(sender);
     }
+    handoff_decode_destroy(core->decode);
+    handoff_prefill_destroy(core->prefill);
     alloc_free(core->by_engine);
     alloc_free(core->by_number);
     alloc_free(core->entries);
@@ -224,6 +248,7 @@ static bool is_forgotten(const struct sender *sender, uint64_t number) {
 static void attempt_forget(struct worker_core *core, struct attempt *attempt) {
     struct sender *sender = attempt->sender;
     if (attempt->live_count > 0) engine_cancel(core->options.engine, attempt->engine_id);
+    if (core->decode) handoff_decode_end(core->decode, attempt->engine_id);
     struct attempt **at = &core->by_engine[bucket_of(core, attempt->engine_id)];
     while (*at != attempt) at = &(*at)->next_by_engine;
     *at = attempt->next_by_engine;
@@ -481,7 +506,10 @@ static enum err start(struct worker_core *core, struct attempt *attempt,
         choices[i] =
             (struct engine_choice){message->choices[i].index, message->choices[i].output_ids,
                                    message->choices[i].output_count};
+    bool is_remote =
+        core->decode && handoff_decode_wants(core->decode, attempt->engine_id, message, now_us);
     struct engine_request request = {
+        .kind = is_remote ? ENGINE_REMOTE : ENGINE_GENERATE,
         .id = attempt->engine_id,
         .prompt_ids = message->prompt_ids,
         .prompt_count = message->prompt_count,
@@ -491,7 +519,9 @@ static enum err start(struct worker_core *core, struct attempt *attempt,
         .goes_first = message->is_redispatch,
         .deadline_us = message->remaining_ms ? now_us + (uint64_t) message->remaining_ms * 1000 : 0,
     };
-    return engine_add(core->options.engine, &request, text);
+    enum err e = engine_add(core->options.engine, &request, text);
+    if (e && is_remote) handoff_decode_end(core->decode, attempt->engine_id);
+    return e;
 }
 
 static enum msg_refusal refusal_of(enum err e) {
@@ -538,6 +568,11 @@ static void take_generate(struct worker_core *core, const struct bus_message *bu
         return;
     }
     sender->attempt_highest = num_max(sender->attempt_highest, message.attempt);
+    if (core->prefill) {
+        send_refuse(core, sender->instance, message.attempt, MSG_REFUSE_BAD,
+                    "a prefill worker generates nothing");
+        return;
+    }
     if (core->is_draining) {
         send_refuse(core, sender->instance, message.attempt, MSG_REFUSE_DRAINING,
                     "the worker is shutting down");
@@ -651,19 +686,52 @@ static void take_cancel(struct worker_core *core, const struct bus_message *bus_
     if (attempt) attempt_forget(core, attempt);
 }
 
+static void send_hello(struct worker_core *core) {
+    buf_clear(&core->out);
+    msg_encode_hello(&core->options.hello, &core->out);
+    send_out(core, BUS_HELLO, 0);
+}
+
+/* Whether the message is of the handoff; on a prefill worker all work is. */
+static bool take_handoff(struct worker_core *core, const struct bus_message *message,
+                         uint64_t now_us) {
+    bool is_good = true;
+    switch (msg_peek_kind(message->data, message->bytes)) {
+    case MSG_PREFILL:
+    case MSG_SYNC:
+    case MSG_CANCEL:
+        if (!core->prefill) return false;
+        is_good = handoff_prefill_take(core->prefill, message, &core->decode_arena, now_us);
+        break;
+    case MSG_HELLO:
+    case MSG_BYE:
+    case MSG_LOAD:
+    case MSG_ROSTER:
+    case MSG_PREFILL_DONE:
+    case MSG_REFUSE:
+    case MSG_GONE:
+        if (core->decode)
+            is_good = handoff_decode_take(core->decode, message, &core->decode_arena, now_us);
+        break;
+    default: return false;
+    }
+    core->counts.bad_messages += !is_good;
+    return true;
+}
+
 void worker_core_message(struct worker_core *core, const struct bus_message *message,
                          uint64_t now_us) {
     struct sender *sender = sender_find(core, message->from);
     if (sender) sender->silent_ticks = 0;
+    if (take_handoff(core, message, now_us)) {
+        arena_release(&core->decode_arena);
+        return;
+    }
     switch (msg_peek_kind(message->data, message->bytes)) {
     case MSG_GENERATE: take_generate(core, message, now_us); break;
     case MSG_SYNC: take_sync(core, message); break;
     case MSG_CANCEL: take_cancel(core, message); break;
-    case MSG_WHO:
-        buf_clear(&core->out);
-        msg_encode_hello(&core->options.hello, &core->out);
-        send_out(core, BUS_HELLO, 0);
-        break;
+    case MSG_WHO: send_hello(core); break;
     case 0: core->counts.bad_messages++; break;
     default: break; /* not for a worker */
     }
@@ -672,9 +740,9 @@ void worker_core_message(struct worker_core *core, const struct bus_message *mes
 
 /* --- LOAD, ticks ------------------------------------------------------------------------------ */
 
-static bool reserve_load_senders(struct worker_core *core) {
-    if (core->sender_count <= core->load_sender_room) return true;
-    uint32_t room = core->sender_count * 2;
+static bool reserve_load_senders(struct worker_core *core, uint32_t count) {
+    if (count <= core->load_sender_room) return true;
+    uint32_t room = count * 2;
     struct msg_load_sender *senders =
         alloc_resize(core->load_senders, room * sizeof *core->load_senders);
     if (!senders) return false;
@@ -683,8 +751,24 @@ static bool reserve_load_senders(struct worker_core *core) {
     return true;
 }
 
+static void add_handoff_load(const struct worker_core *core, const struct engine_load *load,
+                             struct msg_load *message) {
+    message->remote_blocks = load->remote_blocks;
+    message->quarantined_blocks = load->quarantined_blocks;
+    if (core->prefill) handoff_prefill_add_load(core->prefill, load, message);
+    if (core->decode) handoff_decode_add_load(core->decode, message);
+    if (core->options.xfer) {
+        struct xfer_counts counts;
+        xfer_get_counts(core->options.xfer, &counts);
+        message->sent_bytes = counts.sent_bytes;
+        message->received_bytes = counts.received_bytes;
+        message->busy_us = counts.busy_us;
+    }
+}
+
 static void send_load(struct worker_core *core, uint64_t now_us) {
-    if (!reserve_load_senders(core)) return;
+    uint32_t prefill_senders = core->prefill ? handoff_prefill_sender_count(core->prefill) : 0;
+    if (!reserve_load_senders(core, core->sender_count + prefill_senders)) return;
     struct engine_load load;
     engine_get_load(core->options.engine, &load);
     struct msg_load message = {
@@ -709,6 +793,10 @@ static void send_load(struct worker_core *core, uint64_t now_us) {
     for (const struct sender *sender = core->senders; sender; sender = sender->next)
         core->load_senders[message.sender_count++] =
             (struct msg_load_sender){sender->instance, sender->attempt_highest};
+    if (core->prefill)
+        handoff_prefill_get_senders(core->prefill, core->load_senders + message.sender_count);
+    message.sender_count += prefill_senders;
+    add_handoff_load(core, &load, &message);
     core->had_waiting = load.waiting_requests > 0;
     core->load_sent_us = now_us;
     buf_clear(&core->out);
@@ -741,8 +829,11 @@ void worker_core_tick(struct worker_core *core, uint64_t now_us) {
         return;
     }
     core->tick_at_us = now_us + WORKER_TICK_US; /* a late tick counts once */
+    core->must_step = true;
+    if (core->decode) handoff_decode_tick(core->decode, !core->is_disconnected, now_us);
+    if (core->prefill) handoff_prefill_tick(core->prefill, !core->is_disconnected, now_us);
     struct sender **at = &core->senders;
-    while (*at) {
+    while (*at && !core->is_disconnected) {
         struct sender *sender = *at;
         tick_sender(core, sender);
         if (sender->attempts || sender->silent_ticks < SENDER_KEEP_TICKS) {
@@ -756,9 +847,32 @@ void worker_core_tick(struct worker_core *core, uint64_t now_us) {
     send_load(core, now_us);
 }
 
-uint64_t worker_core_tick_at(const struct worker_core *core) { return core->tick_at_us; }
+uint64_t worker_core_tick_at(const struct worker_core *core) {
+    if (!core->decode) return core->tick_at_us;
+    return num_min(core->tick_at_us, handoff_decode_wake_at(core->decode));
+}
+
+void worker_core_set_connected(struct worker_core *core, bool is_connected) {
+    core->is_disconnected = !is_connected;
+}
+
+void worker_core_lossy(struct worker_core *core, uint64_t now_us) {
+    send_hello(core);
+    if (core->decode) handoff_decode_lossy(core->decode, now_us);
+}
+
+static void take_transfers(struct worker_core *core, uint64_t now_us) {
+    struct xfer_event event;
+    if (!core->decode && !core->prefill) return;
+    while (core->options.xfer && xfer_take(core->options.xfer, &event)) {
+        if (core->decode) handoff_decode_event(core->decode, &event, now_us);
+        else handoff_prefill_event(core->prefill, &event, now_us);
+    }
+    if (core->decode) handoff_decode_poll(core->decode, now_us);
+}
 
 void worker_core_flush(struct worker_core *core, uint64_t now_us) {
+    take_transfers(core, now_us);
     flush(core);
     send_load_on_change(core, now_us);
 }
@@ -766,7 +880,8 @@ void worker_core_flush(struct worker_core *core, uint64_t now_us) {
 /* --- the step ------------------------------------------------------------------------------- */
 
 bool worker_core_has_work(const struct worker_core *core) {
-    return !engine_is_idle(core->options.engine);
+    const struct engine *engine = core->options.engine;
+    return engine_has_work(engine) || (core->must_step && !engine_is_idle(engine));
 }
 
 /* Room for one more id; false: no memory. */
@@ -800,6 +915,7 @@ static void choice_end(struct attempt *attempt, struct choice *choice, enum fini
 /* Ends what still lives of the attempt, here and in the engine. */
 static void attempt_fail(struct worker_core *core, struct attempt *attempt, enum err error) {
     engine_cancel(core->options.engine, attempt->engine_id);
+    if (core->decode) handoff_decode_end(core->decode, attempt->engine_id);
     for (uint32_t i = 0; i < attempt->choice_count; i++)
         if (attempt->choices[i].finish == FINISH_NONE)
             choice_end(attempt, &attempt->choices[i], FINISH_ERROR, error);
@@ -811,7 +927,15 @@ static struct choice *choice_find(struct attempt *attempt, uint32_t index) {
     return NULL;
 }
 
-static void take_output(struct worker_core *core, const struct engine_output *output) {
+static void take_output(struct worker_core *core, const struct engine_output *output,
+                        uint64_t now_us) {
+    if (core->prefill) {
+        handoff_prefill_output(core->prefill, output, now_us);
+        return;
+    }
+    if (core->decode && output->is_first_of_request)
+        handoff_decode_admitted(core->decode, output->request_id, output->is_placed,
+                                output->cached_tokens, now_us);
     struct attempt *attempt = attempt_by_engine(core, output->request_id);
     if (!attempt) return; /* forgotten: the engine tells of its end */
     struct choice *choice = choice_find(attempt, output->choice_index);
@@ -840,13 +964,16 @@ static void take_output(struct worker_core *core, const struct engine_output *ou
     if (output->finish == FINISH_NONE) return;
     choice->stop_id = output->stop_id;
     choice_end(attempt, choice, output->finish, output->error);
+    if (core->decode && attempt->live_count == 0)
+        handoff_decode_end(core->decode, attempt->engine_id);
 }
 
 enum err worker_core_step(struct worker_core *core, uint64_t now_us) {
     const struct engine_output *outputs;
     uint32_t output_count;
+    core->must_step = false;
     enum err e = engine_step(core->options.engine, now_us, &outputs, &output_count);
-    for (uint32_t i = 0; i < output_count; i++) take_output(core, &outputs[i]);
+    for (uint32_t i = 0; i < output_count; i++) take_output(core, &outputs[i], now_us);
     if (e)
         for (struct sender *sender = core->senders; sender; sender = sender->next)
             for (struct attempt *a = sender->attempts; a; a = a->next) attempt_fail(core, a, e);
@@ -859,10 +986,13 @@ enum err worker_core_step(struct worker_core *core, uint64_t now_us) {
 void worker_core_drain(struct worker_core *core, uint64_t now_us) {
     if (core->is_draining) return;
     core->is_draining = true;
+    if (core->prefill) handoff_prefill_drain(core->prefill);
     send_load(core, now_us);
 }
 
 bool worker_core_is_empty(const struct worker_core *core) {
+    if (core->decode && !handoff_decode_is_empty(core->decode)) return false;
+    if (core->prefill && !handoff_prefill_is_empty(core->prefill)) return false;
     return core->attempt_count == 0 && engine_is_idle(core->options.engine);
 }
 
@@ -874,6 +1004,14 @@ void worker_core_bye(struct worker_core *core) {
 
 void worker_core_get_counts(const struct worker_core *core, struct worker_core_counts *out) {
     *out = core->counts;
+}
+
+const struct handoff_decode *worker_core_decode(const struct worker_core *core) {
+    return core->decode;
+}
+
+const struct handoff_prefill *worker_core_prefill(const struct worker_core *core) {
+    return core->prefill;
 }
 
 void worker_core_check(const struct worker_core *core) {
@@ -902,5 +1040,7 @@ void worker_core_check(const struct worker_core *core) {
         attempts += own;
     }
     CHECK(attempts == core->attempt_count && senders == core->sender_count);
+    if (core->decode) handoff_decode_check(core->decode);
+    if (core->prefill) handoff_prefill_check(core->prefill);
     engine_check(core->options.engine);
 }
