@@ -404,7 +404,7 @@ void handoff_decode_end(struct handoff_decode *decode, uint64_t engine_id) {
     if (!handoff->is_exposed) record_free(decode, handoff);
 }
 
-/* --- answers and events ------------------------------------------------------------------------ */
+/* --- answers and events ----------------------------------------------------------------------- */
 
 static void maybe_join(struct handoff_decode *decode, struct handoff *handoff, uint64_t now_us) {
     if (handoff->is_exposed || !handoff->is_done) return;
@@ -562,7 +562,7 @@ void handoff_decode_tick(struct handoff_decode *decode, bool is_connected, uint6
     }
 }
 
-/* --- seen from outside ------------------------------------------------------------------------- */
+/* --- seen from outside ------------------------------------------------------------------------ */
 
 bool handoff_decode_is_empty(const struct handoff_decode *decode) { return decode->count == 0; }
 

@@ -193,7 +193,7 @@ static void answer(struct handoff_prefill *prefill, const struct work *work) {
     send_done(prefill, work);
 }
 
-/* --- the end of a work ------------------------------------------------------------------------- */
+/* --- the end of a work ------------------------------------------------------------------------ */
 
 static void forget(struct handoff_prefill *prefill, struct work *work) {
     struct work **at = &prefill->first;
@@ -239,7 +239,7 @@ static void fail(struct handoff_prefill *prefill, struct work *work, enum msg_re
     give_up(prefill, work);
 }
 
-/* --- the work itself --------------------------------------------------------------------------- */
+/* --- the work itself -------------------------------------------------------------------------- */
 
 static void finish_if_whole(struct handoff_prefill *prefill, struct work *work, uint64_t now_us) {
     if (work->state != LIVE || work->computed < work->token_count) return;
@@ -538,7 +538,7 @@ void handoff_prefill_tick(struct handoff_prefill *prefill, bool is_connected, ui
     }
 }
 
-/* --- seen from outside ------------------------------------------------------------------------- */
+/* --- seen from outside ------------------------------------------------------------------------ */
 
 void handoff_prefill_drain(struct handoff_prefill *prefill) { prefill->is_draining = true; }
 
