@@ -12,6 +12,38 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "device/device_cpu.h"
+#include "model/model_catalog.h"
+#include "model/model_resolve.h"
+
+/* --shape PATH=NAME|config.json for this path; NULL: none.  "NAME" alone speaks of any path. */
+static const char *shape_of(const struct options *options, const char *path) {
+    size_t bytes = strlen(path);
+    for (uint32_t i = 0; i < options_list_count(options, OPT_SHAPE); i++) {
+        const char *item = options_list_item(options, OPT_SHAPE, i);
+        if (!strchr(item, '=')) return item;
+        if (strncmp(item, path, bytes) == 0 && item[bytes] == '=') return item + bytes + 1;
+    }
+    return NULL;
+}
+
+/* A model that is not here is planned by what the user says it is, or by its name. */
+static enum err open_elsewhere(const char *name, struct model_open_options *open,
+                               struct err_text *text, struct model **out) {
+    struct model_spec spec;
+    struct model_source source;
+    bool is_here = model_resolve(name, NULL, &source) != ERR_NOT_FOUND;
+    open->is_dummy = open->is_dummy || open->shape || (!is_here && model_catalog_find(name, &spec));
+    enum err e = model_open(name, open, text, out);
+    if (e == ERR_NOT_FOUND && !is_here && !open->shape) {
+        struct err_text why = *text;
+        return err_set(text, e, "%s; to plan it for elsewhere: --shape '%s=NAME|config.json'",
+                       why.text, name);
+    }
+    if (!e && open->is_dummy)
+        log_info("planned by shape alone, matrices as %s: no file of %s was looked at",
+                 tensor_type_name(open->dummy_type), name);
+    return e;
+}
 
 enum err cmd_model_open(const struct options *options, const char *name, struct err_text *text,
                         struct model **out) {
@@ -20,8 +52,17 @@ enum err cmd_model_open(const struct options *options, const char *name, struct 
     struct model_open_options open = {
         .is_dummy = strcasecmp(options_text(options, OPT_LOAD_FORMAT), "dummy") == 0,
         .dummy_seed = options_count(options, OPT_DUMMY_SEED),
+        .shape = shape_of(options, name),
     };
     CHECK(tensor_type_parse(options_text(options, OPT_DUMMY_TYPE), &open.dummy_type));
+    if (!open.shape && options_list_count(options, OPT_SHAPE))
+        return err_set(text, ERR_USAGE, "--shape %s: the model is %s; say --shape '%s=NAME'",
+                       options_list_item(options, OPT_SHAPE, 0), name, name);
+    if (options_command(options) == OPTION_PLAN) return open_elsewhere(name, &open, text, out);
+    if (open.shape && !open.is_dummy)
+        return err_set(text, ERR_USAGE,
+                       "--shape says what a model is that is not here; to run random weights of "
+                       "that shape add --load-format dummy");
     return model_open(name, &open, text, out);
 }
 

@@ -2,8 +2,7 @@
  *
  * The input is a JSON object {messages, tools, add_generation_prompt, other variables}.  With -m,
  * what it leaves out is as transformers gives it: the model's bos_token and eos_token, tools and
- * documents null.  A template's own raise_exception
- * exits 1 with its message. */
+ * documents null.  A template's own raise_exception exits 1 with its message. */
 #include <jansson.h>
 #include <stdio.h>
 #include <time.h>

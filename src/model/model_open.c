@@ -99,6 +99,8 @@ static enum err open_dummy(const char *path_or_name, const struct model_open_opt
     if (is_here) snprintf(shape.name, sizeof shape.name, "%s", source.name);
     else if (path_or_name[0] && path_or_name[0] != '/')
         snprintf(shape.name, sizeof shape.name, "%s", path_or_name);
+    else if (path_or_name[0]) /* a path of elsewhere: never shown whole (behaviour.md 2) */
+        snprintf(shape.name, sizeof shape.name, "%s", strrchr(path_or_name, '/') + 1);
     model->spec = shape;
     model->is_dummy = true;
     model->dummy_seed = options->dummy_seed;
