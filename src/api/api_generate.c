@@ -10,6 +10,7 @@
 
 #include "api/api_impl.h"
 #include "api/request_prompt.h"
+#include "api/token_answer.h"
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -44,6 +45,7 @@ static void request_free(struct api_request *request) {
     if (request->has_answer) answer_release(&request->answer);
     request_parse_release(&request->spec);
     alloc_free(request->body);
+    buf_release(&request->reply);
     arena_release(&request->arena);
     alloc_free(request);
 }
@@ -344,38 +346,19 @@ void api_generate_gone(struct api_call *call) {
 static void prepare(struct api_request *request, const void *body, size_t bytes,
                     struct token_scratch *scratch) {
     const struct api_options *options = &request->api->options;
-    enum err e = request_parse(&request->spec, options, body, bytes, &request->error);
-    if (!e)
-        e = request_prompt_make(&request->spec, options, scratch,
-                                (int64_t) (clock_wall_ns() / 1000000000u), &request->error);
-    request->prepare_error = e;
-}
-
-static void answer_tokenize(struct api_request *request) {
-    struct api *api = request->api;
-    const struct tokenizer_ids *ids = &request->spec.prompts[0].ids;
-    struct buf *out = &api->out;
-    buf_clear(out);
-    buf_add_format(out, "{\"count\":%u,\"max_model_len\":%u,\"tokens\":[", ids->count,
-                   api->options.model_len_max);
-    for (uint32_t i = 0; i < ids->count; i++) buf_add_format(out, i ? ",%u" : "%u", ids->ids[i]);
-    buf_add_string(out, "],\"token_strs\":");
-    if (request->spec.return_token_strs) {
-        for (uint32_t i = 0; i < ids->count; i++) {
-            size_t bytes;
-            bool is_special;
-            const char *text =
-                tokenizer_token(api->options.tokenizer, ids->ids[i], &bytes, &is_special);
-            buf_add_string(out, i ? ",\"" : "[\"");
-            answer_add_text(out, text, bytes);
-            buf_add_byte(out, '"');
-        }
-        buf_add_string(out, ids->count ? "]}" : "[]}");
+    struct request_spec *spec = &request->spec;
+    enum err e;
+    if (spec->kind == REQUEST_DETOKENIZE) {
+        e = token_answer_text(options, body, bytes, &request->reply, &request->error);
     } else {
-        buf_add_string(out, "null}");
+        e = request_parse(spec, options, body, bytes, &request->error);
+        if (!e)
+            e = request_prompt_make(spec, options, scratch,
+                                    (int64_t) (clock_wall_ns() / 1000000000u), &request->error);
+        if (!e && spec->kind == REQUEST_TOKENIZE) token_answer_ids(spec, options, &request->reply);
     }
-    api_call_send_out(request->call, 200);
-    request_over(request);
+    if (!e && buf_error(&request->reply)) e = api_error_memory(&request->error);
+    request->prepare_error = e;
 }
 
 static enum err make_works(struct api_request *request) {
@@ -449,8 +432,10 @@ static void prepared(struct api_request *request) {
         request_fail(request, &error);
         return;
     }
-    if (spec->kind == REQUEST_TOKENIZE) {
-        answer_tokenize(request);
+    if (spec->kind == REQUEST_TOKENIZE || spec->kind == REQUEST_DETOKENIZE) {
+        api_call_send(request->call, 200, "application/json", NULL, 0, request->reply.data,
+                      request->reply.bytes);
+        request_over(request);
         return;
     }
     enum err e = start_answer(request);
@@ -535,7 +520,9 @@ void api_generate_start(struct api_call *call, enum request_kind kind) {
     size_t bytes;
     const uint8_t *body = http_request_body(call->exchange, &bytes);
     struct api_error error;
-    if (check_queue(api, bytes, &error)) {
+    /* A short text to or from ids is answered at once: it waits for nobody. */
+    bool is_quick = kind >= REQUEST_TOKENIZE && bytes <= API_POOLED_BODY_BYTES;
+    if (!is_quick && check_queue(api, bytes, &error)) {
         api_call_fail(call, &error);
         return;
     }
@@ -550,6 +537,7 @@ void api_generate_start(struct api_call *call, enum request_kind kind) {
     call->request = request;
     request->received_us = call->received_us;
     arena_init(&request->arena, 0);
+    buf_init(&request->reply, 0);
     request_parse_init(&request->spec, kind, &request->arena);
     request->next = api->requests;
     if (request->next) request->next->previous = request;

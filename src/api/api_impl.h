@@ -54,6 +54,7 @@ struct api_request {
     uv_work_t job;
     uint8_t *body; /* owned, only for a job */
     size_t body_bytes;
+    struct buf reply; /* of /tokenize and /detokenize */
     enum err prepare_error;
     struct api_error error; /* status 0: none */
     uint64_t received_us, sent_us, admitted_us, first_token_us, last_token_us, written_us;

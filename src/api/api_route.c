@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "api/api_impl.h"
-#include "api/json_field.h"
 #include "base/clock.h"
 
 enum { OPEN = 1, NEEDS_MODEL = 2, IS_PROBE = 4 };
@@ -119,51 +118,14 @@ static void get_model(struct api_call *call) {
     api_call_fail(call, &error);
 }
 
-/* --- tokens ------------------------------------------------------------------------------ */
-
-static enum err detokenize(struct api *api, const json_t *root, struct api_error *error) {
-    struct json_scope scope = {root, "", error, ERR_OK};
-    request_parse_model(&scope, &api->options);
-    const json_t *tokens = json_field_array(&scope, "tokens");
-    if (!tokens && !scope.failed) json_field_fail(&scope, "tokens", "is missing");
-    if (scope.failed) return scope.failed;
-    struct token_decoder decoder;
-    struct buf *text = &api->answer_scratch.text;
-    buf_clear(text);
-    token_decoder_init(&decoder, api->options.tokenizer, false);
-    for (size_t i = 0; i < json_array_size(tokens); i++) {
-        int64_t id;
-        if (!json_field_as_int(json_array_get(tokens, i), &id) || id < 0 ||
-            id >= (int64_t) tokenizer_vocab_size(api->options.tokenizer))
-            return api_error_set(error, 400, "tokens",
-                                 "tokens must hold ids of the vocabulary; entry %zu is none", i);
-        token_decoder_add(&decoder, (uint32_t) id, text);
-    }
-    token_decoder_finish(&decoder, text);
-    if (buf_error(text)) return api_error_memory(error);
-    buf_add_string(&api->out, "{\"prompt\":\"");
-    answer_add_text(&api->out, (const char *) text->data, text->bytes);
-    buf_add_string(&api->out, "\"}");
-    return ERR_OK;
-}
-
-static void post_detokenize(struct api_call *call) {
-    struct api_error error;
-    json_t *root = NULL;
-    size_t bytes;
-    const uint8_t *body = http_request_body(call->exchange, &bytes);
-    enum err e = json_field_parse(body, bytes, &error, &root);
-    if (!e) e = detokenize(call->api, root, &error);
-    json_decref(root);
-    if (e) api_call_fail(call, &error);
-    else send_text(call, 200, "application/json");
-}
+/* --- requests ---------------------------------------------------------------------------- */
 
 static void post_chat(struct api_call *call) { api_generate_start(call, REQUEST_CHAT); }
 static void post_completions(struct api_call *call) {
     api_generate_start(call, REQUEST_COMPLETION);
 }
 static void post_tokenize(struct api_call *call) { api_generate_start(call, REQUEST_TOKENIZE); }
+static void post_detokenize(struct api_call *call) { api_generate_start(call, REQUEST_DETOKENIZE); }
 
 /* --- the table --------------------------------------------------------------------------- */
 

@@ -627,6 +627,7 @@ enum err request_parse(struct request_spec *spec, const struct api_options *opti
     case REQUEST_CHAT: parse_chat(&scope, options, spec); break;
     case REQUEST_COMPLETION: parse_completion(&scope, options, spec); break;
     case REQUEST_TOKENIZE: parse_tokenize(&scope, options, spec); return scope.failed;
+    case REQUEST_DETOKENIZE: CHECK(false); /* token_answer_text reads that */
     }
     parse_response_format(&scope);
     parse_stream(&scope, spec);

@@ -27,7 +27,7 @@
 #define REQUEST_CHOICES_MAX 4096u /* prompts x n */
 #define REQUEST_ID_BYTES 129      /* 128 printable characters and a NUL */
 
-enum request_kind { REQUEST_CHAT, REQUEST_COMPLETION, REQUEST_TOKENIZE };
+enum request_kind { REQUEST_CHAT, REQUEST_COMPLETION, REQUEST_TOKENIZE, REQUEST_DETOKENIZE };
 
 struct request_prompt {
     const char *text; /* NULL: given as ids; into the JSON tree, or the rendered template's */

@@ -551,7 +551,32 @@ static void test_pooled_prompt(void **state) {
     /* the fake worker takes at most 256 prompt tokens in its own checks, but needs none here */
     assert_int_equal(ask(&s, "POST", "/tokenize", "", body, &c), 200);
     assert_non_null(strstr(c.data, "{\"count\":100000,"));
+    /* and back; a probe behind it is answered while the pool works */
+    char *tokens = strstr(c.data, "\"tokens\":");
+    char *end = strchr(tokens, ']');
+    char *back = malloc((size_t) (end - tokens) + 10);
+    int back_bytes =
+        snprintf(back, (size_t) (end - tokens) + 10, "{%.*s]}", (int) (end - tokens), tokens);
+    struct client probe;
+    client_open(&probe, &s);
     client_close(&c);
+    client_open(&c, &s);
+    client_ask(&s, &c, "POST", "/detokenize", "", back);
+    assert_true(back_bytes > 100000);
+    client_ask(&s, &probe, "GET", "/live", "", NULL);
+    assert_true(client_wait_answer(&s, &probe));
+    assert_true(client_wait_answer(&s, &c));
+    assert_int_equal(client_status(&c), 200);
+    assert_int_equal(strlen(client_body(&c)), 100000 + strlen("{\"prompt\":\"\"}"));
+    assert_memory_equal(client_body(&c), "{\"prompt\":\" gggg gggg", 20);
+    client_close(&probe);
+    client_close(&c);
+    /* a wrong id far behind, found on the pool */
+    memcpy(back + back_bytes - 5, "999", 3);
+    assert_int_equal(ask(&s, "POST", "/detokenize", "", back, &c), 400);
+    assert_non_null(strstr(c.data, "\"param\":\"tokens\""));
+    client_close(&c);
+    free(back);
     free(body);
     server_stop(&s);
 }
