@@ -148,6 +148,27 @@ uint32_t api_live_count(const struct api *api) {
     return api->http ? http_server_exchange_count(api->http) : 0;
 }
 
+uint32_t api_worker_count(const struct api *api) {
+    return api->dispatch ? dispatch_worker_count(api->dispatch) : 0;
+}
+
+uint32_t api_worker_len_max(const struct api *api) {
+    uint32_t len_max = 0;
+    struct dispatch_worker worker;
+    for (uint32_t i = 0; api->dispatch && dispatch_get_worker(api->dispatch, i, &worker); i++)
+        if (worker.takes_work && worker.hello->model_len_max > len_max)
+            len_max = worker.hello->model_len_max;
+    return len_max;
+}
+
+void api_set_len(struct api *api, uint32_t model_len_max) {
+    if (model_len_max == api->options.model_len_max) return;
+    api->options.model_len_max = model_len_max;
+    /* Without memory the old buckets stay: they are as good. */
+    if (metrics_set_model(api->metrics, api->options.served_names[0], model_len_max))
+        log_warn("no memory for the histograms of another model length");
+}
+
 void api_close(struct api *api, void (*done)(void *ctx), void *ctx) {
     CHECK(!api->closing_since_us);
     api->is_draining = true;

@@ -83,6 +83,11 @@ MUST_USE enum err api_listen(struct api *api, const char *host, uint16_t port,
 void api_set_model(struct api *api, const struct api_options *options);
 /* Refuses new requests (503, Connection: close). */
 void api_drain(struct api *api);
+uint32_t api_worker_count(const struct api *api); /* that take requests */
+/* The longest sequence that a worker takes, 0 while none is known; for api_set_len. */
+uint32_t api_worker_len_max(const struct api *api);
+/* The model is there, but its workers take shorter sequences than was thought. */
+void api_set_len(struct api *api, uint32_t model_len_max);
 uint32_t api_live_count(const struct api *api); /* requests not yet answered whole */
 /* Ends what is left with an error event; then closes the server; done when all is closed. */
 void api_close(struct api *api, void (*done)(void *ctx), void *ctx);

@@ -102,6 +102,23 @@ uint32_t dispatch_worker_count(const struct dispatch *dispatch) {
     return count;
 }
 
+bool dispatch_get_worker(const struct dispatch *dispatch, uint32_t index,
+                         struct dispatch_worker *out) {
+    if (index >= dispatch->worker_count) return false;
+    const struct worker_view *worker = &dispatch->workers[index];
+    *out = (struct dispatch_worker){
+        .instance = worker->instance,
+        .hello = worker->has_hello ? &worker->hello : NULL,
+        .load = worker->has_load ? &worker->load : NULL,
+        .work_count = worker->work_count,
+        .takes_work = takes_work(worker),
+        .is_suspect = worker->is_suspect,
+        .is_draining = worker->is_draining || worker->is_leaving,
+        .is_foreign = worker->is_foreign,
+    };
+    return true;
+}
+
 void dispatch_get_load(const struct dispatch *dispatch, struct msg_load *out) {
     *out = (struct msg_load){0};
     for (uint32_t i = 0; i < dispatch->worker_count; i++) {

@@ -111,6 +111,17 @@ void dispatch_poll(struct dispatch *dispatch, uint64_t now_us);
 void dispatch_tick(struct dispatch *dispatch, uint64_t now_us);
 
 uint32_t dispatch_worker_count(const struct dispatch *dispatch); /* that take new work */
+/* What is known of one worker, for metrics and people; false past the last.  Borrowed until the
+ * next poll or tick. */
+struct dispatch_worker {
+    uint64_t instance;
+    const struct msg_hello *hello; /* NULL: not yet */
+    const struct msg_load *load;   /* NULL: not yet */
+    uint32_t work_count;           /* of this frontend's */
+    bool takes_work, is_suspect, is_draining, is_foreign;
+};
+MUST_USE bool dispatch_get_worker(const struct dispatch *dispatch, uint32_t index,
+                                  struct dispatch_worker *out);
 /* Sums over the workers' last LOADs. */
 void dispatch_get_load(const struct dispatch *dispatch, struct msg_load *out);
 

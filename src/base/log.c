@@ -17,6 +17,8 @@
 static _Atomic int level_max = LOG_INFO;
 static _Atomic int line_format = LOG_HUMAN;
 static const char *_Atomic line_who;
+static _Atomic log_sink_fn line_sink;
+static void *_Atomic line_sink_ctx;
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
@@ -24,6 +26,11 @@ void log_configure(enum log_level level, enum log_format format, const char *who
     atomic_store(&level_max, (int) level);
     atomic_store(&line_format, (int) format);
     atomic_store(&line_who, who);
+}
+
+void log_divert(log_sink_fn sink, void *ctx) {
+    atomic_store(&line_sink_ctx, ctx);
+    atomic_store(&line_sink, sink);
 }
 
 bool log_is_on(enum log_level level) { return (int) level <= atomic_load(&level_max); }
@@ -90,8 +97,13 @@ static void write_line(enum log_level level, const char *request_id, const char 
         buf_add_string(&line, "\n");
     }
     if (!buf_error(&line)) {
-        ssize_t written = write(STDERR_FILENO, line.data, line.bytes);
-        (void) written; /* nobody is left to tell */
+        log_sink_fn sink = atomic_load(&line_sink);
+        if (sink) {
+            sink(atomic_load(&line_sink_ctx), (const char *) line.data, line.bytes);
+        } else {
+            ssize_t written = write(STDERR_FILENO, line.data, line.bytes);
+            (void) written; /* nobody is left to tell */
+        }
     }
     buf_release(&line);
 }

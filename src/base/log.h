@@ -7,6 +7,7 @@
 #define GRAMME_BASE_LOG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "base/check.h"
 
@@ -16,6 +17,9 @@ enum log_format { LOG_HUMAN, LOG_JSON };
 /* Defaults: LOG_INFO, LOG_HUMAN. `who` stands before each line when not NULL ("decode 0"); it is
  * borrowed for the life of the process. */
 void log_configure(enum log_level level, enum log_format format, const char *who);
+/* Whole lines, newline included, go there instead; from any thread.  NULL: standard error again. */
+typedef void (*log_sink_fn)(void *ctx, const char *line, size_t bytes);
+void log_divert(log_sink_fn sink, void *ctx);
 bool log_is_on(enum log_level level);
 void log_line(enum log_level level, const char *format, ...) PRINTF_LIKE(2, 3);
 /* As log_line, with the id of a request in a field of its own. */

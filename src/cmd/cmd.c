@@ -16,14 +16,14 @@ int cmd_fail(enum err e, const struct err_text *text) {
     return e == ERR_USAGE ? CMD_USAGE : CMD_FAILED;
 }
 
-static void configure_log(const struct options *options) {
+void cmd_configure_log(const struct options *options, const char *who) {
     static const char *const levels[] = {"error", "warn", "info", "debug"};
     enum log_level level = LOG_INFO;
     for (size_t i = 0; i < ARRAY_COUNT(levels); i++)
         if (strcasecmp(options_text(options, OPT_LOG_LEVEL), levels[i]) == 0)
             level = (enum log_level) i;
     bool is_json = strcasecmp(options_text(options, OPT_LOG_FORMAT), "json") == 0;
-    log_configure(level, is_json ? LOG_JSON : LOG_HUMAN, NULL);
+    log_configure(level, is_json ? LOG_JSON : LOG_HUMAN, is_json ? who : NULL);
 }
 
 /* Flags of vLLM that change nothing here: one line for all of them. */
@@ -48,7 +48,7 @@ int cmd_options(unsigned command, int argc, char **argv, struct options **out,
         options_destroy(options);
         return cmd_fail(e, &text);
     }
-    configure_log(options);
+    cmd_configure_log(options, NULL);
     note_ignored(options);
     *out = options;
     return CMD_DONE;

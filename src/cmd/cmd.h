@@ -19,6 +19,9 @@
 int cmd_run(int argc, char **argv);
 int cmd_chat(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
+int cmd_frontend(int argc, char **argv);
+int cmd_worker(int argc, char **argv);
+int cmd_prefill(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
@@ -34,6 +37,9 @@ int cmd_fail(enum err e, const struct err_text *text);
  * exit with (the reason is printed). */
 int cmd_options(unsigned command, int argc, char **argv, struct options **out,
                 const char **positional, uint32_t *positional_count);
+/* By --log-level and --log-format; who (borrowed) stands in JSON lines only: a supervisor puts it
+ * before the others. */
+void cmd_configure_log(const struct options *options, const char *who);
 /* --print-config: each option's value and source. */
 void cmd_print_config(const struct options *options);
 /* All of a file, or of standard input for "-", up to limit bytes. */

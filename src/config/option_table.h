@@ -229,3 +229,4 @@ OPTION(PRINT_CONFIG, "print-config", OPTION_BOOL, CLASSIC_COMMANDS | OPTION_RUN,
        "false", 0, 0, NULL, "print each option with its value and source, then end")
 
 #include "config/option_classic.h"
+#include "config/option_fleet.h"

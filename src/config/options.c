@@ -279,7 +279,7 @@ enum err options_create(unsigned command, struct options **out) {
 enum err options_read_environment(struct options *options, char *const *environment,
                                   struct err_text *error) {
     /* Read by others: the demo's and the tests' own, and the bus token. */
-    static const char *const others[] = {"BUS_TOKEN", "BIN", "PYTHON", "FULL", "TEST"};
+    static const char *const others[] = {"BUS_TOKEN", "FLEET", "BIN", "PYTHON", "FULL", "TEST"};
     for (; *environment; environment++) {
         const char *entry = *environment;
         if (strncmp(entry, "GRAMME_", 7) != 0) continue;
@@ -444,6 +444,13 @@ uint32_t options_list_count(const struct options *options, enum option_id id) {
 const char *options_list_item(const struct options *options, enum option_id id, uint32_t index) {
     CHECK(index < options->values[id].item_count);
     return options->values[id].items[index];
+}
+
+const char *options_value(const struct options *options, enum option_id id, uint32_t index) {
+    const struct value *value = &options->values[id];
+    if (option_get(id)->type == OPTION_LIST)
+        return index < value->item_count ? value->items[index] : NULL;
+    return index == 0 && options_is_set(options, id) ? value->text : NULL;
 }
 
 uint32_t options_print_ignored(const struct options *options, struct buf *out) {

@@ -5,8 +5,10 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include "base/alloc.h"
@@ -103,6 +105,7 @@ static void set_state(struct worker *worker, enum worker_state state) {
 static void set_error(struct worker *worker, enum err e, const char *what) {
     pthread_mutex_lock(&worker->lock);
     err_set(&worker->status.error, e, "%s: %s", what, err_name(e));
+    worker->status.cause = e;
     pthread_mutex_unlock(&worker->lock);
 }
 
@@ -149,6 +152,7 @@ static enum err boot(struct worker *worker) {
     if (!text.text[0]) err_set(&text, e, "%s", err_name(e));
     pthread_mutex_lock(&worker->lock);
     worker->status.error = text;
+    worker->status.cause = e;
     pthread_mutex_unlock(&worker->lock);
     return e;
 }
@@ -188,6 +192,10 @@ static enum err open_core(struct worker *worker) {
                   .tp = b->rank_count,
                   .version = GRAMME_VERSION},
     };
+    if (worker->options.name)
+        snprintf(options.hello.name, sizeof options.hello.name, "%s", worker->options.name);
+    gethostname(options.hello.host, sizeof options.hello.host - 1);
+    options.hello.http_port = worker->options.http_port;
     return worker_core_create(&options, clock_now_us(), &worker->core);
 }
 

@@ -31,6 +31,8 @@ struct worker_options {
     uint32_t sync_timeout_ms; /* 3,000 */
     uint32_t step_timeout_ms; /* 5,000 */
     bool prefault;
+    const char *name;   /* "VllmWorker.0", borrowed; NULL: nobody else sees it */
+    uint32_t http_port; /* of its own /metrics; 0: none */
 };
 
 enum worker_state {
@@ -49,6 +51,7 @@ struct worker_status {
     bool is_stuck;         /* a step is older than step_timeout */
     uint64_t stuck_ms;     /* age of the step under way, 0: none */
     struct err_text error; /* WORKER_FAILED */
+    enum err cause;        /* WORKER_FAILED: what kind of */
     struct engine_load load;
 };
 

@@ -1,0 +1,17 @@
+/* worker_metrics - the gauges and counters of workers in Prometheus' text format, each with a
+ * `worker` label.  A worker exports its own; on one node the frontend does it for all (each metric
+ * is exported by exactly one process, so that sums are right).  Pure. */
+#ifndef GRAMME_API_WORKER_METRICS_H
+#define GRAMME_API_WORKER_METRICS_H
+
+#include "base/buf.h"
+#include "bus/msg.h"
+
+struct worker_metrics_row {
+    const char *name; /* "VllmWorker.0" */
+    const struct msg_load *load;
+};
+
+void worker_metrics_render(const struct worker_metrics_row *rows, uint32_t count, struct buf *out);
+
+#endif

@@ -1,0 +1,112 @@
+/* cmd_bus - see cmd_bus.h. */
+#include "cmd/cmd_bus.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SECRET_BYTES_MAX 1024
+
+static enum err take_text(const char *from, size_t bytes, char *to, size_t room, const char *what,
+                          struct err_text *text) {
+    if (bytes >= room) return err_set(text, ERR_LIMIT, "%s: longer than %zu bytes", what, room - 1);
+    memcpy(to, from, bytes);
+    to[bytes] = '\0';
+    return ERR_OK;
+}
+
+/* A token, or "user NAME:PASSWORD". */
+static enum err take_secret(const char *secret, const char *where, struct err_text *text,
+                            struct handover *out) {
+    size_t bytes = strlen(secret);
+    while (bytes && isspace((unsigned char) secret[bytes - 1])) bytes--;
+    if (!bytes) return err_set(text, ERR_USAGE, "%s: holds no token", where);
+    if (strncmp(secret, "user ", 5) != 0)
+        return take_text(secret, bytes, out->token, sizeof out->token, where, text);
+    const char *user = secret + 5, *colon = memchr(user, ':', bytes - 5);
+    if (!colon) return err_set(text, ERR_USAGE, "%s: 'user ' wants NAME:PASSWORD behind it", where);
+    enum err e = take_text(user, (size_t) (colon - user), out->user, sizeof out->user, where, text);
+    if (!e)
+        e = take_text(colon + 1, bytes - (size_t) (colon + 1 - secret), out->password,
+                      sizeof out->password, where, text);
+    return e;
+}
+
+static enum err read_secret_file(const char *path, struct err_text *text, struct handover *out) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat status;
+    if (fd < 0 || fstat(fd, &status)) {
+        enum err e =
+            err_set(text, ERR_NOT_FOUND, "--bus-token-file: %s: %s", path, strerror(errno));
+        if (fd >= 0) close(fd);
+        return e;
+    }
+    if (status.st_mode & (S_IRWXG | S_IRWXO)) {
+        close(fd);
+        return err_set(text, ERR_USAGE,
+                       "--bus-token-file: %s can be read by others (mode %03o): chmod 600 %s", path,
+                       (unsigned) status.st_mode & 0777u, path);
+    }
+    char secret[SECRET_BYTES_MAX + 1];
+    ssize_t got = read(fd, secret, SECRET_BYTES_MAX);
+    close(fd);
+    if (got < 0) return err_set(text, ERR_IO, "--bus-token-file: %s: %s", path, strerror(errno));
+    secret[got] = '\0';
+    return take_secret(secret, path, text, out);
+}
+
+enum err cmd_bus_read_secrets(const struct options *options, const char *variable,
+                              struct err_text *text, struct handover *out) {
+    static const struct {
+        enum option_id id;
+        size_t offset;
+    } files[] = {{OPT_BUS_CA_FILE, offsetof(struct handover, ca_file)},
+                 {OPT_BUS_CERT_FILE, offsetof(struct handover, cert_file)},
+                 {OPT_BUS_KEY_FILE, offsetof(struct handover, key_file)}};
+    const char *path = options_text(options, OPT_BUS_TOKEN_FILE);
+    enum err e = ERR_OK;
+    if (path) e = read_secret_file(path, text, out);
+    else if (variable && variable[0]) e = take_secret(variable, "GRAMME_BUS_TOKEN", text, out);
+    for (size_t i = 0; !e && i < ARRAY_COUNT(files); i++) {
+        const char *file = options_text(options, files[i].id);
+        if (!file) continue;
+        if (access(file, R_OK))
+            return err_set(text, ERR_NOT_FOUND, "--%s: %s: %s", option_get(files[i].id)->name, file,
+                           strerror(errno));
+        e = take_text(file, strlen(file), (char *) out + files[i].offset, sizeof out->ca_file,
+                      option_get(files[i].id)->name, text);
+        out->has_tls = true;
+    }
+    if (!e && (out->cert_file[0] != '\0') != (out->key_file[0] != '\0'))
+        return err_set(text, ERR_USAGE, "--bus-cert-file and --bus-key-file go together");
+    return e;
+}
+
+enum err cmd_bus_read_url(const char *url, const char *where, struct err_text *text,
+                          struct handover *out) {
+    if (strchr(url, '@'))
+        return err_set(text, ERR_USAGE,
+                       "%s: the URL holds a user or token, which others can read there: put it "
+                       "into GRAMME_BUS_TOKEN or --bus-token-file",
+                       where);
+    if (strncmp(url, "tls://", 6) == 0) out->has_tls = true;
+    else if (strncmp(url, "nats://", 7) != 0 && strstr(url, "://"))
+        return err_set(text, ERR_USAGE, "%s: '%s' is no nats://HOST:PORT", where, url);
+    if (!url[0]) return err_set(text, ERR_USAGE, "%s: no URL", where);
+    return take_text(url, strlen(url), out->url, sizeof out->url, where, text);
+}
+
+enum err cmd_bus_read_namespace(const char *name_space, const char *where, struct err_text *text,
+                                struct handover *out) {
+    for (const char *at = name_space; *at; at++)
+        if (!isalnum((unsigned char) *at) && *at != '-' && *at != '_')
+            return err_set(text, ERR_USAGE, "%s: '%s' may hold letters, digits, '-' and '_' only",
+                           where, name_space);
+    if (!name_space[0]) return err_set(text, ERR_USAGE, "%s: is empty", where);
+    return take_text(name_space, strlen(name_space), out->name_space, sizeof out->name_space, where,
+                     text);
+}

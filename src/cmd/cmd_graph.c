@@ -1,0 +1,84 @@
+/* cmd_graph - see cmd_graph.h. */
+#include "cmd/cmd_graph.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "cmd/cmd.h"
+
+#define FILE_BYTES_MAX (4u << 20)
+
+int cmd_graph_read_line(unsigned command, int argc, char **argv, struct cmd_graph_line *out) {
+    *out = (struct cmd_graph_line){0};
+    char **plain = alloc_zero((size_t) argc + 1, sizeof *plain);
+    if (!plain) return cmd_fail(ERR_MEMORY, NULL);
+    int plain_count = 0;
+    struct err_text text = {0};
+    enum err e = ERR_OK;
+    bool is_over = false; /* past "--" */
+    for (int i = 0; !e && i < argc; i++) {
+        is_over |= strcmp(argv[i], "--") == 0;
+        if (is_over || !graph_is_override(argv[i])) plain[plain_count++] = argv[i];
+        else if (out->override_count == CMD_OVERRIDES_MAX)
+            e = err_set(&text, ERR_LIMIT, "more than %d --Section.key options", CMD_OVERRIDES_MAX);
+        else out->overrides[out->override_count++] = argv[i];
+    }
+    int status = e ? cmd_fail(e, &text)
+                   : cmd_options(command, plain_count, plain, &out->flags, out->positional,
+                                 &out->positional_count);
+    alloc_free(plain);
+    if (status) cmd_graph_release_line(out);
+    return status;
+}
+
+void cmd_graph_release_line(struct cmd_graph_line *line) {
+    options_destroy(line->flags);
+    *line = (struct cmd_graph_line){0};
+}
+
+int cmd_graph_read(const struct cmd_graph_line *line, enum graph_kind kind, struct graph *out) {
+    const char *path = options_text(line->flags, OPT_FILE);
+    struct buf file;
+    buf_init(&file, 0);
+    struct err_text text = {0};
+    enum err e = path ? cmd_read_all(path, FILE_BYTES_MAX, &text, &file) : ERR_OK;
+    if (e) {
+        buf_release(&file);
+        return cmd_fail(e, &text);
+    }
+    const char *name = !path ? "" : strcmp(path, "-") == 0 ? "stdin" : path;
+    struct graph_source source = {.name = name,
+                                  .yaml = file.data,
+                                  .bytes = file.bytes,
+                                  .overrides = line->overrides,
+                                  .override_count = line->override_count,
+                                  .flags = line->flags};
+    struct problem_list problems = {0};
+    e = graph_read(kind, &source, &problems, out);
+    struct buf shown;
+    buf_init(&shown, 0);
+    problem_sort(&problems);
+    if (problems.count) problem_print(&problems, name, false, &shown);
+    if (shown.data) fwrite(shown.data, 1, shown.bytes, stderr);
+    buf_release(&shown);
+    buf_release(&file);
+    bool is_told = problem_count(&problems, PROBLEM_ERROR) > 0;
+    problem_release(&problems);
+    if (!e) return CMD_DONE;
+    if (e != ERR_MEMORY) graph_release(out);
+    return is_told ? CMD_USAGE : cmd_fail(e, NULL);
+}
+
+void cmd_graph_print(const struct graph *graph) {
+    for (int i = 0; i < GRAPH_SECTION_COUNT; i++) {
+        const struct graph_section *section = &graph->sections[i];
+        /* Processor and Router are in the Frontend. */
+        if (!section->is_used || i == GRAPH_PROCESSOR || i == GRAPH_ROUTER) continue;
+        printf("%s: %u of it\n", graph_section_name((enum graph_section_id) i),
+               section->replica_count);
+        fflush(stdout);
+        cmd_print_config(section->options);
+    }
+}

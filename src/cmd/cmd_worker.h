@@ -1,0 +1,33 @@
+/* cmd_worker - one worker as a process of a graph: its model, its loading, its signals, its drain,
+ * its own /live, /health and /metrics.  What `gramme worker` and `gramme prefill` share, and what a
+ * frontend that has its worker in the same process needs of it. */
+#ifndef GRAMME_CMD_CMD_WORKER_H
+#define GRAMME_CMD_CMD_WORKER_H
+
+#include "bus/bus.h"
+#include "config/option.h"
+#include "model/model.h"
+#include "plan/plan.h"
+#include "worker/worker.h"
+
+struct cmd_worker_setup {
+    const struct options *options;
+    uint32_t queue_requests_max; /* 0: the engine's own bound */
+    uint64_t queue_prompt_bytes_max;
+    uint64_t instance;
+    const char *name;        /* "VllmWorker.0"; NULL: nobody else sees it */
+    uint32_t thread_count;   /* its share of the cores; 0: all of them */
+    bool may_spin;           /* no other worker computes on these cores */
+    uint32_t memory_sharers; /* workers on this machine's memory; 0, 1: alone */
+    uint32_t http_port;      /* of its own /metrics; 0: none */
+    bool is_prefill;
+};
+
+/* `model` and `bus` are borrowed until worker_destroy. */
+MUST_USE enum err cmd_worker_create(const struct cmd_worker_setup *setup, const struct model *model,
+                                    uint64_t tokenizer_digest, struct bus *bus,
+                                    struct err_text *text, struct worker **out);
+/* "kv cache: ..." for the log. */
+void cmd_worker_log_plan(const struct plan *plan);
+
+#endif

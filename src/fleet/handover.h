@@ -1,0 +1,41 @@
+/* handover - what a supervisor hands to a process it starts: who it is, where the bus is, its share
+ * of the node, and every option that somebody set, with its source.
+ *
+ * Lies in a memory file that the child inherits (a secret in it stands in no argv, no environment
+ * and no file).  Written once before the fork, read once after the exec. */
+#ifndef GRAMME_FLEET_HANDOVER_H
+#define GRAMME_FLEET_HANDOVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "config/option.h"
+
+#define HANDOVER_FD 3 /* of the child: the memory file */
+#define REPORT_FD 4   /* of the child: where report.h writes */
+/* Set to the supervisor's pid for a child that was given both. */
+#define HANDOVER_VARIABLE "GRAMME_FLEET"
+
+struct handover {
+    uint64_t instance; /* drawn by the supervisor, so that it knows whose death it reaps */
+    char name[64];     /* "VllmWorker.0" */
+    char url[512];     /* of the bus */
+    char name_space[64];
+    char token[256], user[128], password[256]; /* "" none */
+    char ca_file[256], cert_file[256], key_file[256];
+    bool has_tls;
+    uint32_t thread_count;   /* its share of the node's cores; 0: all */
+    bool may_spin;           /* every compute thread of the node has a core of its own */
+    uint32_t memory_sharers; /* workers that share this machine's memory; 0, 1: none */
+    bool tells_workers;      /* a frontend: exports the gauges of the workers too */
+};
+
+/* A new memory file, read from its start by handover_read; the caller closes it. */
+MUST_USE enum err handover_write(const struct handover *handover, const struct options *options,
+                                 struct err_text *text, int *fd);
+/* Closes nothing.  `options` gains every option of the file that its command has. */
+MUST_USE enum err handover_read(int fd, struct handover *handover, struct options *options,
+                                struct err_text *text);
+
+#endif
