@@ -74,7 +74,10 @@ bool engine_place(struct engine *engine, struct sequence *sequence) {
         request->kind = ENGINE_GENERATE;
         return true;
     }
-    if (engine->remote_blocks + total > remote_blocks_max(engine)) return false;
+    if (engine->remote_blocks + total > remote_blocks_max(engine)) {
+        engine->load.half_waits++;
+        return false;
+    }
     if (engine_take_blocks(engine, sequence)) {
         CHECK(engine_holds_blocks(engine));
         return false;

@@ -287,7 +287,8 @@ void handoff_prefill_output(struct handoff_prefill *prefill, const struct engine
         work->queue_us = output->queue_us;
         work->cached_tokens = output->cached_tokens;
         if (output->cached_tokens > work->first_piece * prefill->options.hello->block_size)
-            prefill->counts.pieces_cached++;
+            prefill->counts.pieces_cached++; /* sent before anything is computed */
+        prefill->counts.both_cached += output->cached_tokens > 0 && work->first_piece > 0;
     }
     if (output->computed_tokens <= work->computed) return;
     work->computed = output->computed_tokens;

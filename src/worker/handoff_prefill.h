@@ -19,7 +19,7 @@ struct handoff_prefill;
 struct handoff_prefill_counts {
     uint64_t prefills, repeated, late, refused, done, done_again;
     uint64_t deadlines, cancels, omitted_live, omitted_done, silent_senders, failed;
-    uint64_t syncs, stale_syncs, gone, pieces_cached; /* sent before the first step */
+    uint64_t syncs, stale_syncs, gone, pieces_cached, both_cached;
     uint64_t tail_us; /* from the last compute to the last byte, of the done ones */
 };
 

@@ -2,7 +2,10 @@
  * however small the pools are: each request's tokens are the function of its prompt, nothing
  * waits for ever, and every pool is whole at the end.
  *
- * The real engine, pool, scheduler and worker_core run in virtual time; the frontends here keep
+ * In most seeds prefill workers of other TP degrees compute prompts for the workers, over a
+ * transfer that is late, stuck, broken or doubled.
+ *
+ * The real engine, pool, scheduler, worker_core and handoff run in virtual time; the frontends here keep
  * their side of protocol.md 2 in its plainest form.  One seed decides everything; a failure
  * prints it, and `serve_sim_test SEED` runs that one alone.  At the end the marks prove that
  * each state and each repair was reached by some seed. */
@@ -16,10 +19,14 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "fake_bus.h"
+#include "fake_xfer.h"
 #include "worker/worker_core.h"
 
-#define SEEDS 300u
+#define SEEDS 1000u
+#define SEEDS_FULL 10000u
 #define WORKERS 2u
+#define PREFILLS 2u /* behind the workers */
+#define RANKS_MAX 4u
 #define FRONTENDS 2u
 #define WORKS_MAX 24u
 #define CHOICES_MAX 4u
@@ -62,16 +69,24 @@ static struct {
     uint64_t preemptions, prefix_hits, prompt_logprobs, worker_deaths, frontend_deaths;
     uint64_t choices_closed, shared_prompts, two_in_flight, redispatch_first, timed_out,
         whole_prefill;
+    uint64_t half_waits, preempted_beside_handoff, frozen, unlike, other_tp;
     struct worker_core_counts core;
+    struct handoff_decode_counts decode;
+    struct handoff_prefill_counts prefill;
     struct fake_bus_counts bus;
+    struct fake_xfer_counts xfer;
 } marks;
 
 /* --- workers ------------------------------------------------------------------------------------ */
 
 struct worker {
     uint64_t instance;
+    bool is_prefill;
+    uint32_t tp;
+    struct xfer *xfer;
+    uint64_t preemptions, frozen_until_us;
     struct backend *backend;
-    struct mem *mem;
+    struct mem *mems[RANKS_MAX];
     struct engine *engine;
     struct worker_core *core;
     uint64_t busy_until_us;
@@ -80,7 +95,10 @@ struct worker {
 };
 
 static struct fake_bus *bus;
-static struct worker workers[WORKERS];
+static struct worker workers[WORKERS + PREFILLS];
+static uint32_t worker_count; /* with the prefill workers, when this seed has some */
+static struct fake_xfer_net *net;
+static struct handoff_rule rule;
 static uint64_t instance_last;
 static struct engine_options engine_options;
 static struct backend_options backend_options;
@@ -91,57 +109,133 @@ static void send_from_worker(void *ctx, enum bus_subject subject, uint64_t to, c
     fake_bus_send(bus, now_us, worker->instance, subject, to, data, bytes);
 }
 
+static void open_backend(struct worker *worker) {
+    struct model_spec spec = {.vocab_size = VOCAB,
+                              .weight_type = TENSOR_F32,
+                              .head_count = RANKS_MAX,
+                              .kv_head_count = RANKS_MAX};
+    struct backend_options options = backend_options;
+    struct err_text text = {""};
+    options.rank_count = worker->tp;
+    if (sim_backend_ops.open(&spec, &options, &text, &worker->backend)) wrong("%s", text.text);
+    for (uint32_t rank = 0; rank < worker->tp; rank++) {
+        struct mem_plan plan = {0};
+        uint64_t block_bytes = sim_backend_ops.block_bytes(worker->backend, rank);
+        sim_backend_ops.plan(worker->backend, rank, &plan);
+        mem_plan_add(&plan, MEM_KV, engine_options.block_count * block_bytes, "kv");
+        CHECK(!mem_create(&plan, UINT64_MAX, &text, &worker->mems[rank]));
+    }
+    CHECK(!sim_backend_ops.load(worker->backend, NULL, engine_options.block_count, worker->mems,
+                                NULL, NULL, &text));
+}
+
+static void open_xfer(struct worker *worker) {
+    struct kv_layout layouts[RANKS_MAX];
+    for (uint32_t rank = 0; rank < worker->tp; rank++)
+        sim_backend_ops.kv_layout(worker->backend, rank, &layouts[rank]);
+    struct xfer_options options = {.instance = worker->instance,
+                                   .layouts = layouts,
+                                   .rank_count = worker->tp,
+                                   .block_size = engine_options.block_size,
+                                   .is_verifying = true,
+                                   .transfer_timeout_ms = 200 + below(2000)};
+    fake_xfer_create(net, &options, &worker->xfer);
+}
+
 static void worker_start(struct worker *worker) {
     static const uint32_t eos_ids[1] = {EOS};
-    struct model_spec spec = {.vocab_size = VOCAB, .weight_type = TENSOR_F32};
-    struct mem_plan plan = {0};
-    struct err_text text = {""};
-    *worker = (struct worker){.instance = ++instance_last, .step_us = 500 + below(20000)};
+    bool has_handoff = worker_count > WORKERS;
+    *worker = (struct worker){.instance = ++instance_last,
+                              .is_prefill = worker >= workers + WORKERS,
+                              .tp = has_handoff ? 1u << below(3) : 1,
+                              .step_us = 500 + below(20000)};
+    marks.other_tp += worker->is_prefill && worker->tp != workers[0].tp;
     engine_options.eos_ids = eos_ids;
     engine_options.eos_count = 1;
-    CHECK(!sim_backend_ops.open(&spec, &backend_options, &text, &worker->backend));
-    sim_backend_ops.plan(worker->backend, 0, &plan);
-    mem_plan_add(&plan, MEM_KV,
-                 engine_options.block_count * sim_backend_ops.block_bytes(worker->backend, 0),
-                 "kv");
-    CHECK(!mem_create(&plan, UINT64_MAX, &text, &worker->mem));
-    CHECK(!sim_backend_ops.load(worker->backend, NULL, engine_options.block_count, &worker->mem,
-                                NULL, NULL, &text));
-    CHECK(!engine_create(&engine_options, worker->backend, &worker->engine));
+    open_backend(worker);
+    if (has_handoff) open_xfer(worker);
+    struct engine_options engine = engine_options;
+    if (worker->is_prefill && engine.is_chunked_prefill) engine.prefill_chunk_max = 5 + below(40);
+    CHECK(!engine_create(&engine, worker->backend, &worker->engine));
+    bool is_unlike = worker->is_prefill && below(20) == 0;
+    marks.unlike += is_unlike;
     struct worker_core_options options = {.engine = worker->engine,
-                                          .hello = {.instance = worker->instance},
+                                          .hello = {.instance = worker->instance,
+                                                    .component = worker->is_prefill ? 2 : 1,
+                                                    .numeric_digest = is_unlike ? 8 : 7,
+                                                    .block_size = engine.block_size,
+                                                    .tp = worker->tp},
                                           .sync_timeout_ms = SYNC_TIMEOUT_US / 1000,
+                                          .step_timeout_ms = 1000,
+                                          .xfer = worker->xfer,
+                                          .rule = rule,
+                                          .secret = {worker->instance, seed_now},
                                           .send = send_from_worker,
                                           .send_ctx = worker};
-    fake_bus_listen(bus, worker->instance, 1u << BUS_HELLO);
+    if (worker->xfer)
+        snprintf(options.hello.transfer_address, sizeof options.hello.transfer_address, "%s",
+                 xfer_address(worker->xfer));
+    fake_bus_listen(bus, worker->instance, 1u << BUS_HELLO | 1u << BUS_LOAD | 1u << BUS_ROSTER);
     CHECK(!worker_core_create(&options, now_us, &worker->core));
+}
+
+static void add_counts(void *to, const void *from, size_t bytes) {
+    for (size_t i = 0; i < bytes / sizeof(uint64_t); i++)
+        ((uint64_t *) to)[i] += ((const uint64_t *) from)[i];
 }
 
 static void worker_stop(struct worker *worker) {
     struct worker_core_counts counts;
+    struct handoff_decode_counts decode;
+    struct handoff_prefill_counts prefill;
     struct engine_load load;
     worker_core_get_counts(worker->core, &counts);
     engine_get_load(worker->engine, &load);
-    uint64_t *to = (uint64_t *) &marks.core;
-    const uint64_t *from = (const uint64_t *) &counts;
-    for (size_t i = 0; i < sizeof counts / sizeof *to; i++) to[i] += from[i];
+    add_counts(&marks.core, &counts, sizeof counts);
+    if (worker_core_decode(worker->core)) {
+        handoff_decode_get_counts(worker_core_decode(worker->core), &decode);
+        add_counts(&marks.decode, &decode, sizeof decode);
+    }
+    if (worker_core_prefill(worker->core)) {
+        handoff_prefill_get_counts(worker_core_prefill(worker->core), &prefill);
+        add_counts(&marks.prefill, &prefill, sizeof prefill);
+    }
     marks.preemptions += load.preemption_count;
+    marks.half_waits += load.half_waits;
     marks.prefix_hits += load.prefix_hit_tokens;
     fake_bus_leave(bus, worker->instance);
     worker_core_destroy(worker->core);
+    xfer_destroy(worker->xfer);
     engine_destroy(worker->engine);
     sim_backend_ops.close(worker->backend);
-    mem_destroy(worker->mem);
+    for (uint32_t rank = 0; rank < RANKS_MAX; rank++) mem_destroy(worker->mems[rank]);
     worker->core = NULL;
+}
+
+/* SIGSTOP for a while: it takes messages (the bus is not in its hands), and does nothing else. */
+static void worker_freeze(struct worker *worker) {
+    if (!worker->xfer || worker->frozen_until_us) return;
+    marks.frozen++;
+    worker->frozen_until_us = now_us + 500000 + below(3000000);
+    if (worker->busy_until_us < worker->frozen_until_us)
+        worker->busy_until_us = worker->frozen_until_us;
+    fake_xfer_stop(net, worker->instance);
 }
 
 static void worker_run(struct worker *worker) {
     if (worker->busy_until_us > now_us) return;
+    if (worker->frozen_until_us) fake_xfer_resume(net, worker->instance);
+    worker->frozen_until_us = 0;
     worker_core_flush(worker->core, now_us);
     if (worker_core_has_work(worker->core)) {
         if (worker_core_step(worker->core, now_us)) wrong("the backend failed");
         worker->busy_until_us = now_us + 1 + below(worker->step_us);
         worker_core_check(worker->core);
+        struct engine_load load;
+        engine_get_load(worker->engine, &load);
+        marks.preempted_beside_handoff +=
+            load.preemption_count > worker->preemptions && load.remote_blocks > 0;
+        worker->preemptions = load.preemption_count;
     }
     worker_core_tick(worker->core, now_us);
 }
@@ -272,6 +366,7 @@ static void dispatch(struct frontend *frontend, struct work *work) {
                                    .sampling = work->sampling,
                                    .remaining_ms = work->may_time_out ? 1 + below(40) : 0,
                                    .is_redispatch = work->is_redispatch,
+                                   .prefill_instance = workers[below(WORKERS + PREFILLS)].instance,
                                    .request_id = "sim",
                                    .traceparent = ""};
     buf_init(&out, 0);
@@ -485,7 +580,7 @@ static void choose_options(uint64_t seed) {
     uint32_t least = (PROMPT_MAX + OUTPUTS_MAX) / block_size + 1;
     engine_options = (struct engine_options){
         .block_size = block_size,
-        .block_count = least + below(3) * below(20),
+        .block_count = least + below(3) * below(40),
         .seat_count = seats,
         .batched_tokens_max = tokens,
         .model_len_max = LEN_MAX,
@@ -503,6 +598,11 @@ static void choose_options(uint64_t seed) {
                                                .model_len_max = LEN_MAX,
                                                .sim_in_flight_max = 1 + below(2),
                                                .sim_stop_period = below(2) ? 0 : 20 + below(30)};
+    rule = (struct handoff_rule){.is_remote = true,
+                                 .is_conditional = below(3) > 0,
+                                 .local_tokens_max = below(30),
+                                 .queue_max = 1 + below(4),
+                                 .timeout_ms = below(3) ? 3000 : 20 + below(500)};
     marks.two_in_flight += backend_options.sim_in_flight_max == 2;
     marks.whole_prefill += !engine_options.is_chunked_prefill;
 }
@@ -511,12 +611,23 @@ static void deliver(void) {
     struct bus_message message;
     uint64_t to;
     while (fake_bus_take(bus, now_us, &to, &message)) {
-        for (uint32_t w = 0; w < WORKERS; w++)
+        for (uint32_t w = 0; w < worker_count; w++)
             if (workers[w].instance == to) worker_core_message(workers[w].core, &message, now_us);
         for (uint32_t f = 0; f < FRONTENDS; f++)
             if (frontends[f].instance == to && !frontends[f].is_dead)
                 frontend_take(&frontends[f], &message);
     }
+}
+
+/* As the supervisor does; others find out by silence alone. */
+static void tell_death(uint64_t instance) {
+    struct buf out;
+    struct msg_roster_dead dead = {.instance = instance, .reason = MSG_REAP_KILLED, .status = 9};
+    buf_init(&out, 0);
+    msg_encode_roster(&(struct msg_roster){.number = now_us, .dead = &dead, .dead_count = 1}, &out);
+    CHECK(!buf_error(&out));
+    fake_bus_send(bus, now_us, 1, BUS_ROSTER, 0, out.data, out.bytes);
+    buf_release(&out);
 }
 
 /* A worker or a frontend goes, without a word; a new worker takes the place. */
@@ -531,15 +642,23 @@ static void maybe_kill(uint32_t *deaths) {
         marks.frontend_deaths++;
         return;
     }
-    struct worker *worker = &workers[below(WORKERS)];
+    struct worker *worker = &workers[below(worker_count)];
+    if (worker->is_prefill && below(3) == 0) {
+        worker_freeze(worker);
+        return;
+    }
     marks.worker_deaths++;
+    uint64_t dead = worker->instance;
+    if (worker->xfer) fake_xfer_crash(net, dead);
     worker_stop(worker);
     worker_start(worker);
+    if (below(2)) tell_death(dead);
 }
 
 static uint64_t next_us(void) {
     uint64_t next = fake_bus_next_us(bus);
-    for (uint32_t w = 0; w < WORKERS; w++)
+    if (fake_xfer_next_us(net) < next) next = fake_xfer_next_us(net);
+    for (uint32_t w = 0; w < worker_count; w++)
         if (worker_next_us(&workers[w]) < next) next = worker_next_us(&workers[w]);
     for (uint32_t f = 0; f < FRONTENDS; f++)
         if (!frontends[f].is_dead && frontends[f].tick_us < next) next = frontends[f].tick_us;
@@ -549,7 +668,7 @@ static uint64_t next_us(void) {
 static bool is_over(void) {
     for (uint32_t f = 0; f < FRONTENDS; f++)
         if (!frontends[f].is_dead && !is_frontend_done(&frontends[f])) return false;
-    for (uint32_t w = 0; w < WORKERS; w++)
+    for (uint32_t w = 0; w < worker_count; w++)
         if (!worker_core_is_empty(workers[w].core)) return false;
     return true;
 }
@@ -559,6 +678,7 @@ static void check_whole(const struct worker *worker) {
     worker_core_check(worker->core);
     engine_get_load(worker->engine, &load);
     if (load.blocks_free + load.blocks_cached != load.blocks_total) wrong("the pool lacks blocks");
+    if (load.remote_blocks || load.quarantined_blocks) wrong("blocks are held for a handoff");
     if (load.waiting_tokens || load.running_requests) wrong("something is left in the engine");
 }
 
@@ -572,7 +692,19 @@ static void run_seed(uint64_t seed) {
                                        .delay_us_max = below(2) ? 2000 : 60000};
     bus = fake_bus_create(&options);
     choose_options(seed);
-    for (uint32_t w = 0; w < WORKERS; w++) worker_start(&workers[w]);
+    struct fake_xfer_options xfer_options = {
+        .seed = seed * 17,
+        .delay_us_max = below(2) ? 3000 : 100000,
+        .copy_us_max = below(2) ? 2000 : 300000,
+        .detect_us = 1000 + below(50000),
+        .stuck_per_mille = below(3) ? 0 : below(60),
+        .broken_per_mille = below(3) ? 0 : below(60),
+        .corrupted_per_mille = below(3) ? 0 : below(60),
+        .doubled_per_mille = below(3) ? 0 : below(100),
+    };
+    net = fake_xfer_net_create(&xfer_options);
+    worker_count = WORKERS + (below(4) ? PREFILLS : 0);
+    for (uint32_t w = 0; w < worker_count; w++) worker_start(&workers[w]);
     for (uint32_t f = 0; f < FRONTENDS; f++) {
         struct frontend *frontend = &frontends[f];
         *frontend = (struct frontend){
@@ -583,12 +715,13 @@ static void run_seed(uint64_t seed) {
     uint32_t deaths = below(3) ? 0 : 1 + below(3);
     while (!is_over()) {
         if (now_us > END_US) wrong("something waits for ever");
+        fake_xfer_run(net, now_us);
         deliver();
         maybe_kill(&deaths);
         for (uint32_t f = 0; f < FRONTENDS; f++)
             if (!frontends[f].is_dead && frontends[f].tick_us <= now_us)
                 frontend_tick(&frontends[f]);
-        for (uint32_t w = 0; w < WORKERS; w++) worker_run(&workers[w]);
+        for (uint32_t w = 0; w < worker_count; w++) worker_run(&workers[w]);
         now_us = next_us();
     }
     struct fake_bus_counts counts;
@@ -597,10 +730,14 @@ static void run_seed(uint64_t seed) {
     marks.bus.doubled += counts.doubled;
     marks.bus.reordered += counts.reordered;
     marks.bus.sent += counts.sent;
-    for (uint32_t w = 0; w < WORKERS; w++) {
+    struct fake_xfer_counts xfer_counts;
+    fake_xfer_get_counts(net, &xfer_counts);
+    add_counts(&marks.xfer, &xfer_counts, sizeof xfer_counts);
+    for (uint32_t w = 0; w < worker_count; w++) {
         check_whole(&workers[w]);
         worker_stop(&workers[w]);
     }
+    fake_xfer_net_destroy(net);
     fake_bus_destroy(bus);
 }
 
@@ -618,7 +755,8 @@ int main(int argc, char **argv) {
         run_seed(strtoull(argv[1], NULL, 10));
         return 0;
     }
-    for (uint64_t seed = 1; seed <= SEEDS; seed++) run_seed(seed);
+    uint64_t seeds = getenv("GRAMME_FULL") ? SEEDS_FULL : SEEDS;
+    for (uint64_t seed = 1; seed <= seeds; seed++) run_seed(seed);
     MARK(tokens);
     MARK(finished);
     MARK(stopped);
@@ -642,6 +780,45 @@ int main(int argc, char **argv) {
     MARK(frontend_deaths);
     MARK(two_in_flight);
     MARK(whole_prefill);
+    for (uint32_t i = 0; i < MSG_REMOTE_RESULT_COUNT; i++)
+        mark(msg_remote_result_name(i), marks.decode.results[i]);
+    MARK(half_waits);
+    MARK(preempted_beside_handoff);
+    MARK(frozen);
+    MARK(unlike);
+    MARK(other_tp);
+    MARK(decode.done_first);
+    MARK(decode.pieces_first);
+    MARK(decode.released_late);
+    MARK(decode.cancelled_exposed);
+    MARK(decode.gone);
+    MARK(decode.stale);
+    MARK(decode.syncs);
+    MARK(decode.transfer_failures);
+    MARK(prefill.prefills);
+    MARK(prefill.repeated);
+    MARK(prefill.late);
+    MARK(prefill.refused);
+    MARK(prefill.done);
+    MARK(prefill.done_again);
+    MARK(prefill.deadlines);
+    MARK(prefill.cancels);
+    MARK(prefill.omitted_live);
+    MARK(prefill.omitted_done);
+    MARK(prefill.silent_senders);
+    MARK(prefill.failed);
+    MARK(prefill.stale_syncs);
+    MARK(prefill.gone);
+    MARK(prefill.pieces_cached);
+    MARK(prefill.both_cached);
+    MARK(prefill.tail_us);
+    MARK(xfer.quarantined);
+    MARK(xfer.forced);
+    MARK(xfer.orphaned);
+    MARK(xfer.stuck);
+    MARK(xfer.broken);
+    MARK(xfer.corrupted);
+    MARK(xfer.doubled);
     MARK(core.generates);
     MARK(core.repeated_generates);
     MARK(core.late_generates);
