@@ -34,6 +34,7 @@ struct worker {
     struct worker_boot boot;
     struct bus_port *port;
     struct worker_core *core;
+    uint64_t lossy_count; /* the bus's, as last heeded */
 
     _Atomic bool must_stop, must_drain, has_plan;
     _Atomic uint64_t step_begin_us; /* of the step under way; 0: none */
@@ -223,6 +224,18 @@ static void sleep_until_woken(struct worker *worker) {
     pthread_mutex_unlock(&worker->lock);
 }
 
+/* Once a tick: a bus that came back is told who is here; one that is away makes nobody silent. */
+static void tick(struct worker *worker) {
+    uint64_t now_us = clock_now_us();
+    if (now_us >= worker_core_tick_at(worker->core)) {
+        uint64_t lossy_count = bus_port_lossy_count(worker->port);
+        if (lossy_count != worker->lossy_count) worker_core_lossy(worker->core, now_us);
+        worker->lossy_count = lossy_count;
+        worker_core_set_connected(worker->core, bus_is_connected(worker->bus));
+    }
+    worker_core_tick(worker->core, now_us);
+}
+
 static enum err step(struct worker *worker) {
     uint64_t now_us = clock_now_us();
     atomic_store(&worker->step_begin_us, now_us);
@@ -246,8 +259,8 @@ static enum err serve(struct worker *worker) {
             enum err e = step(worker);
             if (e) return e;
         }
+        tick(worker);
         uint64_t now_us = clock_now_us();
-        worker_core_tick(worker->core, now_us);
         bool is_idle = !worker_core_has_work(worker->core);
         if (is_idle || now_us >= status_at_us) {
             set_load(worker);

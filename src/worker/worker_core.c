@@ -8,7 +8,7 @@
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/num.h"
-#include "kv/kv_index.h"
+#include "worker/worker_kv.h"
 
 #define BUCKETS_MIN 64u
 #define FORGOTTEN_MAX 256u         /* attempts of a sender remembered as forgotten */
@@ -76,6 +76,7 @@ struct worker_core {
     struct handoff_decode *decode;   /* NULL: every prompt is computed here */
     struct handoff_prefill *prefill; /* NULL: no prefill worker */
     bool is_disconnected;
+    struct worker_kv *kv;
     bool must_step; /* a tick has passed: deadlines in the engine may have */
     struct sender *senders;
     uint32_t sender_count;
@@ -128,6 +129,9 @@ enum err worker_core_create(const struct worker_core_options *options, uint64_t 
     arena_init(&core->decode_arena, 0);
     core->tick_at_us = now_us + WORKER_TICK_US;
     enum err e = core->by_engine && core->by_number ? open_handoff(core, now_us) : ERR_MEMORY;
+    if (!e)
+        e = worker_kv_create(engine_kv_index(options->engine), options->send, options->send_ctx,
+                             &core->kv);
     if (e) {
         worker_core_destroy(core);
         return e;
@@ -156,6 +160,7 @@ void worker_core_destroy(struct worker_core *core) {
     }
     handoff_decode_destroy(core->decode);
     handoff_prefill_destroy(core->prefill);
+    worker_kv_destroy(core->kv);
     alloc_free(core->by_engine);
     alloc_free(core->by_number);
     alloc_free(core->entries);
@@ -731,6 +736,9 @@ void worker_core_message(struct worker_core *core, const struct bus_message *mes
     case MSG_GENERATE: take_generate(core, message, now_us); break;
     case MSG_SYNC: take_sync(core, message); break;
     case MSG_CANCEL: take_cancel(core, message); break;
+    case MSG_KV_DUMP_ASK:
+        if (!worker_kv_take_ask(core->kv, message)) core->counts.bad_messages++;
+        break;
     case MSG_WHO: send_hello(core); break;
     case 0: core->counts.bad_messages++; break;
     default: break; /* not for a worker */
@@ -781,7 +789,7 @@ static void send_load(struct worker_core *core, uint64_t now_us) {
         .waiting_tokens = load.waiting_tokens,
         .step_count = load.step_count,
         .step_us = load.step_us,
-        .kv_event_number = kv_index_event_last(engine_kv_index(core->options.engine)),
+        .kv_event_number = worker_kv_event_last(core->kv),
         .preemption_count = load.preemption_count,
         .prefix_query_tokens = load.prefix_query_tokens,
         .prefix_hit_tokens = load.prefix_hit_tokens,
@@ -844,6 +852,7 @@ void worker_core_tick(struct worker_core *core, uint64_t now_us) {
         core->sender_count--;
         alloc_free(sender);
     }
+    worker_kv_flush(core->kv, now_us);
     send_load(core, now_us);
 }
 
@@ -874,6 +883,7 @@ static void take_transfers(struct worker_core *core, uint64_t now_us) {
 void worker_core_flush(struct worker_core *core, uint64_t now_us) {
     take_transfers(core, now_us);
     flush(core);
+    worker_kv_flush(core->kv, now_us);
     send_load_on_change(core, now_us);
 }
 
@@ -978,6 +988,7 @@ enum err worker_core_step(struct worker_core *core, uint64_t now_us) {
         for (struct sender *sender = core->senders; sender; sender = sender->next)
             for (struct attempt *a = sender->attempts; a; a = a->next) attempt_fail(core, a, e);
     flush(core);
+    worker_kv_flush(core->kv, now_us);
     return e;
 }
 
