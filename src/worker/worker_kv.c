@@ -69,7 +69,7 @@ void worker_kv_get_counts(const struct worker_kv *kv, struct worker_kv_counts *o
     *out = kv->counts;
 }
 
-/* --- events ------------------------------------------------------------------------------------- */
+/* --- events ----------------------------------------------------------------------------------- */
 
 static struct msg_kv_block to_wire(const struct kv_event *event) {
     static const uint8_t kinds[] = {[KV_EVENT_STORED] = MSG_KV_STORED,
@@ -113,7 +113,7 @@ static void send_events(struct worker_kv *kv) {
     }
 }
 
-/* --- dumps -------------------------------------------------------------------------------------- */
+/* --- dumps ------------------------------------------------------------------------------------ */
 
 bool worker_kv_take_ask(struct worker_kv *kv, const struct bus_message *message) {
     struct msg_kv_dump_ask ask;

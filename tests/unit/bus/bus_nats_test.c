@@ -34,7 +34,7 @@ static char directory[] = "/tmp/gramme_bus_XXXXXX";
 
 static void rest(void) { usleep(2000); }
 
-/* --- a server ----------------------------------------------------------------------------------- */
+/* --- a server --------------------------------------------------------------------------------- */
 
 struct server {
     pid_t pid;
@@ -94,7 +94,7 @@ static void server_release(struct server *server) {
     unlink(server->config);
 }
 
-/* --- a bus -------------------------------------------------------------------------------------- */
+/* --- a bus ------------------------------------------------------------------------------------ */
 
 static struct bus_nats_options options_of(const struct server *server) {
     return (struct bus_nats_options){.url = server->url,
@@ -168,7 +168,7 @@ static void drain(struct bus_port *port) {
         }                                                                                          \
     } while (0)
 
-/* --- tests -------------------------------------------------------------------------------------- */
+/* --- tests ------------------------------------------------------------------------------------ */
 
 static void test_options(void **state) {
     struct bus_nats_options good = {.url = "nats://127.0.0.1:1",

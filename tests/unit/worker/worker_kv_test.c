@@ -27,7 +27,7 @@ static uint32_t below(uint32_t n) {
     return (uint32_t) ((z >> 33) % n);
 }
 
-/* --- routers ------------------------------------------------------------------------------------ */
+/* --- routers ---------------------------------------------------------------------------------- */
 
 struct belief {
     struct msg_kv_block *blocks; /* HASHES_MAX */
@@ -185,7 +185,7 @@ static void check_belief(const struct router *router, const struct kv_index *ind
     }
 }
 
-/* --- an index that changes ---------------------------------------------------------------------- */
+/* --- an index that changes -------------------------------------------------------------------- */
 
 /* A block without a parent; twins and removals as they come. */
 static void change(struct kv_index *index, uint32_t block_count) {
