@@ -14,6 +14,9 @@ enum err json_file_parse(const char *json, size_t bytes, const char *file, struc
                          json_t **out) {
     json_error_t reason;
     json_t *root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &reason);
+    /* transformers writes "no limit" as 1e30 in digits (model_max_length): past 64 bits. */
+    if (!root && reason.text[0] && json_error_code(&reason) == json_error_numeric_overflow)
+        root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &reason);
     if (!root && !reason.text[0]) /* jansson says nothing when memory runs out */
         return err_set(text, ERR_MEMORY, "%s: no memory", file);
     if (!root)

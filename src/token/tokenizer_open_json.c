@@ -420,7 +420,8 @@ static enum err read_config(struct opening *opening, const char *data, size_t by
     if (!data) return ERR_OK;
     struct tokenizer *tokenizer = opening->tokenizer;
     json_error_t error;
-    json_t *config = json_loadb(data, bytes, JSON_ALLOW_NUL, &error);
+    /* No integer of it is read, and model_max_length is often past 64 bits. */
+    json_t *config = json_loadb(data, bytes, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &error);
     if (!json_is_object(config)) {
         json_decref(config);
         return err_set(opening->text, ERR_FORMAT, "tokenizer_config.json: %s (line %d)",

@@ -265,7 +265,8 @@ static void put_texts(void) {
                   "{\"eos_token_id\":[4,3],\"temperature\":0.6,\"top_k\":20,\"top_p\":null,"
                   "\"do_sample\":true,\"max_new_tokens\":99}");
     put_text_file("m/tokenizer_config.json",
-                  "{\"bos_token\":null,\"eos_token\":{\"content\":\"<|end|>\",\"lstrip\":false},"
+                  "{\"model_max_length\":1000000000000000019884624838656,\"bos_token\":null,"
+                  "\"eos_token\":{\"content\":\"<|end|>\",\"lstrip\":false},"
                   "\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"T\"},"
                   "{\"name\":\"default\",\"template\":\"D\"}]}");
     put_text_file("m/special_tokens_map.json", "{\"unk_token\":\"<unk>\",\"eos_token\":\"no\"}");

@@ -160,7 +160,8 @@ static void sentence_piece_file(void **state) {
 static void config_file(void **state) {
     struct tokenizer *tokenizer =
         open_text(byte_level, "{\"bos_token\":{\"content\":\"<|x|>\"},\"eos_token\":\"<t>\","
-                              "\"pad_token\":null,\"add_bos_token\":false}");
+                              "\"pad_token\":null,\"add_bos_token\":false,"
+                              "\"model_max_length\":1000000000000000019884624838656}");
     assert_int_equal(tokenizer_bos(tokenizer), 9);
     assert_int_equal(tokenizer_eos(tokenizer), 10);
     EXPECT(tokenizer, "b", TOKENIZER_ADD_SPECIAL, 1);
