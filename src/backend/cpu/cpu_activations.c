@@ -3,11 +3,14 @@
  * q8a32, each 32 along k: scale = max |x| / 127; quant = x / scale rounded to nearest even, which
  * is within +-127 because scale is normal; a block whose scale would be subnormal is all zero with
  * scale 0.  A block with a NaN or an infinity has quants 0 and scale NaN, so every output that
- * reads it is NaN, on every body. */
+ * reads it is NaN, on every body.
+ *
+ * bf16p: each x rounded to the nearest BF16, ties to even, a NaN made quiet. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
 
+#include "backend/cpu/cpu_half.h"
 #include "backend/cpu/cpu_matmul.h"
 #include "backend/cpu/cpu_matmul_body.h"
 #include "base/num.h"
@@ -16,6 +19,7 @@ uint64_t cpu_activations_stride(enum numerics numerics, uint32_t columns) {
     uint64_t bytes = (uint64_t) columns * sizeof(float);
     if (numerics == NUMERICS_Q8A32)
         bytes = num_div_up(columns, CPU_BLOCK) * sizeof(struct cpu_activation_block);
+    if (numerics == NUMERICS_BF16P) bytes = num_round_up(columns, 2) * sizeof(uint16_t);
     return (num_div_up(bytes, 64) | 1) * 64;
 }
 
@@ -65,6 +69,11 @@ static void quantize(enum cpu_body body, const float *x, uint32_t columns,
         quantize_block(x + (uint64_t) b * CPU_BLOCK, out + b);
 }
 
+static void round_row(const float *x, uint32_t columns, uint16_t *out) {
+    for (uint32_t k = 0; k < columns; k++) out[k] = half_to_bf16(x[k]);
+    if (columns % 2) out[columns] = 0;
+}
+
 void cpu_activations_set(enum cpu_body body, struct cpu_activations *activations, uint32_t first,
                          uint32_t end, const float *x, uint64_t ld) {
     DCHECK(first <= end && end <= activations->rows);
@@ -73,6 +82,8 @@ void cpu_activations_set(enum cpu_body body, struct cpu_activations *activations
         uint8_t *out = activations->data + r * stride;
         if (activations->numerics == NUMERICS_Q8A32)
             quantize(body, x + r * ld, activations->columns, (struct cpu_activation_block *) out);
+        else if (activations->numerics == NUMERICS_BF16P)
+            round_row(x + r * ld, activations->columns, (uint16_t *) (void *) out);
         else memcpy(out, x + r * ld, activations->columns * sizeof(float));
     }
 }

@@ -39,7 +39,13 @@ static enum err options_check(const struct backend_options *options, struct err_
     return ERR_OK;
 }
 
-static enum err spec_check(const struct model_spec *spec, struct err_text *text) {
+static enum err spec_check(const struct model_spec *spec, const struct backend_options *options,
+                           struct err_text *text) {
+    if (options->numerics == NUMERICS_BF16P && spec->weight_type != TENSOR_BF16)
+        return err_set(text, ERR_UNSUPPORTED,
+                       "numerics is bf16p, which multiplies BF16 weights; this model's are %s: "
+                       "set auto or f32a",
+                       tensor_type_name(spec->weight_type));
     if (spec->head_dim % 16 || spec->head_dim > CPU_HEAD_DIM_MAX)
         return err_set(text, ERR_UNSUPPORTED,
                        "head_dim is %u; the CPU body computes multiples of 16 up to %u",
@@ -78,7 +84,7 @@ static enum err cpu_open(const struct model_spec *spec, const struct backend_opt
                          struct err_text *text, struct backend **out) {
     enum err e = options_check(options, text);
     if (!e) e = tensor_parallel_check(spec, options->rank_count, text);
-    if (!e) e = spec_check(spec, text);
+    if (!e) e = spec_check(spec, options, text);
     if (e) return e;
     struct cpu_backend *cpu = alloc_zero(1, sizeof *cpu);
     if (!cpu) return err_set(text, ERR_MEMORY, "no memory for the backend's book");

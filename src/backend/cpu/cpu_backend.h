@@ -40,7 +40,7 @@
 #define CPU_OUT_COLUMNS 128u /* outputs of a product that a thread holds for a whole row tile */
 #define CPU_QUERY_ROWS 96u   /* query rows of an attention task: K and V tiles stay in L1/L2 */
 
-enum cpu_class { CPU_CLASS_F32A, CPU_CLASS_Q8A32, CPU_CLASS_COUNT };
+enum cpu_class { CPU_CLASS_F32A, CPU_CLASS_Q8A32, CPU_CLASS_BF16P, CPU_CLASS_COUNT };
 
 enum cpu_vector {
     CPU_ATTN_NORM,
@@ -193,7 +193,12 @@ static inline struct cpu_seat *cpu_backend_seat(const struct cpu_backend *cpu, u
     return (struct cpu_seat *) (void *) (cpu->seats + seat * cpu->seat_bytes);
 }
 static inline enum cpu_class cpu_backend_class(const struct cpu_matrix *matrix) {
+    if (matrix->numerics == NUMERICS_BF16P) return CPU_CLASS_BF16P;
     return matrix->numerics == NUMERICS_F32A ? CPU_CLASS_F32A : CPU_CLASS_Q8A32;
+}
+static inline enum numerics cpu_backend_class_numerics(enum cpu_class class) {
+    if (class == CPU_CLASS_BF16P) return NUMERICS_BF16P;
+    return class == CPU_CLASS_F32A ? NUMERICS_F32A : NUMERICS_Q8A32;
 }
 
 /* cpu_load.c */

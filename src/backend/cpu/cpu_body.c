@@ -10,13 +10,13 @@
 #endif
 
 static const char *const names[] = {"scalar", "avx2", "avx512"};
-static _Atomic bool vnni_is_refused;
+static _Atomic bool vnni_is_refused, bf16_is_refused;
 
 /* What the named body needs and this processor (or its system) lacks; NULL: nothing. */
 #if defined(__x86_64__)
 struct features {
     bool has_avx_state, has_avx512_state;
-    uint32_t ecx1, ebx7, ecx7;
+    uint32_t ecx1, ebx7, ecx7, eax71;
 };
 
 static struct features read_features(void) {
@@ -33,6 +33,7 @@ static struct features read_features(void) {
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return found;
     found.ebx7 = ebx;
     found.ecx7 = ecx;
+    if (eax >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) found.eax71 = eax;
     return found;
 }
 
@@ -51,24 +52,41 @@ static const char *lacking(enum cpu_body body) {
     return NULL;
 }
 
-bool cpu_body_has_vnni(void) {
-    /* 0 unknown, 1 no, 2 yes: asked once, CPUID traps in a virtual machine. */
-    static _Atomic int known;
-    int value = atomic_load_explicit(&known, memory_order_relaxed);
+/* Asked once, as CPUID traps in a virtual machine: 0 unknown, 1 no, 2 yes. */
+static bool is_known(_Atomic int *known, bool (*ask)(void)) {
+    int value = atomic_load_explicit(known, memory_order_relaxed);
     if (value == 0) {
-        bool is_there = lacking(CPU_BODY_AVX512) == NULL && (read_features().ecx7 & (1u << 11));
-        value = is_there ? 2 : 1;
-        atomic_store_explicit(&known, value, memory_order_relaxed);
+        value = lacking(CPU_BODY_AVX512) == NULL && ask() ? 2 : 1;
+        atomic_store_explicit(known, value, memory_order_relaxed);
     }
-    return value == 2 && !atomic_load_explicit(&vnni_is_refused, memory_order_relaxed);
+    return value == 2;
+}
+
+static bool ask_vnni(void) { return (read_features().ecx7 & (1u << 11)) != 0; }
+static bool ask_bf16(void) { return (read_features().eax71 & (1u << 5)) != 0; }
+
+bool cpu_body_has_vnni(void) {
+    static _Atomic int known;
+    return is_known(&known, ask_vnni) &&
+           !atomic_load_explicit(&vnni_is_refused, memory_order_relaxed);
+}
+
+bool cpu_body_has_bf16(void) {
+    static _Atomic int known;
+    return is_known(&known, ask_bf16) &&
+           !atomic_load_explicit(&bf16_is_refused, memory_order_relaxed);
 }
 #else
 static const char *lacking(enum cpu_body body) { return body == CPU_BODY_SCALAR ? NULL : "x86-64"; }
 
 bool cpu_body_has_vnni(void) { return false; }
+
+bool cpu_body_has_bf16(void) { return false; }
 #endif
 
 void cpu_body_allow_vnni(bool is_allowed) { atomic_store(&vnni_is_refused, !is_allowed); }
+
+void cpu_body_allow_bf16(bool is_allowed) { atomic_store(&bf16_is_refused, !is_allowed); }
 
 enum err cpu_body_choose(const char *name, struct err_text *text, enum cpu_body *out) {
     if (name == NULL) {

@@ -74,14 +74,15 @@ static void inputs_init(struct crew *crew, struct inputs *inputs, const struct c
                         uint32_t row_count, uint32_t columns, const struct cpu_matrix *const *list,
                         uint32_t matrix_count) {
     const struct cpu_backend *cpu = crew->cpu;
-    static const enum numerics numerics[] = {NUMERICS_F32A, NUMERICS_Q8A32};
     *inputs = (struct inputs){0};
     for (uint32_t i = 0; i < matrix_count; i++) inputs->wants[cpu_backend_class(list[i])] = true;
     for (uint32_t c = 0; c < CPU_CLASS_COUNT; c++) {
         if (!inputs->wants[c]) continue;
         uint8_t *data = shared ? shared->wide[c] : crew->scratch + cpu->scratch_layout.narrow[c];
-        inputs->of[c] = (struct cpu_activations){
-            .numerics = numerics[c], .rows = row_count, .columns = columns, .data = data};
+        inputs->of[c] = (struct cpu_activations){.numerics = cpu_backend_class_numerics(c),
+                                                 .rows = row_count,
+                                                 .columns = columns,
+                                                 .data = data};
     }
 }
 

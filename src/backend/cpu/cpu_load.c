@@ -11,8 +11,6 @@
 #define LINE 64u
 #define PAGE 4096u
 
-static const enum numerics class_numerics[CPU_CLASS_COUNT] = {NUMERICS_F32A, NUMERICS_Q8A32};
-
 /* --- the shapes of the matrices ----------------------------------------------------------- */
 
 /* One rank's part of a tensor. */
@@ -187,8 +185,9 @@ static void scratch_shapes(struct cpu_backend *cpu) {
     layout->out = place(&at, layout->out_floats * sizeof(float));
     for (uint32_t c = 0; c < CPU_CLASS_COUNT; c++)
         if (cpu->has_class[c])
-            layout->narrow[c] = place(
-                &at, cpu_activations_bytes(class_numerics[c], cpu->narrow_rows, cpu->columns_max));
+            layout->narrow[c] =
+                place(&at, cpu_activations_bytes(cpu_backend_class_numerics(c), cpu->narrow_rows,
+                                                 cpu->columns_max));
     uint64_t head_bytes = product3(rows, head_dim, sizeof(float));
     layout->queries = place(&at, head_bytes);
     layout->state = place(&at, head_bytes);
@@ -301,7 +300,8 @@ static uint32_t list_rank_buffers(struct cpu_backend *cpu, uint32_t r, struct bu
     if (r == 0) columns = (uint32_t) num_max(columns, spec->hidden_size);
     if (r == 0) rows = (uint32_t) num_max(rows, cpu->logit_rows);
     for (uint32_t c = 0; c < CPU_CLASS_COUNT; c++)
-        if (cpu->has_class[c]) wide[c] = cpu_activations_bytes(class_numerics[c], rows, columns);
+        if (cpu->has_class[c])
+            wide[c] = cpu_activations_bytes(cpu_backend_class_numerics(c), rows, columns);
     uint64_t planes = cpu->rank_count > 1 ? cpu->plane_count : 0;
     const struct buffer all[] = {
         {"attention weights", MEM_WEIGHTS, attention, RANK_AT(attention_weights)},
@@ -318,6 +318,8 @@ static uint32_t list_rank_buffers(struct cpu_backend *cpu, uint32_t r, struct bu
          RANK_AT(wide[CPU_CLASS_F32A])},
         {"product inputs q8a32", MEM_ACTIVATIONS, wide[CPU_CLASS_Q8A32],
          RANK_AT(wide[CPU_CLASS_Q8A32])},
+        {"product inputs bf16p", MEM_ACTIVATIONS, wide[CPU_CLASS_BF16P],
+         RANK_AT(wide[CPU_CLASS_BF16P])},
         {"partial sums of a row tile", MEM_WORKSPACE, product3(planes, cpu->plane_floats, f),
          RANK_AT(sums)},
         /* Nothing writes to it on the CPU; it is counted as on every body. */

@@ -31,7 +31,19 @@ struct tile {
     uint32_t row, row_count;
 };
 
-static cpu_matmul_sums_fn choose_sums(enum cpu_body body) {
+static cpu_matmul_sums_fn choose_pairs(enum cpu_body body) {
+#if defined(__x86_64__)
+    if (body == CPU_BODY_AVX512)
+        return cpu_body_has_bf16() ? cpu_matmul_pairs_avx512bf16_sums
+                                   : cpu_matmul_pairs_avx512_sums;
+    if (body == CPU_BODY_AVX2) return cpu_matmul_pairs_avx2_sums;
+#endif
+    CHECK(body == CPU_BODY_SCALAR);
+    return cpu_matmul_scalar_pairs;
+}
+
+static cpu_matmul_sums_fn choose_sums(enum cpu_body body, enum numerics numerics) {
+    if (numerics == NUMERICS_BF16P) return choose_pairs(body);
 #if defined(__x86_64__)
     if (body == CPU_BODY_AVX512)
         return cpu_body_has_vnni() ? cpu_matmul_avx512vnni_sums : cpu_matmul_avx512_sums;
@@ -117,7 +129,7 @@ void cpu_matmul(enum cpu_body body, const struct cpu_matrix *matrix,
                 uint64_t ld) {
     const struct product product = {.matrix = matrix,
                                     .activations = activations,
-                                    .sums = choose_sums(body),
+                                    .sums = choose_sums(body, matrix->numerics),
                                     .out = out,
                                     .ld = ld};
     run_product(&product, first, end);
@@ -128,7 +140,7 @@ void cpu_matmul_segments(enum cpu_body body, const struct cpu_matrix *matrix,
                          float *out, uint64_t plane, uint64_t ld) {
     const struct product product = {.matrix = matrix,
                                     .activations = activations,
-                                    .sums = choose_sums(body),
+                                    .sums = choose_sums(body, matrix->numerics),
                                     .out = out,
                                     .plane = plane,
                                     .ld = ld,

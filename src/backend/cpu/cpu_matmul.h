@@ -41,11 +41,12 @@ struct cpu_matrix {
 };
 
 /* Fills all but data.  segment_ends NULL: one segment.  ERR_UNSUPPORTED names class and type
- * (bf16p is not built here); ERR_FORMAT when K is not whole blocks of the type, or an inner
+ * (bf16p of quantized weights); ERR_FORMAT when K is not whole blocks of the type, or an inner
  * segment end is no multiple of 32 (q8a32; BF16: of 2).
  *
  * matrix->numerics is the class of this matrix: q8a32 for quantized types only, so that F32, F16
- * and BF16 matrices of a quantized model are f32a, and want activations in f32.  A quantized type
+ * and BF16 matrices of a quantized model are f32a, and want activations in f32; likewise bf16p for
+ * BF16 alone.  A quantized type
  * under f32a is stored as f32 (exactly tensor_type_row_to_f32).  Min term of q8a32 (formats with a
  * min): acc = fma(min, sum, acc), sum = activation scale x (float) sum of the 32 int8; Q6_K's
  * 16-wide sub-scales multiply within the exact integer sum. */
@@ -74,7 +75,7 @@ void cpu_matrix_pack(const struct cpu_matrix *matrix, const struct model *model,
  * lookup of a tied model). */
 void cpu_matrix_row_to_f32(const struct cpu_matrix *matrix, uint32_t n, float *out);
 
-/* Rows of x in the form the class wants: f32, or int8 with scales and sums per 32.  A block of 32
+/* Rows of x in the form the class wants: f32, BF16, or int8 with scales and sums per 32.  A block of 32
  * with a NaN or an infinity makes every output of its row NaN. */
 struct cpu_activations {
     enum numerics numerics; /* matrix->numerics, which may differ from the model's class */

@@ -5,6 +5,8 @@
  * f32a, one group: F32 is [k][16] floats, F16 is [k][16] halves, BF16 is [k / 2][16][2] (an odd
  * last k is paired with a zero), so that a vector holds k and k + 1 of each lane.
  *
+ * bf16p, one group: BF16 as under f32a; a row of x is BF16 too, an odd last k paired with a zero.
+ *
  * q8a32, one group: blocks of 32 k in ascending order, each
  *   scales (16 f16; f32 for K-quants) | mins | sub-scales | high bits | quants
  * Quants are 64-byte vectors of 16 lanes x 4 k.  4, 5 and 6 bits: vector c (0..3) holds chunk c (k
@@ -111,6 +113,25 @@ void cpu_matmul_avx512vnni_sums(const struct cpu_matrix *matrix,
                                 uint32_t group_count, uint32_t row_first, uint32_t row_count,
                                 uint32_t k_first, uint32_t k_end, float *sums);
 
+/* Class bf16p. */
+void cpu_matmul_scalar_pairs(const struct cpu_matrix *matrix,
+                             const struct cpu_activations *activations, uint32_t group,
+                             uint32_t group_count, uint32_t row_first, uint32_t row_count,
+                             uint32_t k_first, uint32_t k_end, float *sums);
+void cpu_matmul_pairs_avx2_sums(const struct cpu_matrix *matrix,
+                                const struct cpu_activations *activations, uint32_t group,
+                                uint32_t group_count, uint32_t row_first, uint32_t row_count,
+                                uint32_t k_first, uint32_t k_end, float *sums);
+void cpu_matmul_pairs_avx512_sums(const struct cpu_matrix *matrix,
+                                  const struct cpu_activations *activations, uint32_t group,
+                                  uint32_t group_count, uint32_t row_first, uint32_t row_count,
+                                  uint32_t k_first, uint32_t k_end, float *sums);
+void cpu_matmul_pairs_avx512bf16_sums(const struct cpu_matrix *matrix,
+                                      const struct cpu_activations *activations, uint32_t group,
+                                      uint32_t group_count, uint32_t row_first, uint32_t row_count,
+                                      uint32_t k_first, uint32_t k_end, float *sums);
+#define CPU_MXCSR_FLUSH 0x8040u /* FTZ and DAZ */
+
 /* One row of `columns` floats as blocks. */
 void cpu_activations_avx2_quantize(const float *x, uint32_t columns,
                                    struct cpu_activation_block *out);
@@ -122,6 +143,9 @@ void cpu_matrix_set_lane(const struct cpu_matrix *matrix, uint32_t lane, const v
  * test turns it off to run the other. */
 bool cpu_body_has_vnni(void);
 void cpu_body_allow_vnni(bool is_allowed);
+/* Likewise vdpbf16ps, for class bf16p. */
+bool cpu_body_has_bf16(void);
+void cpu_body_allow_bf16(bool is_allowed);
 
 /* Exact, subnormals included. */
 static inline float cpu_half_to_f32(uint16_t half) {

@@ -91,3 +91,51 @@ void cpu_matmul_scalar_sums(const struct cpu_matrix *matrix,
         }
     }
 }
+
+/* --- bf16p -------------------------------------------------------------------------------- */
+
+static float flush(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0, x) : x; }
+
+/* a x b + sum as one step of vdpbf16ps: fused, to nearest even, subnormals flushed; a and b are
+ * BF16.  The product (16 bits) is exact in double.  Where its sum with `sum` (24 bits) is not, the
+ * smaller one is less than 2^-29 of the larger, which is a float: either way it is far from a tie,
+ * and rounding twice is rounding once.  The rounding to 24 bits knows no smallest exponent, as FTZ
+ * looks at the result after it. */
+static float add_product(float a, float b, float sum) {
+    double whole = (double) flush(a) * (double) flush(b) + (double) flush(sum);
+    if (!isfinite(whole)) return (float) whole;
+    uint64_t bits;
+    memcpy(&bits, &whole, sizeof bits);
+    bits += 0x0fffffffu + (bits >> 29 & 1);
+    bits &= ~(uint64_t) 0x1fffffff;
+    memcpy(&whole, &bits, sizeof whole);
+    return fabs(whole) < 0x1p-126 ? (float) copysign(0, whole) : (float) whole;
+}
+
+static float from_bf16(const uint8_t *at) {
+    uint16_t half;
+    memcpy(&half, at, sizeof half);
+    uint32_t bits = (uint32_t) half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+void cpu_matmul_scalar_pairs(const struct cpu_matrix *matrix,
+                             const struct cpu_activations *activations, uint32_t group,
+                             uint32_t group_count, uint32_t row_first, uint32_t row_count,
+                             uint32_t k_first, uint32_t k_end, float *sums) {
+    uint64_t stride = cpu_activations_stride(NUMERICS_BF16P, matrix->columns);
+    memset(sums, 0, (uint64_t) row_count * group_count * CPU_GROUP * sizeof(float));
+    for (uint32_t r = 0; r < row_count; r++)
+        for (uint32_t g = 0; g < group_count; g++, sums += CPU_GROUP)
+            for (uint32_t k = k_first; k < k_end; k += 2) {
+                const uint8_t *x = activations->data + (row_first + r) * stride + 2 * (uint64_t) k;
+                const uint8_t *weight =
+                    matrix->data + (group + g) * matrix->group_bytes + 2 * (uint64_t) k * CPU_GROUP;
+                for (uint32_t lane = 0; lane < CPU_GROUP; lane++, weight += 4) {
+                    sums[lane] = add_product(from_bf16(weight + 2), from_bf16(x + 2), sums[lane]);
+                    sums[lane] = add_product(from_bf16(weight), from_bf16(x), sums[lane]);
+                }
+            }
+}

@@ -209,7 +209,8 @@ enum err cpu_matrix_init_slice(struct cpu_matrix *matrix, enum numerics numerics
                                struct err_text *text) {
     CHECK(numerics != NUMERICS_AUTO && column_first + columns <= stored_columns);
     CHECK(segment_ends == NULL || (segment_count >= 1 && segment_count <= CPU_SEGMENTS_MAX));
-    if (numerics == NUMERICS_BF16P || (unsigned) type >= TENSOR_TYPE_COUNT)
+    bool is_quantized = tensor_type_is_quantized(type);
+    if ((unsigned) type >= TENSOR_TYPE_COUNT || (numerics == NUMERICS_BF16P && is_quantized))
         return err_set(text, ERR_UNSUPPORTED, "the cpu backend has no %s product of %s weights",
                        numerics_name(numerics), tensor_type_name(type));
     struct cpu_matrix made = {.numerics = numerics,
@@ -217,7 +218,8 @@ enum err cpu_matrix_init_slice(struct cpu_matrix *matrix, enum numerics numerics
                               .rows = rows,
                               .columns = columns,
                               .column_first = column_first};
-    if (!tensor_type_is_quantized(type)) made.numerics = NUMERICS_F32A;
+    bool is_paired = numerics == NUMERICS_BF16P && type == TENSOR_BF16;
+    if (!is_quantized && !is_paired) made.numerics = NUMERICS_F32A;
     if (stored_columns % tensor_type_block(type) != 0)
         return err_set(text, ERR_FORMAT, "rows of %u weights are not whole blocks of %s (%u)",
                        stored_columns, tensor_type_name(type), tensor_type_block(type));

@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "backend/cpu/cpu_half.h"
 #include "backend/cpu/cpu_matmul_body.h"
 #include "base/num.h"
 #include "base/team.h"
@@ -132,12 +133,17 @@ static float *make_x(uint32_t rows, uint32_t columns) {
     return x;
 }
 
-/* Bodies this processor runs; the AVX-512 one twice where VNNI can be turned off. */
+/* Bodies this processor runs; the AVX-512 one also with what can be turned off. */
 struct variant {
     enum cpu_body body;
-    bool is_vnni;
+    bool is_vnni, is_bf16;
     const char *name;
 };
+
+static void allow(bool vnni, bool bf16) {
+    cpu_body_allow_vnni(vnni);
+    cpu_body_allow_bf16(bf16);
+}
 
 static unsigned list_variants(struct variant out[4]) {
     static const char *const words[] = {"scalar", "avx2", "avx512"};
@@ -150,23 +156,25 @@ static unsigned list_variants(struct variant out[4]) {
             continue;
         }
         if (body == CPU_BODY_AVX512) {
-            cpu_body_allow_vnni(true);
-            if (cpu_body_has_vnni()) out[count++] = (struct variant){body, true, "avx512 vnni"};
+            allow(true, true);
+            if (cpu_body_has_vnni() || cpu_body_has_bf16())
+                out[count++] = (struct variant){body, true, true, "avx512 vnni bf16"};
+            if (!cpu_body_has_bf16()) printf("not run here: vdpbf16ps\n");
         }
-        out[count++] = (struct variant){body, false, words[i]};
+        out[count++] = (struct variant){body, false, false, words[i]};
     }
     return count;
 }
 
 static float *multiply(const struct variant *variant, const struct fixture *fixture,
                        uint32_t row_count, const float *x) {
-    cpu_body_allow_vnni(variant->is_vnni);
+    allow(variant->is_vnni, variant->is_bf16);
     struct cpu_activations activations =
         make_activations(variant->body, &fixture->matrix, row_count, x);
     float *out = take((uint64_t) row_count * fixture->matrix.rows * sizeof(float));
     cpu_matmul(variant->body, &fixture->matrix, &activations, 0, fixture->matrix.group_count, out,
                fixture->matrix.rows);
-    cpu_body_allow_vnni(true);
+    allow(true, true);
     free(activations.data);
     return out;
 }
@@ -213,8 +221,9 @@ static void check_reference(const struct fixture *fixture, uint32_t row_count, c
                 const uint8_t *row = activations.data + r * stride;
                 const struct cpu_activation_block *block =
                     (const struct cpu_activation_block *) row + k / CPU_BLOCK;
-                double value = matrix->numerics == NUMERICS_F32A
-                                   ? ((const float *) row)[k]
+                double value = matrix->numerics == NUMERICS_F32A ? ((const float *) row)[k]
+                               : matrix->numerics == NUMERICS_BF16P
+                                   ? half_from_bf16(((const uint16_t *) (const void *) row)[k])
                                    : (double) block->scale * block->quants[k % CPU_BLOCK];
                 sum += value * weight[k];
                 magnitude += fabs(value) * fabs(weight[k]);
@@ -283,6 +292,8 @@ static void test_bodies(void **state) {
         for (unsigned t = 0; t < TENSOR_TYPE_COUNT; t++)
             for (unsigned s = 0; s < ARRAY_COUNT(shapes); s++)
                 check_bodies(classes[c], (enum tensor_type) t, &shapes[s], variants, variant_count);
+    for (unsigned s = 0; s < ARRAY_COUNT(shapes); s++)
+        check_bodies(NUMERICS_BF16P, TENSOR_BF16, &shapes[s], variants, variant_count);
 }
 
 /* Odd K of the float types, which have no blocks. */
@@ -291,9 +302,11 @@ static void test_odd_columns(void **state) {
     struct variant variants[4];
     unsigned variant_count = list_variants(variants);
     const enum tensor_type types[] = {TENSOR_F32, TENSOR_F16, TENSOR_BF16};
-    for (unsigned t = 0; t < ARRAY_COUNT(types); t++) {
+    for (unsigned t = 0; t <= ARRAY_COUNT(types); t++) {
+        const bool is_paired = t == ARRAY_COUNT(types);
         struct fixture fixture;
-        fixture_init(&fixture, NUMERICS_F32A, types[t], 33, 523, (uint32_t[]){258, 523}, 2);
+        fixture_init(&fixture, is_paired ? NUMERICS_BF16P : NUMERICS_F32A,
+                     is_paired ? TENSOR_BF16 : types[t], 33, 523, (uint32_t[]){258, 523}, 2);
         for (uint32_t rows = 1; rows <= 40; rows++) {
             float *x = make_x(rows, 523);
             float *want = multiply(&variants[0], &fixture, rows, x);
@@ -315,12 +328,14 @@ static void test_independence(void **state) {
     (void) state;
     struct variant variants[4];
     unsigned variant_count = list_variants(variants);
-    const enum tensor_type types[] = {TENSOR_Q4_1, TENSOR_Q8_0, TENSOR_Q6_K, TENSOR_BF16};
+    const enum tensor_type types[] = {TENSOR_Q4_1, TENSOR_Q8_0, TENSOR_Q6_K, TENSOR_BF16,
+                                      TENSOR_BF16};
     for (unsigned t = 0; t < ARRAY_COUNT(types); t++)
         for (unsigned v = 1; v < variant_count; v++) {
             enum { N = 210, K = 768, ROWS = 300 };
             struct fixture fixture;
-            fixture_init(&fixture, NUMERICS_Q8A32, types[t], N, K, (uint32_t[]){256, 512, K}, 3);
+            fixture_init(&fixture, t == 4 ? NUMERICS_BF16P : NUMERICS_Q8A32, types[t], N, K,
+                         (uint32_t[]){256, 512, K}, 3);
             float *x = make_x(ROWS, K);
             float *all = multiply(&variants[v], &fixture, ROWS, x);
             for (unsigned round = 0; round < 30; round++) {
@@ -328,13 +343,13 @@ static void test_independence(void **state) {
                 uint32_t count = round < 10 ? 1 : 1 + random_u32() % (ROWS - first);
                 uint32_t group = random_u32() % fixture.matrix.group_count;
                 uint32_t end = group + 1 + random_u32() % (fixture.matrix.group_count - group);
-                cpu_body_allow_vnni(variants[v].is_vnni);
+                allow(variants[v].is_vnni, variants[v].is_bf16);
                 struct cpu_activations part = make_activations(variants[v].body, &fixture.matrix,
                                                                count, x + (uint64_t) first * K);
                 float *got = take((uint64_t) count * N * sizeof(float));
                 memset(got, 0, (uint64_t) count * N * sizeof(float));
                 cpu_matmul(variants[v].body, &fixture.matrix, &part, group, end, got, N);
-                cpu_body_allow_vnni(true);
+                allow(true, true);
                 for (uint32_t r = 0; r < count; r++)
                     for (uint32_t n = 0; n < N; n++) {
                         bool is_in = n >= group * CPU_GROUP && n < end * CPU_GROUP;
@@ -469,16 +484,114 @@ static void test_extremes(void **state) {
         }
 }
 
+/* --- bf16p -------------------------------------------------------------------------------- */
+
+/* One output of K = `count` products w x, on each body. */
+static void expect_pairs(const float *w, const float *x, uint32_t count, float want) {
+    struct variant variants[4];
+    unsigned variant_count = list_variants(variants);
+    struct fixture fixture;
+    fixture_init(&fixture, NUMERICS_BF16P, TENSOR_BF16, 1, count, NULL, 0);
+    for (uint32_t k = 0; k < count; k++)
+        memcpy(fixture.stored + 2 * (uint64_t) k, &(uint16_t){half_to_bf16(w[k])}, 2);
+    memset(fixture.data, 0, cpu_matrix_bytes(&fixture.matrix));
+    cpu_matrix_set_lane(&fixture.matrix, 0, fixture.stored, fixture.data);
+    for (unsigned v = 0; v < variant_count; v++) {
+        float *got = multiply(&variants[v], &fixture, 1, x);
+        if (memcmp(got, &want, sizeof want) != 0)
+            fail_msg("%s: %a, not %a", variants[v].name, (double) *got, (double) want);
+        free(got);
+    }
+    fixture_release(&fixture);
+}
+
+/* What the Intel SDM says of VDPBF16PS, where it differs from plainer arithmetic. */
+static void test_pair_steps(void **state) {
+    (void) state;
+    /* The two products are not summed before: 2^24 + 1 is 2^24, twice. */
+    expect_pairs((float[]){0x1p24f, 0, 1, 1}, (float[]){1, 1, 1, 1}, 4, 0x1p24f);
+    /* The odd one comes first: 2^24 + 1 - 2^24 is 0, where 2^24 - 2^24 + 1 would be 1. */
+    expect_pairs((float[]){0x1p24f, 0, -0x1p24f, 1}, (float[]){1, 1, 1, 1}, 4, 0);
+    /* Fused: 2^24 + 1.00390625^2 is above the tie of 2^24 and 2^24 + 2. */
+    expect_pairs((float[]){0x1p24f, 0, 0, 1.0078125f}, (float[]){1, 1, 0, 1.0078125f}, 4,
+                 0x1p24f + 2);
+    /* x is rounded to BF16, ties to even: 1 + 2^-8 is 1, 1 + 3 x 2^-8 is 1 + 2^-6. */
+    expect_pairs((float[]){1, 1}, (float[]){1.00390625f, 0}, 2, 1);
+    expect_pairs((float[]){1, 1}, (float[]){1.01171875f, 0}, 2, 1.015625f);
+    /* Subnormal operands are zeros, and so is a subnormal result, with its sign kept. */
+    expect_pairs((float[]){0x1p-127f, 0}, (float[]){0x1p100f, 0}, 2, 0);
+    expect_pairs((float[]){0x1p-64f, 0}, (float[]){0x1p-62f, 0}, 2, 0x1p-126f);
+    expect_pairs((float[]){0x1p-64f, 0}, (float[]){0x1p-63f, 0}, 2, 0);
+    expect_pairs((float[]){-0x1p-64f, 0}, (float[]){0x1p-63f, 0}, 2, -0.0f);
+    /* The result between the steps is flushed as well. */
+    expect_pairs((float[]){0x1p-64f, 0x1p-64f}, (float[]){0x1p-63f, 0x1p-63f}, 2, 0);
+    /* Tininess is looked for after rounding: 2^-126 - 0.5 x 2^-150 rounds up to 2^-126, and
+     * 2^-126 - 0.75 x 2^-150 down to a number that is flushed. */
+    expect_pairs((float[]){0, 0x1p-63f, -0x1p-75f, 0}, (float[]){0, 0x1p-63f, 0x1p-76f, 0}, 4,
+                 0x1p-126f);
+    expect_pairs((float[]){0, 0x1p-63f, -1.5f * 0x1p-75f, 0}, (float[]){0, 0x1p-63f, 0x1p-76f, 0},
+                 4, 0);
+    expect_pairs((float[]){0x1p100f, 0}, (float[]){0x1p30f, 0}, 2, INFINITY);
+}
+
+/* Any finite bits as weights and x: subnormals, products of any size, cancellation. */
+static void test_pair_bits(void **state) {
+    (void) state;
+    struct variant variants[4];
+    unsigned variant_count = list_variants(variants);
+    for (unsigned round = 0; round < 300; round++) {
+        enum { N = 33, ROWS = 3 };
+        uint32_t columns = 2 + random_u32() % 40;
+        uint32_t span = 1 + random_u32() % 120; /* of exponents */
+        uint32_t low = round % 3 == 0 ? 0 : random_u32() % (254 - span);
+        if (round % 3 == 1) low = 50 + random_u32() % 20; /* products near 2^-126 */
+        struct fixture fixture;
+        fixture_init(&fixture, NUMERICS_BF16P, TENSOR_BF16, N, columns, NULL, 0);
+        memset(fixture.data, 0, cpu_matrix_bytes(&fixture.matrix));
+        for (uint32_t n = 0; n < N; n++) {
+            uint8_t *row = fixture.stored + n * fixture.row_bytes;
+            for (uint32_t k = 0; k < columns; k++) {
+                uint32_t bits =
+                    (low + random_u32() % span) << 7 | random_u32() % 128 | random_u32() % 2 << 15;
+                memcpy(row + 2 * (uint64_t) k, &(uint16_t){(uint16_t) bits}, 2);
+            }
+            cpu_matrix_set_lane(&fixture.matrix, n % CPU_GROUP, row,
+                                fixture.data + n / CPU_GROUP * fixture.matrix.group_bytes);
+        }
+        float x[ROWS * 64];
+        for (uint32_t i = 0; i < ROWS * columns; i++) {
+            uint32_t bits = (low + random_u32() % span) << 23 | random_u32() % (1u << 23) |
+                            random_u32() % 2 << 31;
+            memcpy(&x[i], &bits, sizeof bits);
+        }
+        float *want = multiply(&variants[0], &fixture, ROWS, x);
+        for (unsigned v = 1; v < variant_count; v++) {
+            float *got = multiply(&variants[v], &fixture, ROWS, x);
+            for (uint32_t i = 0; i < ROWS * N; i++) {
+                if (isnan(want[i]) && isnan(got[i])) continue; /* infinity less infinity */
+                if (memcmp(&want[i], &got[i], sizeof(float)) != 0)
+                    fail_msg("round %u, %s, output %u: %a, the scalar body says %a", round,
+                             variants[v].name, i, (double) got[i], (double) want[i]);
+            }
+            free(got);
+        }
+        free(want);
+        fixture_release(&fixture);
+    }
+}
+
 /* NaN goes to the rows that hold it and no other; outputs past N are not written. */
 static void test_nan(void **state) {
     (void) state;
     struct variant variants[4];
     unsigned variant_count = list_variants(variants);
-    for (unsigned t = 0; t < TENSOR_TYPE_COUNT; t++)
+    for (unsigned t = 0; t <= TENSOR_TYPE_COUNT; t++)
         for (unsigned v = 0; v < variant_count; v++) {
             enum { N = 19, K = 256, ROWS = 9 };
             struct fixture fixture;
-            fixture_init(&fixture, NUMERICS_Q8A32, (enum tensor_type) t, N, K, NULL, 0);
+            if (t == TENSOR_TYPE_COUNT)
+                fixture_init(&fixture, NUMERICS_BF16P, TENSOR_BF16, N, K, NULL, 0);
+            else fixture_init(&fixture, NUMERICS_Q8A32, (enum tensor_type) t, N, K, NULL, 0);
             float *x = make_x(ROWS, K);
             x[4 * K + 100] = NAN;
             float *out = multiply(&variants[v], &fixture, ROWS, x);
@@ -521,7 +634,7 @@ static void test_threads(void **state) {
     fixture_init(&fixture, NUMERICS_Q8A32, TENSOR_Q4_1, N, K, NULL, 0);
     float *x = make_x(ROWS, K);
     float *want = multiply(last, &fixture, ROWS, x);
-    cpu_body_allow_vnni(last->is_vnni);
+    allow(last->is_vnni, last->is_bf16);
     for (uint32_t thread_count = 1; thread_count <= 5; thread_count++) {
         struct cpu_activations activations = make_activations(last->body, &fixture.matrix, ROWS, x);
         memset(activations.data, 0, 64);
@@ -534,7 +647,7 @@ static void test_threads(void **state) {
         free(got);
         free(activations.data);
     }
-    cpu_body_allow_vnni(true);
+    allow(true, true);
     free(want);
     free(x);
     fixture_release(&fixture);
@@ -544,7 +657,7 @@ static void test_refusals(void **state) {
     (void) state;
     struct cpu_matrix matrix = {.rows = 7};
     struct err_text text;
-    assert_int_equal(cpu_matrix_init(&matrix, NUMERICS_BF16P, TENSOR_BF16, 4, 64, NULL, 0, &text),
+    assert_int_equal(cpu_matrix_init(&matrix, NUMERICS_BF16P, TENSOR_Q8_0, 4, 64, NULL, 0, &text),
                      ERR_UNSUPPORTED);
     assert_non_null(strstr(text.text, "bf16p"));
     assert_int_equal(cpu_matrix_init(&matrix, NUMERICS_Q8A32, TENSOR_Q4_1, 4, 40, NULL, 0, &text),
@@ -571,7 +684,8 @@ int main(void) {
         cmocka_unit_test(test_bodies),       cmocka_unit_test(test_odd_columns),
         cmocka_unit_test(test_independence), cmocka_unit_test(test_segments),
         cmocka_unit_test(test_extremes),     cmocka_unit_test(test_nan),
-        cmocka_unit_test(test_threads),      cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_threads),      cmocka_unit_test(test_pair_steps),
+        cmocka_unit_test(test_pair_bits),    cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

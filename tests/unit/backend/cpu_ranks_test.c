@@ -192,6 +192,7 @@ static void qwen2_bias(void **state) {
 static void qwen3_norms(void **state) {
     ranks_agree("tiny-qwen3-test", TENSOR_BF16, KV_DTYPE_BF16);
     ranks_agree("tiny-qwen3-test", TENSOR_Q8_0, KV_DTYPE_F16);
+    ranks_agree_as("tiny-qwen3-test", TENSOR_BF16, KV_DTYPE_BF16, NUMERICS_BF16P);
 }
 
 /* Fewer blocks of down_proj than segments: some ranks hold none of the MLP. */
