@@ -75,8 +75,8 @@ void cpu_matrix_pack(const struct cpu_matrix *matrix, const struct model *model,
  * lookup of a tied model). */
 void cpu_matrix_row_to_f32(const struct cpu_matrix *matrix, uint32_t n, float *out);
 
-/* Rows of x in the form the class wants: f32, BF16, or int8 with scales and sums per 32.  A block of 32
- * with a NaN or an infinity makes every output of its row NaN. */
+/* Rows of x in the form the class wants: f32, BF16, or int8 with scales and sums per 32 (a block
+ * of 32 with a NaN or an infinity makes every output of its row NaN). */
 struct cpu_activations {
     enum numerics numerics; /* matrix->numerics, which may differ from the model's class */
     uint32_t rows;
