@@ -73,7 +73,7 @@ static void on_wake(uv_async_t *handle) {
 /* Gauges are read from the last LOAD when asked for; counters move by what changed. */
 static void on_load(void *ctx, const struct dispatch_load *load) {
     struct api *api = ctx;
-    if (!load->before) return;
+    if (!load->before || !api->options.tells_workers) return;
     const struct msg_load *now = load->now, *before = load->before;
     struct metrics *metrics = api->metrics;
     if (now->preemption_count > before->preemption_count)
@@ -244,7 +244,13 @@ enum err api_create(uv_loop_t *loop, struct bus *bus, uint64_t instance,
         .migration_timeout_ms =
             options->migration_timeout_ms ? options->migration_timeout_ms : 30000,
         .migration_limit = options->migration_limit ? options->migration_limit : 2,
+        .gone_timeout_ms = options->gone_timeout_ms,
+        .step_timeout_ms = options->step_timeout_ms,
+        .allows_inexact = options->allows_inexact,
+        .version = options->version,
+        .router = options->router,
     };
+    if (!dispatch_options.router.seed) dispatch_options.router.seed = instance;
     struct dispatch_handler dispatch_handler = {.ctx = api,
                                                 .on_news = api_generate_on_news,
                                                 .on_failed = api_generate_on_failed,

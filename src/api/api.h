@@ -17,7 +17,9 @@
 #include "base/err.h"
 #include "bus/bus.h"
 #include "chat/chat_template.h"
+#include "config/option.h"
 #include "http/http_server.h"
+#include "router/router.h"
 #include "token/tokenizer.h"
 
 struct api;
@@ -51,6 +53,11 @@ struct api_options {
     uint32_t sync_timeout_ms;        /* 3,000 */
     uint32_t migration_timeout_ms;   /* 30,000; 0: that */
     uint32_t migration_limit;        /* 2 deaths of workers, then 500 worker_died; 0: that */
+    uint32_t gone_timeout_ms; /* 10,000; 0: the worker lives in this process, silence is no sign */
+    uint32_t step_timeout_ms; /* 5,000: steps that stand still make suspect; 0: they do not */
+    bool allows_inexact;      /* streams may go on where numbers are computed otherwise */
+    bool tells_workers;       /* /metrics carries what the workers report: one frontend a graph */
+    struct router_options router;
     const char *api_keys[API_KEYS_MAX];
     uint32_t api_key_count;
     bool guards_metrics;         /* --api-key guards /metrics too */
@@ -60,6 +67,8 @@ struct api_options {
 
 /* The defaults of everything that has one; names, tokenizer, model and keys are the caller's. */
 void api_options_init(struct api_options *options);
+/* Routing, suspicion and migration as the option table has them. */
+void api_options_read_router(struct api_options *api, const struct options *options);
 
 /* What /health and /live say. */
 struct api_health {

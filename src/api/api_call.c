@@ -91,6 +91,7 @@ bool api_call_is_authorized(const struct api_call *call) {
 static size_t add_own_headers(const struct api_call *call, struct http_header *headers,
                               size_t count) {
     headers[count++] = (struct http_header){"X-Request-Id", call->id};
+    if (call->worker[0]) headers[count++] = (struct http_header){"X-Gramme-Worker", call->worker};
     if (call->origin) {
         headers[count++] = (struct http_header){"Access-Control-Allow-Origin", call->origin};
         headers[count++] = (struct http_header){"Vary", "Origin"};
@@ -112,7 +113,7 @@ void api_call_send(struct api_call *call, int status, const char *content_type,
                    const struct http_header *headers, size_t header_count, const void *body,
                    size_t bytes) {
     struct http_header all[HEADERS_MAX];
-    CHECK(header_count + 4 <= HEADERS_MAX);
+    CHECK(header_count + 5 <= HEADERS_MAX);
     for (size_t i = 0; i < header_count; i++) all[i] = headers[i];
     size_t count = add_own_headers(call, all, header_count);
     count_status(call, status);
@@ -128,15 +129,7 @@ void api_call_send_out(struct api_call *call, int status) {
         api_call_send(call, 500, "application/json", NULL, 0, sorry, sizeof sorry - 1);
         return;
     }
-    struct http_header headers[1];
-    size_t count = 0;
-    char worker[24];
-    if (call->request && call->request->work_count && call->request->works[0].worker) {
-        snprintf(worker, sizeof worker, "%016llx",
-                 (unsigned long long) call->request->works[0].worker);
-        headers[count++] = (struct http_header){"X-Gramme-Worker", worker};
-    }
-    api_call_send(call, status, "application/json", headers, count, api->out.data, api->out.bytes);
+    api_call_send(call, status, "application/json", NULL, 0, api->out.data, api->out.bytes);
 }
 
 void api_call_fail(struct api_call *call, const struct api_error *error) {
@@ -160,12 +153,10 @@ void api_call_fail(struct api_call *call, const struct api_error *error) {
                   api->out.bytes);
 }
 
-void api_call_start_stream(struct api_call *call, uint64_t worker) {
-    char name[24];
-    snprintf(name, sizeof name, "%016llx", (unsigned long long) worker);
-    struct http_header headers[HEADERS_MAX] = {
-        {"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}, {"X-Gramme-Worker", name}};
-    size_t count = add_own_headers(call, headers, worker ? 3 : 2);
+void api_call_start_stream(struct api_call *call) {
+    struct http_header headers[HEADERS_MAX] = {{"Cache-Control", "no-cache"},
+                                               {"X-Accel-Buffering", "no"}};
+    size_t count = add_own_headers(call, headers, 2);
     count_status(call, 200);
     http_answer_start(call->exchange, 200, "text/event-stream; charset=utf-8", headers, count);
 }

@@ -282,6 +282,7 @@ static void note_admission(struct api_request *request, uint64_t now_us) {
     }
     if (!is_acked || !is_admitted) return;
     struct api *api = request->api;
+    dispatch_worker_name(api->dispatch, request->works[0].worker, request->call->worker);
     /* The news comes after the step that admitted it; the worker says how long it had waited. */
     uint64_t told_us = request->sent_us + request->works[0].queue_us;
     request->admitted_us = told_us < now_us ? told_us : now_us;
@@ -289,7 +290,7 @@ static void note_admission(struct api_request *request, uint64_t now_us) {
     leave_queue(request);
     count_rate(api, now_us, 1);
     if (request->spec.is_stream && !http_answer_is_started(request->call->exchange))
-        api_call_start_stream(request->call, request->works[0].worker);
+        api_call_start_stream(request->call);
 }
 
 static void run(struct api_request *request, uint64_t now_us) {
@@ -387,6 +388,7 @@ static enum err make_works(struct api_request *request) {
             .request_id = request->id,
             .traceparent = request->traceparent,
             .deadline_us = deadline_us,
+            .route = &spec->route,
             .owner = request,
         };
     request->work_count = spec->prompt_count;
@@ -419,7 +421,7 @@ static void end_without_worker(struct api_request *request) {
     for (uint32_t i = 0; i < request->answer.choice_count; i++)
         request->answer.logs[i].finish = MSG_FINISH_LENGTH;
     leave_queue(request);
-    if (request->spec.is_stream) api_call_start_stream(request->call, 0);
+    if (request->spec.is_stream) api_call_start_stream(request->call);
     advance(request, clock_now_us());
 }
 

@@ -30,7 +30,8 @@ struct api_call {
     char id[REQUEST_ID_BYTES];
     const char *origin; /* allowed: sent back; NULL otherwise */
     uint64_t received_us;
-    bool is_quiet; /* probes: logged only with --log-level debug */
+    bool is_quiet;                    /* probes: logged only with --log-level debug */
+    char worker[DISPATCH_NAME_BYTES]; /* that it ran on; "" none */
     /* for the access line */
     bool has_tokens;
     const char *model;
@@ -108,7 +109,7 @@ void api_call_send(struct api_call *call, int status, const char *content_type,
 /* api->out as a JSON body. */
 void api_call_send_out(struct api_call *call, int status);
 void api_call_fail(struct api_call *call, const struct api_error *error);
-void api_call_start_stream(struct api_call *call, uint64_t worker);
+void api_call_start_stream(struct api_call *call);
 /* Makes the call of a new exchange; NULL without memory (then it is answered). */
 struct api_call *api_call_open(struct api *api, struct http_exchange *exchange);
 bool api_call_is_authorized(const struct api_call *call);

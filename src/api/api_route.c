@@ -73,7 +73,16 @@ static void get_metrics(struct api_call *call) {
     uint64_t writes = http_server_write_count(api->http);
     metrics_add(api->metrics, METRIC_HTTP_WRITES, (double) (writes - api->writes_told));
     api->writes_told = writes;
+    struct router_counts counts;
+    dispatch_get_router_counts(api->dispatch, &counts);
+    metrics_advance(api->metrics, METRIC_ROUTER_CHOICES, (double) counts.choices);
+    metrics_advance(api->metrics, METRIC_ROUTER_BLOCKS, (double) counts.request_blocks);
+    metrics_advance(api->metrics, METRIC_ROUTER_OVERLAP, (double) counts.overlap_blocks);
+    metrics_advance(api->metrics, METRIC_ROUTER_EVENTS, (double) counts.events);
+    metrics_advance(api->metrics, METRIC_ROUTER_GAPS, (double) counts.gaps);
+    metrics_advance(api->metrics, METRIC_ROUTER_DUMPS, (double) counts.dumps);
     metrics_render(api->metrics, &api->out);
+    if (api->options.tells_workers) dispatch_worker_render(api->dispatch, &api->out);
     send_text(call, 200, "text/plain; version=0.0.4; charset=utf-8");
 }
 

@@ -5,12 +5,15 @@
  * owned by the request; dispatch holds it from submit until it is finished, failed or dropped.
  *
  *   submit -> SENT --ack--> QUEUED --admitted--> RUNNING --every choice over--> (out)
- *     |         \--GONE, refused, worker dead--> HOMELESS --a worker--> SENT   (another attempt)
- *     \-- no worker: failed at once                 \-- migration timeout: failed
+ *     |  \      \--GONE, refused, worker dead or suspect--> HOMELESS --a worker--> SENT
+ *     |   \-- only suspect workers: HOMELESS                   \-- migration timeout: failed
+ *     \-- no worker: failed at once
  *
  * A gap in TOKENS is asked again of the same worker by SYNC; SYNC goes to every worker each
- * 250 ms while something lives there.  No loop and no socket: the owner polls when the port wakes
- * it and ticks each DISPATCH_TICK_MS.  One thread. */
+ * 250 ms while something lives there.  A worker is suspect after a second of silence, or when its
+ * steps stand still; dead when the supervisor says so (for ever) or after gone_timeout.  Which
+ * worker gets a work: router.h, fed here with LOADs, KV events and dumps.  No loop and no socket:
+ * the owner polls when the port wakes it and ticks each DISPATCH_TICK_MS.  One thread. */
 #ifndef GRAMME_API_DISPATCH_H
 #define GRAMME_API_DISPATCH_H
 
@@ -23,10 +26,18 @@
 #include "bus/bus.h"
 #include "bus/msg.h"
 #include "config/sampling.h"
+#include "router/router.h"
 
 #define DISPATCH_TICK_MS 50u
 
+#define DISPATCH_NAME_BYTES 96u
+
 struct dispatch;
+
+/* What a client asked of the router for its request alone; < 0: the router's own. */
+struct dispatch_route {
+    double overlap_weight, temperature;
+};
 
 enum dispatch_state {
     DISPATCH_IDLE, /* not held by dispatch */
@@ -45,8 +56,9 @@ struct dispatch_work {
     uint32_t choice_count;
     struct token_log *prompt_log; /* prompt logprobs; entry t is position t + 1 */
     const char *request_id;
-    const char *traceparent; /* "" none */
-    uint64_t deadline_us;    /* to be admitted by */
+    const char *traceparent;            /* "" none */
+    uint64_t deadline_us;               /* to be admitted by */
+    const struct dispatch_route *route; /* NULL: the router's own */
     void *owner;
 
     /* Read by the owner. */
@@ -63,9 +75,13 @@ struct dispatch_work {
     uint32_t refused_count; /* attempts refused by draining or full workers */
     uint32_t gone_count;
     uint64_t homeless_since_us;
-    uint64_t answered_us; /* the worker last spoke of this attempt */
+    uint64_t answered_tick; /* of dispatch's silence: the worker last spoke of this attempt */
+    uint64_t digest;        /* numeric, of the workers that made the tokens; 0: none yet */
+    uint64_t *hashes;       /* of the prompt's full blocks, owned; NULL: not made */
+    uint32_t hash_count;
     struct dispatch_work *hash_next;
-    struct dispatch_work *next, *previous; /* all held */
+    struct dispatch_work *next, *previous;               /* all held */
+    struct dispatch_work *worker_next, *worker_previous; /* all bound to the worker */
 };
 
 struct dispatch_load {
@@ -89,7 +105,15 @@ struct dispatch_options {
     uint32_t sync_timeout_ms;
     uint32_t migration_timeout_ms;
     uint32_t migration_limit;
+    uint32_t gone_timeout_ms; /* 0: workers live and die with this process, silence is no sign */
+    uint32_t step_timeout_ms; /* 0: steps that stand still are no sign either */
+    bool allows_inexact;      /* streams may go on where numbers are computed otherwise */
+    const char *version;      /* workers of another are refused; NULL: any */
+    struct router_options router;
 };
+
+/* All defaults of protocol.md 3; instance is the caller's. */
+void dispatch_options_init(struct dispatch_options *options);
 
 /* wake is called from any thread when dispatch_poll has something to do. */
 MUST_USE enum err dispatch_create(struct bus *bus, const struct dispatch_options *options,
@@ -110,7 +134,6 @@ void dispatch_note_closed(struct dispatch *dispatch, struct dispatch_work *work)
 void dispatch_poll(struct dispatch *dispatch, uint64_t now_us);
 void dispatch_tick(struct dispatch *dispatch, uint64_t now_us);
 
-uint32_t dispatch_worker_count(const struct dispatch *dispatch); /* that take new work */
 /* What is known of one worker, for metrics and people; false past the last.  Borrowed until the
  * next poll or tick. */
 struct dispatch_worker {
@@ -122,7 +145,15 @@ struct dispatch_worker {
 };
 MUST_USE bool dispatch_get_worker(const struct dispatch *dispatch, uint32_t index,
                                   struct dispatch_worker *out);
+/* Workers that take new work now. */
+uint32_t dispatch_worker_count(const struct dispatch *dispatch);
+/* "VllmWorker.0", or the instance in hex when it gave no name. */
+void dispatch_worker_name(const struct dispatch *dispatch, uint64_t instance,
+                          char out[DISPATCH_NAME_BYTES]);
+/* Prometheus text: what each worker's last LOAD says (worker_metrics.h), and what we think of it. */
+void dispatch_worker_render(const struct dispatch *dispatch, struct buf *out);
 /* Sums over the workers' last LOADs. */
 void dispatch_get_load(const struct dispatch *dispatch, struct msg_load *out);
+void dispatch_get_router_counts(const struct dispatch *dispatch, struct router_counts *out);
 
 #endif

@@ -83,6 +83,26 @@ static const struct metric_info {
                              "Attempts sent again to a worker.", NO_BOUNDS},
     [METRIC_MIGRATIONS] = {COUNTER, "gramme_migrations_total", "",
                            "Running requests moved from one worker to another.", NO_BOUNDS},
+    [METRIC_MIGRATIONS_INEXACT] = {COUNTER, "gramme_migrations_inexact_total", "",
+                                   "Of them, to a worker that computes other numbers.", NO_BOUNDS},
+    [METRIC_WORKER_DEATHS] = {COUNTER, "gramme_worker_deaths_total", "",
+                              "Workers that died or fell silent for good.", NO_BOUNDS},
+    [METRIC_SUSPECTS] = {COUNTER, "gramme_worker_suspicions_total", "",
+                         "Times a worker was silent, or its steps stood still.", NO_BOUNDS},
+    [METRIC_SUSPECTS_BACK] = {COUNTER, "gramme_worker_suspicions_ended_total", "",
+                              "Times a suspect worker was itself again.", NO_BOUNDS},
+    [METRIC_ROUTER_CHOICES] = {COUNTER, "gramme_router_choices_total", "",
+                               "Choices of a worker among several.", NO_BOUNDS},
+    [METRIC_ROUTER_BLOCKS] = {COUNTER, "gramme_router_request_blocks_total", "",
+                              "Full prompt blocks of the requests chosen for.", NO_BOUNDS},
+    [METRIC_ROUTER_OVERLAP] = {COUNTER, "gramme_router_overlap_blocks_total", "",
+                               "Of them, blocks believed at the chosen worker.", NO_BOUNDS},
+    [METRIC_ROUTER_EVENTS] = {COUNTER, "gramme_router_kv_events_total", "",
+                              "KV events applied, one a block.", NO_BOUNDS},
+    [METRIC_ROUTER_GAPS] = {COUNTER, "gramme_router_kv_gaps_total", "",
+                            "Times KV events were missing.", NO_BOUNDS},
+    [METRIC_ROUTER_DUMPS] = {COUNTER, "gramme_router_kv_dumps_total", "",
+                             "Dumps of a worker's cache taken.", NO_BOUNDS},
     [METRIC_TTFT] = {HISTOGRAM, "vllm:time_to_first_token_seconds", "",
                      "Histogram of time to first token in seconds.", BOUNDS(ttft_bounds)},
     [METRIC_ITL] = {HISTOGRAM, "vllm:inter_token_latency_seconds", "",
@@ -192,6 +212,11 @@ void metrics_set(struct metrics *metrics, enum metric gauge, double value) {
 void metrics_add(struct metrics *metrics, enum metric counter, double amount) {
     DCHECK(infos[counter].kind == COUNTER);
     metrics->cells[counter].value += amount;
+}
+
+void metrics_advance(struct metrics *metrics, enum metric counter, double value) {
+    DCHECK(infos[counter].kind == COUNTER);
+    metrics->cells[counter].value = value;
 }
 
 static const double *bounds_of(const struct metrics *metrics, const struct metric_info *info,

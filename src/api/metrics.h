@@ -39,6 +39,16 @@ enum metric {
     METRIC_TOKEN_GAPS,
     METRIC_REDISPATCHES,
     METRIC_MIGRATIONS,
+    METRIC_MIGRATIONS_INEXACT,
+    METRIC_WORKER_DEATHS,
+    METRIC_SUSPECTS,
+    METRIC_SUSPECTS_BACK,
+    METRIC_ROUTER_CHOICES,
+    METRIC_ROUTER_BLOCKS,
+    METRIC_ROUTER_OVERLAP,
+    METRIC_ROUTER_EVENTS,
+    METRIC_ROUTER_GAPS,
+    METRIC_ROUTER_DUMPS,
     /* histograms */
     METRIC_TTFT,
     METRIC_ITL,
@@ -67,6 +77,8 @@ void metrics_destroy(struct metrics *metrics);
 MUST_USE enum err metrics_set_model(struct metrics *metrics, const char *model_name,
                                     uint32_t model_len_max);
 void metrics_set(struct metrics *metrics, enum metric gauge, double value);
+/* A counter that someone else counts: it takes that value. */
+void metrics_advance(struct metrics *metrics, enum metric counter, double value);
 void metrics_add(struct metrics *metrics, enum metric counter, double amount);
 void metrics_observe(struct metrics *metrics, enum metric histogram, double value, uint64_t times);
 double metrics_value(const struct metrics *metrics, enum metric metric); /* a histogram's count */

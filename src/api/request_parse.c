@@ -381,6 +381,22 @@ static void parse_stream(struct json_scope *scope, struct request_spec *spec) {
     if (!spec->include_usage) spec->continuous_usage = false;
 }
 
+/* As Dynamo has it; its other fields of nvext say nothing here and are let pass. */
+static void parse_route(struct json_scope *scope, struct request_spec *spec) {
+    const json_t *nvext = json_field_object(scope, "nvext");
+    if (!nvext) return;
+    struct json_scope outer = {nvext, "nvext.", scope->error, ERR_OK};
+    const json_t *object = json_field_object(&outer, "router_config_override");
+    struct json_scope inner = {object, "nvext.router_config_override.", scope->error, ERR_OK};
+    if (object) {
+        json_field_number(&inner, "overlap_score_weight", 0, 1e6, false,
+                          &spec->route.overlap_weight);
+        json_field_number(&inner, "router_temperature", 0, 1e6, false, &spec->route.temperature);
+    }
+    if (outer.failed) scope->failed = outer.failed;
+    if (inner.failed) scope->failed = inner.failed;
+}
+
 static void parse_request_id(struct json_scope *scope, struct request_spec *spec) {
     const char *id = NULL;
     size_t bytes = 0;
@@ -602,6 +618,7 @@ void request_parse_init(struct request_spec *spec, enum request_kind kind, struc
         .add_generation_prompt = true,
         .n = 1,
         .skip_special_tokens = true,
+        .route = {.overlap_weight = -1, .temperature = -1},
         .logprobs = -1,
     };
 }
@@ -620,6 +637,7 @@ enum err request_parse(struct request_spec *spec, const struct api_options *opti
     struct json_scope scope = {spec->root, "", error, ERR_OK};
     spec->name_index = request_parse_model(&scope, options);
     parse_request_id(&scope, spec);
+    parse_route(&scope, spec);
     refuse_unbuilt(&scope, spec->kind == REQUEST_CHAT         ? IN_CHAT
                            : spec->kind == REQUEST_COMPLETION ? IN_COMPLETION
                                                               : IN_TOKENIZE);

@@ -17,6 +17,7 @@
 
 #include "api/api.h"
 #include "api/api_error.h"
+#include "api/dispatch.h"
 #include "api/json_field.h"
 #include "api/stop_match.h"
 #include "base/arena.h"
@@ -65,6 +66,8 @@ struct request_spec {
     struct stop_set stops;
     bool include_stop_string;
     bool skip_special_tokens;
+
+    struct dispatch_route route; /* nvext.router_config_override; < 0: the router's own */
 
     /* answer */
     bool is_stream;

@@ -2,6 +2,7 @@
 #include "api/worker_metrics.h"
 
 #include <stddef.h>
+#include <string.h>
 
 enum field_type { U32, U64, USAGE };
 
@@ -25,6 +26,13 @@ static const struct {
      1},
     {"vllm:prefix_cache_hits_total", "counter",
      "Prefix cache hits, in terms of number of cached tokens.", U64, FIELD(prefix_hit_tokens), 1},
+    {"gramme_worker_requests_running", "gauge", "Requests that the worker computes.", U32,
+     FIELD(running_requests), 1},
+    {"gramme_worker_requests_waiting", "gauge", "Requests that wait there.", U32,
+     FIELD(waiting_requests), 1},
+    {"gramme_worker_waiting_tokens", "gauge", "Prompt tokens that wait there.", U64,
+     FIELD(waiting_tokens), 1},
+    {"gramme_worker_kv_usage", "gauge", "Share of its KV blocks in use.", USAGE, 0, 1},
     {"gramme_worker_kv_blocks", "gauge", "KV blocks of the worker.", U32, FIELD(blocks_total), 1},
     {"gramme_worker_kv_blocks_free", "gauge", "KV blocks that hold nothing.", U32,
      FIELD(blocks_free), 1},
@@ -40,6 +48,27 @@ static const struct {
     {"gramme_worker_generation_tokens_total", "counter", "Tokens sampled.", U64,
      FIELD(generation_tokens), 1},
     {"gramme_worker_step_seconds", "gauge", "Time of the last step.", U64, FIELD(step_us), 1e-6},
+    {"gramme_worker_remote_blocks", "gauge", "KV blocks promised to remote prefills.", U32,
+     FIELD(remote_blocks), 1},
+    {"gramme_worker_quarantined_blocks", "gauge", "KV blocks that a transfer may still write.", U32,
+     FIELD(quarantined_blocks), 1},
+    {"gramme_handoff_seconds_total", "counter",
+     "From PREFILL sent to joined, over the remote prefills that were used.", U64,
+     FIELD(handoff_us), 1e-6},
+    {"gramme_prefills_done_total", "counter", "Remote prefills computed and sent.", U64,
+     FIELD(prefills_done), 1},
+    {"gramme_prefills_abandoned_total", "counter", "Remote prefills given up.", U64,
+     FIELD(prefills_abandoned), 1},
+    {"gramme_transfer_sent_bytes_total", "counter", "KV bytes sent.", U64, FIELD(sent_bytes), 1},
+    {"gramme_transfer_received_bytes_total", "counter", "KV bytes received.", U64,
+     FIELD(received_bytes), 1},
+    {"gramme_transfer_busy_seconds_total", "counter", "Time with a send under way.", U64,
+     FIELD(busy_us), 1e-6},
+    {"gramme_transfer_tail_seconds_total", "counter",
+     "From the last compute to the last byte sent, over the prefills done.", U64, FIELD(tail_us),
+     1e-6},
+    {"gramme_transfer_failures_total", "counter", "Transfers that failed.", U64,
+     FIELD(transfer_failures), 1},
 #undef FIELD
 };
 
@@ -54,12 +83,22 @@ static double value_of(const struct msg_load *load, size_t i) {
     return load->blocks_total ? used / load->blocks_total : 0;
 }
 
-void worker_metrics_render(const struct worker_metrics_row *rows, uint32_t count, struct buf *out) {
+void worker_metrics_render(const struct worker_metrics_row *rows, uint32_t count, bool with_vllm,
+                           struct buf *out) {
     for (size_t i = 0; i < ARRAY_COUNT(fields); i++) {
+        if (!with_vllm && strncmp(fields[i].name, "vllm:", 5) == 0) continue;
         buf_add_format(out, "# HELP %s %s\n# TYPE %s %s\n", fields[i].name, fields[i].help,
                        fields[i].name, fields[i].kind);
         for (uint32_t k = 0; k < count; k++)
             buf_add_format(out, "%s{worker=\"%s\",engine=\"0\"} %.17g\n", fields[i].name,
                            rows[k].name, value_of(rows[k].load, i));
     }
+    buf_add_string(out, "# HELP gramme_remote_prefill_total Prompts that a decode worker sent to a "
+                        "prefill worker or kept, by what became of them.\n"
+                        "# TYPE gramme_remote_prefill_total counter\n");
+    for (uint32_t k = 0; k < count; k++)
+        for (uint32_t r = 0; r < MSG_REMOTE_RESULT_COUNT; r++)
+            buf_add_format(out, "gramme_remote_prefill_total{worker=\"%s\",result=\"%s\"} %llu\n",
+                           rows[k].name, msg_remote_result_name((enum msg_remote_result) r),
+                           (unsigned long long) rows[k].load->remote_results[r]);
 }

@@ -1,8 +1,12 @@
 /* worker_metrics - the gauges and counters of workers in Prometheus' text format, each with a
  * `worker` label.  A worker exports its own; on one node the frontend does it for all (each metric
- * is exported by exactly one process, so that sums are right).  Pure. */
+ * is exported by exactly one process, so that sums are right).  Pure.
+ *
+ * with_vllm: also the families of vLLM's names; the frontend has those itself, as sums. */
 #ifndef GRAMME_API_WORKER_METRICS_H
 #define GRAMME_API_WORKER_METRICS_H
+
+#include <stdbool.h>
 
 #include "base/buf.h"
 #include "bus/msg.h"
@@ -12,6 +16,7 @@ struct worker_metrics_row {
     const struct msg_load *load;
 };
 
-void worker_metrics_render(const struct worker_metrics_row *rows, uint32_t count, struct buf *out);
+void worker_metrics_render(const struct worker_metrics_row *rows, uint32_t count, bool with_vllm,
+                           struct buf *out);
 
 #endif

@@ -385,9 +385,10 @@ static enum err start(struct frontend *frontend, struct err_text *text) {
     api->queue_prompt_bytes_max = options_count(options, OPT_MAX_QUEUE_BYTES);
     api->queue_timeout_ms = options_ms(options, OPT_QUEUE_TIMEOUT);
     api->sse_keep_alive_ms = options_ms(options, OPT_SSE_KEEP_ALIVE);
-    api->sync_timeout_ms = options_ms(options, OPT_SYNC_TIMEOUT);
-    api->migration_timeout_ms = options_ms(options, OPT_MIGRATION_TIMEOUT);
-    api->migration_limit = (uint32_t) options_count(options, OPT_MIGRATION_LIMIT);
+    api_options_read_router(api, options);
+    api->tells_workers = frontend->setup->tells_workers;
+    if (frontend->setup->local_worker) /* it is a thread of this process: silence is no sign */
+        api->gone_timeout_ms = api->step_timeout_ms = 0;
     api->guards_metrics = options_bool(options, OPT_GUARD_METRICS);
     api->allowed_origins = options_text(options, OPT_ALLOWED_ORIGINS);
     api->version = GRAMME_VERSION;

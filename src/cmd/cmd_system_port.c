@@ -37,7 +37,7 @@ static void add_metrics(const struct cmd_system_state *state, struct buf *out) {
                                .prompt_tokens = load->prompt_tokens,
                                .generation_tokens = load->generation_tokens};
     struct worker_metrics_row row = {.name = state->name, .load = &as_told};
-    worker_metrics_render(&row, 1, out);
+    worker_metrics_render(&row, 1, true, out);
 }
 
 static void on_request(void *ctx, struct http_exchange *exchange) {

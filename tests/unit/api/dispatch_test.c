@@ -3,6 +3,8 @@
 #include "fake_worker.h"
 
 #include "api/dispatch.h"
+#include "base/log.h"
+#include "kv/kv_hash.h"
 
 #define WORKS_MAX 64u
 
@@ -33,14 +35,15 @@ static void on_failed(void *ctx, struct dispatch_work *work, const struct api_er
     f->errors[work - f->works] = *error;
 }
 
-static void open_fixture(struct fixture *f) {
+static void open_fixture_as(struct fixture *f, enum router_policy policy) {
     *f = (struct fixture){.now_us = 1000000};
     assert_int_equal(bus_local_create(4096, 1 << 22, &f->bus), ERR_OK);
     assert_int_equal(metrics_create("m", 100, &f->metrics), ERR_OK);
-    struct dispatch_options options = {.instance = 7,
-                                       .sync_timeout_ms = 3000,
-                                       .migration_timeout_ms = 30000,
-                                       .migration_limit = 2};
+    struct dispatch_options options;
+    dispatch_options_init(&options);
+    options.instance = 7;
+    options.version = "1.2.3";
+    options.router.policy = policy;
     struct dispatch_handler handler = {.ctx = f, .on_news = on_news, .on_failed = on_failed};
     assert_int_equal(
         dispatch_create(f->bus, &options, &handler, f->metrics, NULL, NULL, &f->dispatch), ERR_OK);
@@ -50,6 +53,8 @@ static void open_fixture(struct fixture *f) {
     sampling_init(&f->sampling);
     f->sampling.max_tokens = 20;
 }
+
+static void open_fixture(struct fixture *f) { open_fixture_as(f, ROUTER_LEAST_LOADED); }
 
 static void close_fixture(struct fixture *f) {
     for (uint32_t i = 0; i < WORKS_MAX; i++) {
@@ -393,7 +398,305 @@ static void test_memory(void **state) {
     }
 }
 
+/* --- several workers ----------------------------------------------------------------------- */
+
+static void open_second(struct fixture *f, struct fake_worker *second) {
+    fake_open(second, f->bus, 1002);
+    second->name = "VllmWorker.1";
+    fake_hello(second);
+    dispatch_poll(f->dispatch, f->now_us);
+}
+
+/* 10 ms of three. */
+static void turn_both(struct fixture *f, struct fake_worker *second) {
+    fake_poll(second);
+    if (!second->is_silent) fake_step(second);
+    turn(f);
+    if (f->now_us % 100000 == 0 && !second->is_silent) fake_load(second, false);
+}
+
+/* Stopped for a while: its streams move, what it says when it wakes is not heard, and after three
+ * good LOADs it gets work again. */
+static void test_suspect_and_back(void **state) {
+    struct fixture f;
+    struct fake_worker second;
+    open_fixture(&f);
+    open_second(&f, &second);
+    f.sampling.max_tokens = 190;
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(submit(&f, i, 1), ERR_OK);
+    for (int i = 0; i < 20; i++) turn_both(&f, &second);
+    assert_int_equal(second.generate_count, 2);
+    second.is_silent = true;
+    for (int i = 0; i < 90; i++) turn_both(&f, &second);
+    assert_int_equal(dispatch_worker_count(f.dispatch), 2);
+    for (int i = 0; i < 25; i++) turn_both(&f, &second);
+    assert_int_equal(dispatch_worker_count(f.dispatch), 1);
+    assert_int_equal(f.worker.generate_count, 4);
+    assert_true(metrics_value(f.metrics, METRIC_MIGRATIONS) == 2);
+    assert_true(metrics_value(f.metrics, METRIC_SUSPECTS) == 1);
+    /* It wakes and goes on with what it had: dropped, each token comes once. */
+    double dropped = metrics_value(f.metrics, METRIC_MESSAGES_DROPPED);
+    second.is_silent = false;
+    for (uint32_t i = 0; i < second.attempt_count; i++)
+        fake_tokens(&second, &second.attempts[i], 0, 5, 25, false);
+    turn_both(&f, &second);
+    assert_true(metrics_value(f.metrics, METRIC_MESSAGES_DROPPED) >= dropped + 2);
+    assert_int_equal(dispatch_worker_count(f.dispatch), 1);
+    for (int i = 0; i < 50; i++) turn_both(&f, &second);
+    assert_int_equal(dispatch_worker_count(f.dispatch), 2);
+    assert_true(metrics_value(f.metrics, METRIC_SUSPECTS_BACK) == 1);
+    for (int i = 0; i < 300; i++) turn_both(&f, &second);
+    for (uint32_t i = 0; i < 4; i++) expect_whole(&f, i, 1, 190);
+    assert_int_equal(f.failed_count, 0);
+    fake_close(&second);
+    close_fixture(&f);
+}
+
+/* With nobody else a suspect keeps its streams, and new work waits for it to come back. */
+static void test_only_suspect(void **state) {
+    struct fixture f;
+    open_fixture(&f);
+    f.sampling.max_tokens = 100;
+    assert_int_equal(submit(&f, 0, 1), ERR_OK);
+    for (int i = 0; i < 10; i++) turn(&f);
+    f.worker.is_silent = true;
+    for (int i = 0; i < 150; i++) turn(&f);
+    assert_int_equal(dispatch_worker_count(f.dispatch), 0);
+    assert_int_equal(submit(&f, 1, 1), ERR_OK);
+    assert_int_equal(f.works[1].state, DISPATCH_HOMELESS);
+    assert_int_equal(f.works[0].state, DISPATCH_RUNNING);
+    f.worker.is_silent = false;
+    for (int i = 0; i < 300; i++) turn(&f);
+    expect_whole(&f, 0, 1, 100);
+    expect_whole(&f, 1, 1, 100);
+    assert_int_equal(f.worker.generate_count, 2);
+    assert_true(metrics_value(f.metrics, METRIC_MIGRATIONS) == 0);
+    /* Silent for gone_timeout: dead; back after that: a worker like any other. */
+    f.worker.is_silent = true;
+    for (int i = 0; i < 1100; i++) turn(&f);
+    assert_int_equal(submit(&f, 2, 1), ERR_PEER_GONE);
+    f.worker.is_silent = false;
+    for (int i = 0; i < 300; i++) turn(&f);
+    assert_int_equal(submit(&f, 3, 1), ERR_OK);
+    for (int i = 0; i < 200; i++) turn(&f);
+    expect_whole(&f, 3, 1, 100);
+    close_fixture(&f);
+}
+
+/* LOADs come, but its steps stand still with work waiting. */
+static void test_steps_stand_still(void **state) {
+    struct fixture f;
+    struct fake_worker second;
+    open_fixture(&f);
+    open_second(&f, &second);
+    f.sampling.max_tokens = 100;
+    for (uint32_t i = 0; i < 2; i++) assert_int_equal(submit(&f, i, 1), ERR_OK);
+    for (int i = 0; i < 20; i++) turn_both(&f, &second);
+    for (int i = 0; i < 700; i++) {
+        second.step_count = 5; /* counted up before it is told: always 6 */
+        fake_poll(&second);
+        turn(&f);
+        if (f.now_us % 100000 == 0) fake_load(&second, false);
+    }
+    assert_int_equal(dispatch_worker_count(f.dispatch), 1);
+    for (uint32_t i = 0; i < 2; i++) expect_whole(&f, i, 1, 100);
+    assert_int_equal(f.failed_count, 0);
+    fake_close(&second);
+    close_fixture(&f);
+}
+
+/* Reaped: at once, for ever, each stream goes on elsewhere; two deaths end a request. */
+static void test_roster(void **state) {
+    struct fixture f;
+    struct fake_worker second;
+    open_fixture(&f);
+    open_second(&f, &second);
+    f.sampling.max_tokens = 100;
+    for (uint32_t i = 0; i < 6; i++) assert_int_equal(submit(&f, i, 1), ERR_OK);
+    for (int i = 0; i < 20; i++) turn_both(&f, &second);
+    fake_roster(&f.worker, 1002);
+    dispatch_poll(f.dispatch, f.now_us);
+    fake_poll(&f.worker);
+    assert_int_equal(f.worker.generate_count, 6); /* within this very poll */
+    assert_int_equal(dispatch_worker_count(f.dispatch), 1);
+    fake_hello(&second); /* a late word of the dead */
+    fake_load(&second, false);
+    for (int i = 0; i < 150; i++) turn(&f);
+    assert_int_equal(dispatch_worker_count(f.dispatch), 1);
+    for (uint32_t i = 0; i < 6; i++) expect_whole(&f, i, 1, 100);
+    assert_true(metrics_value(f.metrics, METRIC_MIGRATIONS) == 3);
+    assert_true(metrics_value(f.metrics, METRIC_WORKER_DEATHS) == 1);
+    fake_close(&second);
+    close_fixture(&f);
+}
+
+/* BYE: what runs there finishes there; when it leaves earlier, the rest moves and no death is
+ * counted. */
+static void test_bye(void **state) {
+    for (int leaves_early = 0; leaves_early < 2; leaves_early++) {
+        struct fixture f;
+        struct fake_worker second;
+        open_fixture(&f);
+        open_second(&f, &second);
+        f.sampling.max_tokens = 60;
+        for (uint32_t i = 0; i < 4; i++) assert_int_equal(submit(&f, i, 1), ERR_OK);
+        for (int i = 0; i < 10; i++) turn_both(&f, &second);
+        fake_bye(&second);
+        dispatch_poll(f.dispatch, f.now_us);
+        assert_int_equal(dispatch_worker_count(f.dispatch), 1);
+        assert_int_equal(submit(&f, 4, 1), ERR_OK);
+        if (leaves_early) {
+            fake_close(&second);
+            fake_roster(&f.worker, 1002);
+            for (int i = 0; i < 100; i++) turn(&f);
+        } else {
+            for (int i = 0; i < 100; i++) turn_both(&f, &second);
+            fake_close(&second);
+        }
+        for (uint32_t i = 0; i < 5; i++) expect_whole(&f, i, 1, 60);
+        assert_int_equal(second.generate_count, 2);
+        assert_int_equal(f.worker.generate_count, leaves_early ? 5 : 3);
+        assert_true(metrics_value(f.metrics, METRIC_WORKER_DEATHS) == 0);
+        assert_int_equal(f.works[0].lost_count + f.works[1].lost_count, 0);
+        close_fixture(&f);
+    }
+}
+
+/* Who differs is refused while the others are there. */
+static void test_unlike_workers(void **state) {
+    struct fixture f;
+    struct fake_worker second;
+    open_fixture(&f);
+    f.worker.numeric_digest = 5;
+    fake_hello(&f.worker);
+    fake_open(&second, f.bus, 1002);
+    second.block_size = 32;
+    fake_hello(&second);
+    dispatch_poll(f.dispatch, f.now_us);
+    assert_int_equal(dispatch_worker_count(f.dispatch), 1);
+    second.block_size = 16;
+    second.numeric_digest = 6;
+    fake_hello(&second);
+    dispatch_poll(f.dispatch, f.now_us);
+    assert_int_equal(dispatch_worker_count(f.dispatch), 1);
+    /* The only like one dies: its stream is not taken over, and the answer says why; a new request
+     * runs on the other. */
+    f.sampling.max_tokens = 60;
+    assert_int_equal(submit(&f, 0, 1), ERR_OK);
+    for (int i = 0; i < 10; i++) turn_both(&f, &second);
+    assert_int_equal(f.logs[0][0].count > 0, 1);
+    fake_roster(&second, 1001);
+    fake_close(&f.worker);
+    turn_both(&f, &second);
+    assert_int_equal(f.works[0].state, DISPATCH_HOMELESS);
+    assert_int_equal(submit(&f, 1, 1), ERR_OK);
+    for (int i = 0; i < 3100; i++) turn_both(&f, &second);
+    assert_int_equal(f.failed_count, 1);
+    assert_int_equal(f.errors[0].status, 503);
+    assert_non_null(strstr(f.errors[0].text.text, "numbers"));
+    expect_whole(&f, 1, 1, 60);
+    fake_close(&second);
+    close_fixture(&f);
+}
+
+/* kv: events say where a prefix lies; a gap and a late frontend ask for a dump, in parts, in
+ * whatever order, and hold live events back meanwhile. */
+static void test_kv(void **state) {
+    struct fixture f;
+    struct fake_worker second;
+    static uint32_t long_prompt[64];
+    uint64_t hashes[4];
+    struct router_counts counts;
+    open_fixture_as(&f, ROUTER_KV);
+    for (uint32_t i = 0; i < 64; i++) long_prompt[i] = i + 1;
+    kv_hash_sequence(long_prompt, 64, 16, hashes);
+    second = (struct fake_worker){0};
+    fake_open(&second, f.bus, 1002);
+    /* It was there before: two blocks known only to its dump. */
+    second.kv_number = 10;
+    second.kv_block_count = 2;
+    for (uint32_t i = 0; i < 2; i++)
+        second.kv_blocks[i] = (struct msg_kv_block){.hash = hashes[i], .local_hash = 1};
+    fake_hello(&second);
+    dispatch_poll(f.dispatch, f.now_us);
+    fake_kv_event(&second, MSG_KV_STORED, hashes[2]); /* held back until the dump is there */
+    second.kv_number = 10;                            /* the dump was made before that event */
+    dispatch_poll(f.dispatch, f.now_us);
+    for (int i = 0; i < 5; i++) turn_both(&f, &second);
+    second.kv_number = 11;
+    assert_int_equal(second.dump_asks, 1);
+    assert_int_equal(f.worker.dump_asks, 1);
+    dispatch_get_router_counts(f.dispatch, &counts);
+    assert_int_equal(counts.index_entries, 3);
+    assert_int_equal(counts.dumps, 2);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_equal(submit(&f, i, 1), ERR_OK);
+        dispatch_drop(f.dispatch, &f.works[i]);
+        for (int c = 0; c < 3; c++) token_log_release(&f.logs[i][c]);
+        token_log_release(&f.prompt_logs[i]);
+        f.works[i].prompt_ids = long_prompt;
+        f.works[i].prompt_count = 64;
+        for (int c = 0; c < 3; c++) token_log_init(&f.logs[i][c], false);
+        assert_int_equal(dispatch_submit(f.dispatch, &f.works[i], f.now_us), ERR_OK);
+        assert_int_equal(f.works[i].worker, 1002);
+        dispatch_drop(f.dispatch, &f.works[i]);
+    }
+    dispatch_get_router_counts(f.dispatch, &counts);
+    assert_in_range(counts.overlap_blocks, 3, 12);
+    /* A lost event: the next one shows the gap, and the dump mends it. */
+    second.kv_number += 1;
+    second.kv_blocks[second.kv_block_count++] =
+        (struct msg_kv_block){.hash = hashes[2], .local_hash = 1};
+    second.kv_blocks[second.kv_block_count++] =
+        (struct msg_kv_block){.hash = 1234, .local_hash = 1};
+    fake_kv_event(&second, MSG_KV_STORED, 5678);
+    second.kv_blocks[second.kv_block_count++] =
+        (struct msg_kv_block){.hash = 5678, .local_hash = 1};
+    second.ignores_dumps = true; /* the first ask is lost: it is repeated */
+    for (int i = 0; i < 30; i++) turn_both(&f, &second);
+    second.ignores_dumps = false;
+    for (int i = 0; i < 60; i++) turn_both(&f, &second);
+    dispatch_get_router_counts(f.dispatch, &counts);
+    assert_int_equal(counts.index_entries, 5);
+    assert_true(second.dump_asks >= 3);
+    /* A last event lost: LOAD is ahead of it. */
+    uint32_t asks = second.dump_asks;
+    second.kv_number++;
+    second.kv_block_count = 0;
+    for (int i = 0; i < 60; i++) turn_both(&f, &second);
+    assert_int_equal(second.dump_asks, asks + 1);
+    dispatch_get_router_counts(f.dispatch, &counts);
+    assert_int_equal(counts.index_entries, 0);
+    fake_close(&second);
+    close_fixture(&f);
+}
+
+static void test_render(void **state) {
+    struct fixture f;
+    struct fake_worker second;
+    struct buf out;
+    char name[DISPATCH_NAME_BYTES];
+    open_fixture(&f);
+    f.worker.name = "VllmWorker.1"; /* twice the same: told apart */
+    fake_hello(&f.worker);
+    open_second(&f, &second);
+    for (int i = 0; i < 20; i++) turn_both(&f, &second);
+    buf_init(&out, 0);
+    dispatch_worker_render(f.dispatch, &out);
+    const char *text = buf_string(&out);
+    assert_non_null(strstr(text, "gramme_worker_up{worker=\"VllmWorker.1-00000000000003ea\"} 1\n"));
+    assert_non_null(strstr(text, "gramme_worker_kv_blocks{worker=\"VllmWorker.1-"));
+    buf_release(&out);
+    dispatch_worker_name(f.dispatch, 1002, name);
+    assert_string_equal(name, "VllmWorker.1");
+    dispatch_worker_name(f.dispatch, 255, name);
+    assert_string_equal(name, "00000000000000ff");
+    fake_close(&second);
+    close_fixture(&f);
+}
+
 int main(void) {
+    log_configure(LOG_ERROR, LOG_HUMAN, NULL);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain),
         cmocka_unit_test(test_loss_doubles_and_late),
@@ -408,6 +711,14 @@ int main(void) {
         cmocka_unit_test(test_two_workers),
         cmocka_unit_test(test_strangers),
         cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_suspect_and_back),
+        cmocka_unit_test(test_only_suspect),
+        cmocka_unit_test(test_steps_stand_still),
+        cmocka_unit_test(test_roster),
+        cmocka_unit_test(test_bye),
+        cmocka_unit_test(test_unlike_workers),
+        cmocka_unit_test(test_kv),
+        cmocka_unit_test(test_render),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -38,7 +38,15 @@ struct fake_worker {
     bool loses_generate;
     uint8_t refuses; /* enum msg_refusal: every GENERATE */
     uint32_t retry_after_ms;
-    uint32_t eos_after; /* finish by the model's stop id after that many; 0: by length */
+    uint32_t eos_after;  /* finish by the model's stop id after that many; 0: by length */
+    const char *name;    /* of HELLO; NULL: none */
+    uint32_t block_size; /* of HELLO; 0: 16 */
+    uint64_t numeric_digest;
+    uint64_t step_count;               /* of LOAD */
+    uint64_t kv_number;                /* of the last event */
+    struct msg_kv_block kv_blocks[64]; /* its cache, for dumps: two parts */
+    uint32_t kv_block_count, dump_asks;
+    bool ignores_dumps;
     uint32_t generate_count, sync_count, cancel_count, resumed_tokens, lost_count;
     uint64_t sync_last;
     uint8_t late[1 << 16]; /* one message held back */
@@ -95,7 +103,10 @@ static inline void fake_hello(struct fake_worker *worker) {
                               .block_size = 16,
                               .block_count = 100,
                               .tp = 1,
-                              .version = "test"};
+                              .version = "1.2.3",
+                              .numeric_digest = worker->numeric_digest};
+    if (worker->block_size) hello.block_size = worker->block_size;
+    if (worker->name) snprintf(hello.name, sizeof hello.name, "%s", worker->name);
     struct buf out;
     buf_init(&out, 0);
     msg_encode_hello(&hello, &out);
@@ -108,6 +119,8 @@ static inline void fake_load(struct fake_worker *worker, bool is_draining) {
                             .blocks_free = 75,
                             .running_requests = 2,
                             .waiting_requests = 1,
+                            .step_count = ++worker->step_count,
+                            .kv_event_number = worker->kv_number,
                             .is_draining = is_draining};
     struct buf out;
     buf_init(&out, 0);
@@ -260,6 +273,58 @@ static inline void fake_take_sync(struct fake_worker *worker, const struct bus_m
     }
 }
 
+static inline void fake_kv_event(struct fake_worker *worker, uint8_t kind, uint64_t hash) {
+    struct msg_kv_block block = {.kind = kind, .hash = hash, .local_hash = hash};
+    struct msg_kv_event event = {
+        .first_number = ++worker->kv_number, .blocks = &block, .block_count = 1};
+    struct buf out;
+    buf_init(&out, 0);
+    msg_encode_kv_event(&event, &out);
+    (void) bus_send(worker->port, BUS_KV, 0, out.data, out.bytes);
+    buf_release(&out);
+}
+
+/* What it holds, in two parts, the second first. */
+static inline void fake_dump(struct fake_worker *worker, const struct bus_message *message) {
+    struct msg_kv_dump_ask ask;
+    assert_int_equal(msg_decode_kv_dump_ask(message->data, message->bytes, &ask), ERR_OK);
+    worker->dump_asks++;
+    if (worker->ignores_dumps) return;
+    uint32_t half = worker->kv_block_count / 2;
+    for (uint32_t part = 2; part--;) {
+        struct msg_kv_dump dump = {.number = ask.number,
+                                   .event_number = worker->kv_number,
+                                   .part = part,
+                                   .part_count = 2,
+                                   .blocks = worker->kv_blocks + (part ? half : 0),
+                                   .block_count = part ? worker->kv_block_count - half : half};
+        struct buf out;
+        buf_init(&out, 0);
+        msg_encode_kv_dump(&dump, &out);
+        fake_send(worker, message->from, &out);
+        buf_release(&out);
+    }
+}
+
+/* The supervisor's word that an instance was reaped. */
+static inline void fake_roster(struct fake_worker *teller, uint64_t dead) {
+    struct msg_roster_dead entry = {.instance = dead, .reason = MSG_REAP_KILLED, .status = 9};
+    struct msg_roster roster = {.number = 1, .dead = &entry, .dead_count = 1};
+    struct buf out;
+    buf_init(&out, 0);
+    msg_encode_roster(&roster, &out);
+    (void) bus_send(teller->port, BUS_ROSTER, 0, out.data, out.bytes);
+    buf_release(&out);
+}
+
+static inline void fake_bye(struct fake_worker *worker) {
+    struct buf out;
+    buf_init(&out, 0);
+    msg_encode_bye(&out);
+    (void) bus_send(worker->port, BUS_HELLO, 0, out.data, out.bytes);
+    buf_release(&out);
+}
+
 /* Takes every message that waits. */
 static inline void fake_poll(struct fake_worker *worker) {
     struct bus_message message;
@@ -268,8 +333,11 @@ static inline void fake_poll(struct fake_worker *worker) {
     while (bus_take(worker->port, &message)) {
         struct msg_attempt cancel;
         switch (msg_peek_kind(message.data, message.bytes)) {
-        case MSG_WHO: fake_hello(worker); break;
+        case MSG_WHO:
+            if (!worker->is_silent) fake_hello(worker);
+            break;
         case MSG_GENERATE: fake_take_generate(worker, &message, &arena); break;
+        case MSG_KV_DUMP_ASK: fake_dump(worker, &message); break;
         case MSG_SYNC: fake_take_sync(worker, &message, &arena); break;
         case MSG_CANCEL:
             assert_int_equal(msg_decode_attempt(message.data, message.bytes, &cancel), ERR_OK);
