@@ -23,23 +23,6 @@ void dispatch_options_init(struct dispatch_options *options) {
     router_options_init(&options->router);
 }
 
-bool dispatch_get_worker(const struct dispatch *dispatch, uint32_t index,
-                         struct dispatch_site *out) {
-    if (index >= dispatch->worker_count) return false;
-    const struct worker_view *worker = &dispatch->workers[index];
-    *out = (struct dispatch_site){
-        .instance = worker->instance,
-        .hello = worker->has_hello ? &worker->hello : NULL,
-        .load = worker->has_load ? &worker->load : NULL,
-        .work_count = worker->work_count,
-        .takes_work = takes_work(worker),
-        .is_suspect = worker->is_suspect,
-        .is_draining = worker->is_draining || worker->is_leaving,
-        .is_foreign = worker->is_foreign,
-    };
-    return true;
-}
-
 void dispatch_get_load(const struct dispatch *dispatch, struct msg_load *out) {
     *out = (struct msg_load){0};
     for (uint32_t i = 0; i < dispatch->worker_count; i++) {
@@ -317,8 +300,7 @@ static bool move(struct dispatch *dispatch, struct dispatch_work *work, uint64_t
     return true;
 }
 
-void dispatch_move_works(struct dispatch *dispatch, struct dispatch_site *worker,
-                         uint64_t now_us) {
+void dispatch_move_works(struct dispatch *dispatch, struct dispatch_site *worker, uint64_t now_us) {
     struct dispatch_work *next;
     for (struct dispatch_work *work = worker->works; work; work = next) {
         next = work->worker_next;

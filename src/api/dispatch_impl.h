@@ -55,7 +55,7 @@ struct dispatch {
     struct router_choice choice; /* the last one */
     uint64_t tokenizer_digest;
     struct dispatch_site **workers; /* owned */
-    uint64_t *instances;              /* of them, in one place */
+    uint64_t *instances;            /* of them, in one place */
     uint32_t worker_count, worker_room;
     uint64_t dead[DISPATCH_DEAD_ROOM]; /* by instance, open addressing; 0: free */
     uint32_t dead_count;
@@ -84,15 +84,13 @@ void dispatch_place_homeless(struct dispatch *dispatch, uint64_t now_us);
 void dispatch_lose_works(struct dispatch *dispatch, struct dispatch_site *worker, bool is_death,
                          uint64_t now_us);
 /* Those that another worker can take. */
-void dispatch_move_works(struct dispatch *dispatch, struct dispatch_site *worker,
-                         uint64_t now_us);
+void dispatch_move_works(struct dispatch *dispatch, struct dispatch_site *worker, uint64_t now_us);
 
 /* --- dispatch_worker.c --- */
 struct dispatch_site *dispatch_worker_find(const struct dispatch *dispatch, uint64_t instance);
 /* NULL: none that is open, fits the work and is not `avoided`. */
-struct dispatch_site *dispatch_worker_choose(struct dispatch *dispatch,
-                                               struct dispatch_work *work, uint64_t avoided,
-                                               uint64_t now_us);
+struct dispatch_site *dispatch_worker_choose(struct dispatch *dispatch, struct dispatch_work *work,
+                                             uint64_t avoided, uint64_t now_us);
 /* Somebody may take work, now or when it is no longer suspect. */
 bool dispatch_worker_is_any(const struct dispatch *dispatch);
 /* Somebody is open, only none that computes as the work's tokens were computed. */
@@ -121,8 +119,7 @@ void dispatch_kv_on_event(struct dispatch *dispatch, const struct bus_message *m
                           uint64_t now_us);
 void dispatch_kv_on_dump(struct dispatch *dispatch, const struct bus_message *message,
                          uint64_t now_us);
-void dispatch_kv_on_load(struct dispatch *dispatch, struct dispatch_site *worker,
-                         uint64_t now_us);
+void dispatch_kv_on_load(struct dispatch *dispatch, struct dispatch_site *worker, uint64_t now_us);
 void dispatch_kv_tick(struct dispatch *dispatch, struct dispatch_site *worker, uint64_t now_us);
 void dispatch_kv_release(struct dispatch_kv *kv);
 

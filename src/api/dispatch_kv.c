@@ -185,8 +185,7 @@ void dispatch_kv_on_dump(struct dispatch *dispatch, const struct bus_message *me
 
 /* LOAD and events go by different subjects: being behind one LOAD is haste, behind the one before
  * too is a loss.  A worker that has computed prompts and never numbered an event sends none. */
-void dispatch_kv_on_load(struct dispatch *dispatch, struct dispatch_site *worker,
-                         uint64_t now_us) {
+void dispatch_kv_on_load(struct dispatch *dispatch, struct dispatch_site *worker, uint64_t now_us) {
     if (!hears_events(dispatch, worker)) return;
     const struct msg_load *load = &worker->load;
     uint64_t last = router_event_last(dispatch->router, worker->instance);

@@ -161,7 +161,7 @@ void dispatch_worker_request(const struct dispatch *dispatch, struct dispatch_wo
 }
 
 static struct dispatch_site *choose_among(struct dispatch *dispatch, struct dispatch_work *work,
-                                            uint64_t avoided, uint64_t digest, uint64_t now_us) {
+                                          uint64_t avoided, uint64_t digest, uint64_t now_us) {
     struct router_request request;
     bool was_closed = false;
     for (uint32_t i = 0; digest && i < dispatch->worker_count; i++)
@@ -181,9 +181,8 @@ static struct dispatch_site *choose_among(struct dispatch *dispatch, struct disp
     return dispatch_worker_find(dispatch, dispatch->choice.instance);
 }
 
-struct dispatch_site *dispatch_worker_choose(struct dispatch *dispatch,
-                                               struct dispatch_work *work, uint64_t avoided,
-                                               uint64_t now_us) {
+struct dispatch_site *dispatch_worker_choose(struct dispatch *dispatch, struct dispatch_work *work,
+                                             uint64_t avoided, uint64_t now_us) {
     uint64_t digest = digest_of(work);
     if (dispatch->worker_count == 1) { /* nothing to choose, nothing to compute */
         struct dispatch_site *worker = dispatch->workers[0];
@@ -201,8 +200,7 @@ struct dispatch_site *dispatch_worker_choose(struct dispatch *dispatch,
 /* --- who is refused ---------------------------------------------------------------------- */
 
 /* Why a worker may not serve here; NULL: it may. */
-static const char *find_fault(const struct dispatch *dispatch,
-                              const struct dispatch_site *worker) {
+static const char *find_fault(const struct dispatch *dispatch, const struct dispatch_site *worker) {
     const struct msg_hello *hello = &worker->hello;
     if (dispatch->tokenizer_digest && hello->tokenizer_digest &&
         hello->tokenizer_digest != dispatch->tokenizer_digest)
@@ -320,8 +318,10 @@ static uint64_t find_echo(const struct dispatch *dispatch, const struct msg_load
     return 0;
 }
 
+/* Something that steps would move; who only waits for a prefill worker makes none. */
 static bool has_work(const struct msg_load *load) {
-    return load->running_requests || load->waiting_requests || load->queued_prefills;
+    return load->running_requests || load->queued_prefills ||
+           (load->waiting_requests && !load->remote_blocks);
 }
 
 /* Three good ones in a row end the suspicion: steps go on, or there is nothing to do. */
