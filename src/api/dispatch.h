@@ -150,7 +150,7 @@ uint32_t dispatch_worker_count(const struct dispatch *dispatch);
 /* "VllmWorker.0", or the instance in hex when it gave no name. */
 void dispatch_worker_name(const struct dispatch *dispatch, uint64_t instance,
                           char out[DISPATCH_NAME_BYTES]);
-/* Prometheus text: what each worker's last LOAD says (worker_metrics.h), and what we think of it. */
+/* Prometheus text: what each last LOAD says (worker_metrics.h), and what we think of the worker. */
 void dispatch_worker_render(const struct dispatch *dispatch, struct buf *out);
 /* Sums over the workers' last LOADs. */
 void dispatch_get_load(const struct dispatch *dispatch, struct msg_load *out);

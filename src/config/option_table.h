@@ -71,23 +71,22 @@ OPTION(SYNC_TIMEOUT, "sync-timeout", OPTION_DURATION, PROCESS_COMMANDS, "server"
 OPTION(STEP_TIMEOUT, "step-timeout", OPTION_DURATION, PROCESS_COMMANDS, "server", "s", "5", 0.01,
        1e6, NULL, "a step older than this turns /health to 503")
 
-OPTION(ROUTER_MODE, "router-mode", OPTION_WORD, SERVER_COMMANDS, "routing", "",
-       "least-loaded", 0, 0, "random|round-robin|kv|least-loaded|kv-load",
+OPTION(ROUTER_MODE, "router-mode", OPTION_WORD, SERVER_COMMANDS, "routing", "", "least-loaded", 0,
+       0, "random|round-robin|kv|least-loaded|kv-load",
        "which worker gets a request; kv: where its prefix lies")
-OPTION(KV_OVERLAP_SCORE_WEIGHT, "kv-overlap-score-weight", OPTION_NUMBER,
-       SERVER_COMMANDS, "routing", "", "1", 0, 1e6, NULL,
+OPTION(KV_OVERLAP_SCORE_WEIGHT, "kv-overlap-score-weight", OPTION_NUMBER, SERVER_COMMANDS,
+       "routing", "", "1", 0, 1e6, NULL,
        "kv: weight of prompt blocks to be computed against blocks in use")
-OPTION(ROUTER_TEMPERATURE, "router-temperature", OPTION_NUMBER, SERVER_COMMANDS,
-       "routing", "", "0", 0, 1e6, NULL, "0: the lowest cost; above: softer")
-OPTION(KV_EVENTS, "kv-events", OPTION_BOOL, SERVER_COMMANDS, "routing", "", "true",
-       0, 0, NULL, "kv: hear what workers store; else guess it from what they were sent")
-OPTION(ROUTER_TTL, "router-ttl-secs", OPTION_DURATION, SERVER_COMMANDS, "routing",
-       "s", "120", 0, 1e6, NULL, "kv without events: life of a guess")
-OPTION(ROUTER_PREDICTED_TTL, "router-predicted-ttl-secs", OPTION_DURATION,
-       SERVER_COMMANDS, "routing", "s", "5", 0, 1e6, NULL,
-       "kv with events: life of a guess until its event comes")
-OPTION(ROUTER_MAX_TREE_SIZE, "router-max-tree-size", OPTION_COUNT, SERVER_COMMANDS,
-       "routing", "blocks", "1048576", 0, 4e9, NULL, "kv: guesses kept; the oldest go first")
+OPTION(ROUTER_TEMPERATURE, "router-temperature", OPTION_NUMBER, SERVER_COMMANDS, "routing", "", "0",
+       0, 1e6, NULL, "0: the lowest cost; above: softer")
+OPTION(KV_EVENTS, "kv-events", OPTION_BOOL, SERVER_COMMANDS, "routing", "", "true", 0, 0, NULL,
+       "kv: hear what workers store; else guess it from what they were sent")
+OPTION(ROUTER_TTL, "router-ttl-secs", OPTION_DURATION, SERVER_COMMANDS, "routing", "s", "120", 0,
+       1e6, NULL, "kv without events: life of a guess")
+OPTION(ROUTER_PREDICTED_TTL, "router-predicted-ttl-secs", OPTION_DURATION, SERVER_COMMANDS,
+       "routing", "s", "5", 0, 1e6, NULL, "kv with events: life of a guess until its event comes")
+OPTION(ROUTER_MAX_TREE_SIZE, "router-max-tree-size", OPTION_COUNT, SERVER_COMMANDS, "routing",
+       "blocks", "1048576", 0, 4e9, NULL, "kv: guesses kept; the oldest go first")
 
 OPTION(ENGINE, "engine", OPTION_WORD, ENGINE_COMMANDS, "engine", "", "cpu", 0, 0, "cpu|sim",
        "what computes; sim computes nothing and needs no weights")
