@@ -77,8 +77,7 @@ struct nats_port {
 
     /* The owner's own. */
     struct item batch[BATCH];
-    uint32_t batch_at, batch_count;
-    size_t freed_bytes; /* not yet told to queued_bytes */
+    uint32_t batch_at, batch_count; /* those before batch_at were given out */
 };
 
 /* What is subscribed now; the bus thread's own. */
@@ -635,8 +634,7 @@ static void nats_port_close(struct bus_port *base) {
     bus->has_port_change = true;
     pthread_cond_signal(&bus->work);
     pthread_mutex_unlock(&bus->lock);
-    for (; port->batch_at < port->batch_count; port->batch_at++)
-        item_release(&port->batch[port->batch_at]);
+    for (uint32_t i = 0; i < port->batch_count; i++) item_release(&port->batch[i]);
     for (; port->count > 0; port->count--) {
         item_release(&port->items[port->head]);
         port->head = (port->head + 1) % bus->ring_messages_max;
@@ -674,11 +672,17 @@ static enum err nats_send(struct bus_port *base, enum bus_subject subject, uint6
     return e;
 }
 
+/* The batch is given back as a whole: nats.c frees a message on a thread of its own, which would
+ * otherwise be woken for each. */
 static void refill_batch(struct nats_bus *bus, struct nats_port *port) {
-    pthread_mutex_lock(&port->lock);
-    port->queued_bytes -= port->freed_bytes;
-    port->freed_bytes = 0;
+    size_t freed_bytes = 0;
+    for (uint32_t i = 0; i < port->batch_count; i++) {
+        item_release(&port->batch[i]);
+        freed_bytes += port->batch[i].bytes;
+    }
     port->batch_at = port->batch_count = 0;
+    pthread_mutex_lock(&port->lock);
+    port->queued_bytes -= freed_bytes;
     while (port->count > 0 && port->batch_count < BATCH) {
         port->batch[port->batch_count++] = port->items[port->head];
         port->head = port->head + 1 < bus->ring_messages_max ? port->head + 1 : 0;
@@ -687,17 +691,11 @@ static void refill_batch(struct nats_bus *bus, struct nats_port *port) {
     pthread_mutex_unlock(&port->lock);
 }
 
-/* While the batch is not empty, batch[batch_at] is the message given out last. */
 static bool nats_take(struct bus_port *base, struct bus_message *message) {
     struct nats_port *port = (struct nats_port *) base;
-    if (port->batch_at < port->batch_count) {
-        item_release(&port->batch[port->batch_at]);
-        port->freed_bytes += port->batch[port->batch_at].bytes;
-        port->batch_at++;
-    }
     if (port->batch_at == port->batch_count) refill_batch(bus_of(base), port);
     if (port->batch_at == port->batch_count) return false;
-    const struct item *item = &port->batch[port->batch_at];
+    const struct item *item = &port->batch[port->batch_at++];
     *message = (struct bus_message){.subject = (enum bus_subject) item->subject,
                                     .from = item->from,
                                     .data = item->data,

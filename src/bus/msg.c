@@ -11,12 +11,22 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "arrays are copied as 
 
 /* --- writing -------------------------------------------------------------------------------- */
 
-static void put_u8(struct buf *out, uint8_t value) { buf_add_byte(out, value); }
-static void put_u16(struct buf *out, uint16_t value) { buf_add(out, &value, sizeof value); }
-static void put_u32(struct buf *out, uint32_t value) { buf_add(out, &value, sizeof value); }
-static void put_u64(struct buf *out, uint64_t value) { buf_add(out, &value, sizeof value); }
-static void put_f32(struct buf *out, float value) { buf_add(out, &value, sizeof value); }
-static void put_bool(struct buf *out, bool value) { buf_add_byte(out, value ? 1 : 0); }
+/* A field of a size known here becomes a store: a TOKENS message has twenty for each token. */
+static inline void put(struct buf *out, const void *value, size_t bytes) {
+    if (out->failed || out->limit_bytes || out->room_bytes - out->bytes <= bytes) {
+        buf_add(out, value, bytes);
+        return;
+    }
+    memcpy(out->data + out->bytes, value, bytes);
+    out->bytes += bytes;
+}
+
+static void put_u8(struct buf *out, uint8_t value) { put(out, &value, sizeof value); }
+static void put_u16(struct buf *out, uint16_t value) { put(out, &value, sizeof value); }
+static void put_u32(struct buf *out, uint32_t value) { put(out, &value, sizeof value); }
+static void put_u64(struct buf *out, uint64_t value) { put(out, &value, sizeof value); }
+static void put_f32(struct buf *out, float value) { put(out, &value, sizeof value); }
+static void put_bool(struct buf *out, bool value) { put_u8(out, value ? 1 : 0); }
 
 static void put_u32s(struct buf *out, const uint32_t *values, uint32_t count) {
     put_u32(out, count);
@@ -160,7 +170,7 @@ static const uint64_t *get_u64s(struct reader *in, uint32_t *count_out) {
 
 static const char *get_text(struct reader *in) {
     uint32_t bytes = get_count(in, 1);
-    if (in->failed) return "";
+    if (in->failed || bytes == 0) return "";
     if (memchr(in->at, 0, bytes)) {
         fail(in, ERR_FORMAT);
         return "";
