@@ -115,6 +115,9 @@ struct api_call *api_call_open(struct api *api, struct http_exchange *exchange);
 bool api_call_is_authorized(const struct api_call *call);
 void api_call_log(struct api_call *call, bool is_complete);
 
+/* --- api_status.c: what `gramme top` shows --- */
+void api_status_render(struct api *api, struct buf *out);
+
 /* --- api_route.c --- */
 void api_route(struct api_call *call);
 

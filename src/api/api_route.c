@@ -86,6 +86,11 @@ static void get_metrics(struct api_call *call) {
     send_text(call, 200, "text/plain; version=0.0.4; charset=utf-8");
 }
 
+static void get_status(struct api_call *call) {
+    api_status_render(call->api, &call->api->out);
+    send_text(call, 200, "application/json");
+}
+
 /* --- models ------------------------------------------------------------------------------ */
 
 static void add_model(const struct api *api, uint32_t index, struct buf *out) {
@@ -154,6 +159,7 @@ static const struct route {
     {"/live", "GET", get_live, OPEN | IS_PROBE},
     {"/version", "GET", get_version, OPEN | IS_PROBE},
     {"/metrics", "GET", get_metrics, IS_PROBE},
+    {"/gramme/status", "GET", get_status, IS_PROBE},
 };
 
 static const struct route *find_route(const char *path) {

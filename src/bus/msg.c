@@ -248,6 +248,10 @@ void msg_encode_hello(const struct msg_hello *message, struct buf *out) {
     put_fixed_text(out, message->name, sizeof message->name - 1);
     put_fixed_text(out, message->host, sizeof message->host - 1);
     put_u32(out, message->http_port);
+    put_u64(out, message->device_bytes);
+    put_u64(out, message->budget_bytes);
+    put_u64(out, message->planned_bytes);
+    put_u64(out, message->block_bytes);
     end_message(out, start);
 }
 
@@ -269,6 +273,10 @@ enum err msg_decode_hello(const uint8_t *data, size_t bytes, struct msg_hello *o
     get_fixed_text(&in, message.name, sizeof message.name);
     get_fixed_text(&in, message.host, sizeof message.host);
     message.http_port = get_u32(&in);
+    message.device_bytes = get_u64(&in);
+    message.budget_bytes = get_u64(&in);
+    message.planned_bytes = get_u64(&in);
+    message.block_bytes = get_u64(&in);
     enum err e = end_read(&in);
     if (!e) *out = message;
     return e;

@@ -48,6 +48,8 @@ struct msg_hello {
     char name[64];               /* "VllmWorker.0", "PrefillWorker.1": for people, logs, metrics */
     char host[64];               /* of the node, for people */
     uint32_t http_port;          /* of its own /metrics (--system-port); 0: none */
+    /* Of one rank, from its plan: for people. */
+    uint64_t device_bytes, budget_bytes, planned_bytes, block_bytes;
 };
 
 /* How the prompt's KV came about, counted by the decode worker. */

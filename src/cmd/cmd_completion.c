@@ -9,15 +9,17 @@ int cmd_completion(int argc, char **argv) {
     static const struct {
         const char *name;
         unsigned command;
-    } commands[] = {{"run", OPTION_RUN},       {"chat", OPTION_CHAT},
-                    {"serve", OPTION_SERVE},   {"plan", OPTION_PLAN},
-                    {"bench", OPTION_BENCH},   {"tokenize", OPTION_TOKENIZE},
-                    {"render", OPTION_RENDER}, {"doctor", OPTION_DOCTOR}};
+    } commands[] = {
+        {"run", OPTION_RUN},           {"chat", OPTION_CHAT},     {"serve", OPTION_SERVE},
+        {"frontend", OPTION_FRONTEND}, {"worker", OPTION_WORKER}, {"prefill", OPTION_WORKER},
+        {"top", OPTION_TOP},           {"plan", OPTION_PLAN},     {"bench", OPTION_BENCH},
+        {"tokenize", OPTION_TOKENIZE}, {"render", OPTION_RENDER}, {"doctor", OPTION_DOCTOR}};
     puts("# bash completion for gramme\n"
          "_gramme() {\n"
          "    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} flags=\n"
          "    if [ \"$COMP_CWORD\" -eq 1 ]; then\n"
-         "        COMPREPLY=($(compgen -W \"run chat serve plan bench tokenize render doctor help "
+         "        COMPREPLY=($(compgen -W \"run chat serve frontend worker prefill top plan bench "
+         "tokenize render doctor help "
          "version\" "
          "-- \"$word\"))\n"
          "        return\n"
@@ -30,15 +32,16 @@ int cmd_completion(int argc, char **argv) {
                 printf("--%s ", option_get((enum option_id) id)->name);
         puts("\" ;;");
     }
-    puts(
-        "    esac\n"
-        "    case $before in\n"
-        "    -m|--model|--input|--template|--api-key-file) COMPREPLY=($(compgen -f -- \"$word\")); "
-        "return ;;\n"
-        "    esac\n"
-        "    if [[ $word == -* ]]; then COMPREPLY=($(compgen -W \"$flags\" -- \"$word\"))\n"
-        "    else COMPREPLY=($(compgen -f -- \"$word\")); fi\n"
-        "}\n"
-        "complete -F _gramme gramme");
+    puts("    esac\n"
+         "    case $before in\n"
+         "    "
+         "-m|--model|--input|--template|--api-key-file|-f|--file|--bus-token-file|--bus-ca-file|--"
+         "bus-cert-file|--bus-key-file) COMPREPLY=($(compgen -f -- \"$word\")); "
+         "return ;;\n"
+         "    esac\n"
+         "    if [[ $word == -* ]]; then COMPREPLY=($(compgen -W \"$flags\" -- \"$word\"))\n"
+         "    else COMPREPLY=($(compgen -f -- \"$word\")); fi\n"
+         "}\n"
+         "complete -F _gramme gramme");
     return CMD_DONE;
 }

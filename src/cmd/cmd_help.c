@@ -9,7 +9,9 @@ static const char screen[] =
     "\n"
     "  gramme run -m MODEL \"prompt\"        one answer in this terminal\n"
     "  gramme chat [-m MODEL | --url URL]  talk to a model, here or on a server\n"
-    "  gramme serve [agg] -m MODEL         the OpenAI API on http://127.0.0.1:8000\n"
+    "  gramme serve [GRAPH] -m MODEL       the OpenAI API on http://127.0.0.1:8000\n"
+    "  gramme frontend|worker|prefill      one process of a graph, on any node (--join)\n"
+    "  gramme top [--url URL]              what a server does now, live\n"
     "  gramme plan -m MODEL [--explain]    the memory it will use, before a byte is loaded\n"
     "  gramme bench engine|serve           measure\n"
     "  gramme tokenize -m MODEL            text on stdin to token ids\n"
@@ -20,7 +22,9 @@ static const char screen[] =
     "  gramme version\n"
     "\n"
     "MODEL is a Hugging Face directory, a GGUF file, org/name in the Hugging Face cache, or a\n"
-    "known shape with --load-format dummy.  Every option is also a variable GRAMME_NAME.\n";
+    "known shape with --load-format dummy.  GRAPH: agg (default), agg_router, disagg, "
+    "disagg_router.\n"
+    "Every option is also a variable GRAMME_NAME.\n";
 
 static const struct {
     const char *name;
@@ -29,7 +33,12 @@ static const struct {
 } topics[] = {
     {"run", OPTION_RUN, "gramme run -m MODEL [OPTIONS] [PROMPT]   (no PROMPT or '-': stdin)"},
     {"chat", OPTION_CHAT, "gramme chat [-m MODEL | --url URL] [OPTIONS]"},
-    {"serve", OPTION_SERVE, "gramme serve [agg] -m MODEL [OPTIONS]"},
+    {"serve", OPTION_SERVE,
+     "gramme serve [GRAPH] (-m MODEL | -f FILE) [OPTIONS] [--Section.key=value ...]"},
+    {"frontend", OPTION_FRONTEND, "gramme frontend [GRAPH] --join URL (-m MODEL | -f FILE)"},
+    {"worker", OPTION_WORKER, "gramme worker [GRAPH] --join URL (-m MODEL | -f FILE)"},
+    {"prefill", OPTION_WORKER, "gramme prefill [GRAPH] --join URL (-m MODEL | -f FILE)"},
+    {"top", OPTION_TOP, "gramme top [--url URL]   (default http://127.0.0.1:8000; q quits)"},
     {"plan", OPTION_PLAN, "gramme plan -m MODEL [OPTIONS]"},
     {"bench", OPTION_BENCH, "gramme bench engine -m MODEL [OPTIONS] | gramme bench serve --help"},
     {"tokenize", OPTION_TOKENIZE, "gramme tokenize -m MODEL [OPTIONS] < TEXT"},

@@ -16,6 +16,7 @@ static const struct {
     {"serve", cmd_serve},       {"frontend", cmd_frontend},
     {"worker", cmd_worker},     {"prefill", cmd_prefill},
     {"plan", cmd_plan},         {"bench", cmd_bench},
+    {"top", cmd_top},
     {"tokenize", cmd_tokenize}, {"render", cmd_render},
     {"doctor", cmd_doctor},     {"help", cmd_help},
     {"version", cmd_version},   {"completion", cmd_completion},

@@ -32,8 +32,8 @@ OPTION(HOST, "host", OPTION_TEXT, SERVER_COMMANDS, "server", "", "127.0.0.1", 0,
        "address to listen on")
 OPTION(PORT, "port", OPTION_COUNT, SERVER_COMMANDS, "server", "", "8000", 0, 65535, NULL,
        "port to listen on (-p); 0 picks a free one")
-OPTION(API_KEY, "api-key", OPTION_LIST, SERVER_COMMANDS, "server", "", NULL, 0, 0, NULL,
-       "bearer key that clients must send; repeatable")
+OPTION(API_KEY, "api-key", OPTION_LIST, SERVER_COMMANDS | OPTION_TOP, "server", "", NULL, 0, 0,
+       NULL, "bearer key that clients must send; repeatable")
 OPTION(API_KEY_FILE, "api-key-file", OPTION_TEXT, SERVER_COMMANDS, "server", "", NULL, 0, 0, NULL,
        "file with one key a line")
 OPTION(GUARD_METRICS, "guard-metrics", OPTION_BOOL, SERVER_COMMANDS, "server", "", "false", 0, 0,
@@ -209,7 +209,7 @@ OPTION(RAW, "raw", OPTION_BOOL, OPTION_RUN, "prompt", "", "false", 0, 0, NULL,
        "the prompt as it is, without the chat template")
 OPTION(IDS, "ids", OPTION_TEXT, OPTION_RUN | OPTION_TOKENIZE, "prompt", "", NULL, 0, 0, NULL,
        "token ids, comma-separated, instead of text (tokenize: ids to text)")
-OPTION(URL, "url", OPTION_TEXT, OPTION_CHAT, "prompt", "", NULL, 0, 0, NULL,
+OPTION(URL, "url", OPTION_TEXT, OPTION_CHAT | OPTION_TOP, "prompt", "", NULL, 0, 0, NULL,
        "talk to this server (default http://127.0.0.1:8000 without -m)")
 OPTION(ONCE, "once", OPTION_TEXT, OPTION_CHAT, "prompt", "", NULL, 0, 0, NULL,
        "ask this, print the answer, end")

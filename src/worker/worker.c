@@ -191,7 +191,11 @@ static enum err open_core(struct worker *worker) {
                   .block_count = plan->block_count,
                   .batched_tokens_max = b->batched_tokens_max,
                   .tp = b->rank_count,
-                  .version = GRAMME_VERSION},
+                  .version = GRAMME_VERSION,
+                  .device_bytes = plan->device_bytes,
+                  .budget_bytes = plan->budget_bytes,
+                  .planned_bytes = plan->total_bytes,
+                  .block_bytes = plan->block_bytes},
     };
     if (worker->options.name)
         snprintf(options.hello.name, sizeof options.hello.name, "%s", worker->options.name);

@@ -232,7 +232,11 @@ static void encode_random(enum msg_kind kind, struct arena *arena, struct buf *o
                               .transfer_address = "10.0.0.1:77",
                               .name = "VllmWorker.0",
                               .host = "node-1",
-                              .http_port = random_u32()};
+                              .http_port = random_u32(),
+                              .device_bytes = random_u64(),
+                              .budget_bytes = random_u64(),
+                              .planned_bytes = random_u64(),
+                              .block_bytes = random_u64()};
         msg_encode_hello(&m, out);
         break;
     }
@@ -566,8 +570,8 @@ static void test_hello_texts(void **state) {
     assert_string_equal(decoded.name, hello.name);
     assert_string_equal(decoded.host, hello.host);
     assert_int_equal(decoded.http_port, 9100);
-    /* (length, name, length, host, port) stand at the end: a name of 64. */
-    size_t at = out.bytes - 4 - (4 + 63) - (4 + 63);
+    /* (length, name, length, host, port, four sizes) stand at the end: a name of 64. */
+    size_t at = out.bytes - 4 * 8 - 4 - (4 + 63) - (4 + 63);
     assert_int_equal(out.data[at], 63);
     out.data[at] = 64;
     assert_int_equal(msg_decode_hello(out.data, out.bytes, &decoded), ERR_FORMAT);
