@@ -52,6 +52,40 @@ void cmd_worker_log_plan(const struct plan *plan) {
         plan->model_len_max, (double) plan->total_bytes / (1u << 30));
 }
 
+static enum err read_ports(const char *ports, struct err_text *text, struct worker_handoff *out) {
+    unsigned first, last;
+    char rest;
+    if (!ports) return ERR_OK;
+    if (sscanf(ports, "%u-%u%c", &first, &last, &rest) != 2 || first == 0 || last < first ||
+        last > UINT16_MAX)
+        return err_set(text, ERR_USAGE, "transfer-ports: '%s' is not FIRST-LAST", ports);
+    out->port_first = (uint16_t) first;
+    out->port_last = (uint16_t) last;
+    return ERR_OK;
+}
+
+static enum err read_handoff(const struct cmd_worker_setup *setup, struct err_text *text,
+                             struct worker_handoff *out) {
+    const struct options *o = setup->options;
+    *out = (struct worker_handoff){
+        .is_prefill = setup->is_prefill,
+        .listen = options_text(o, OPT_TRANSFER_LISTEN),
+        .transports = options_text(o, OPT_TRANSFER_TRANSPORTS),
+        .transfer_timeout_ms = options_ms(o, OPT_TRANSFER_TIMEOUT),
+        .quarantine_timeout_ms = options_ms(o, OPT_QUARANTINE_TIMEOUT),
+        .is_verifying = options_bool(o, OPT_VERIFY_KV),
+    };
+    if (!setup->is_prefill)
+        out->rule = (struct handoff_rule){
+            .is_remote = options_bool(o, OPT_REMOTE_PREFILL),
+            .is_conditional = options_bool(o, OPT_CONDITIONAL_DISAGG),
+            .local_tokens_max = (uint32_t) options_count(o, OPT_MAX_LOCAL_PREFILL_LENGTH),
+            .queue_max = (uint32_t) options_count(o, OPT_MAX_PREFILL_QUEUE_SIZE),
+            .timeout_ms = options_ms(o, OPT_REMOTE_PREFILL_TIMEOUT),
+        };
+    return read_ports(options_text(o, OPT_TRANSFER_PORTS), text, out);
+}
+
 enum err cmd_worker_create(const struct cmd_worker_setup *setup, const struct model *model,
                            uint64_t tokenizer_digest, struct bus *bus, struct err_text *text,
                            struct worker **out) {
@@ -70,6 +104,10 @@ enum err cmd_worker_create(const struct cmd_worker_setup *setup, const struct mo
         boot.budget.total_bytes /= setup->memory_sharers;
         boot.budget.available_bytes /= setup->memory_sharers;
     }
+    if (setup->is_prefill) { /* what is computed is sent while the next chunk is */
+        boot.engine.is_chunked_prefill = true;
+        boot.engine.prefill_chunk_max = (uint32_t) options_count(options, OPT_HANDOFF_CHUNK_TOKENS);
+    }
     struct worker_options worker = {
         .backend = boot.backend,
         .engine = boot.engine,
@@ -82,6 +120,8 @@ enum err cmd_worker_create(const struct cmd_worker_setup *setup, const struct mo
         .name = setup->name,
         .http_port = setup->http_port,
     };
+    e = read_handoff(setup, text, &worker.handoff);
+    if (e) return e;
     return worker_create(&worker, model, bus, setup->instance, text, out);
 }
 

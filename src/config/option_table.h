@@ -158,6 +158,26 @@ OPTION(MAX_LOCAL_PREFILL_LENGTH, "max-local-prefill-length", OPTION_COUNT,
 OPTION(MAX_PREFILL_QUEUE_SIZE, "max-prefill-queue-size", OPTION_COUNT,
        GRAPH_COMMANDS | OPTION_WORKER, "graph", "requests", "3", 0, 1e6, NULL,
        "prompts waiting a prefill worker, from which on they stay local")
+OPTION(REMOTE_PREFILL_TIMEOUT, "remote-prefill-timeout", OPTION_DURATION,
+       GRAPH_COMMANDS | OPTION_WORKER, "graph", "s", "30", 0.001, 1e6, NULL,
+       "a remote prefill that takes longer is computed locally")
+OPTION(HANDOFF_CHUNK_TOKENS, "handoff-chunk-tokens", OPTION_COUNT, GRAPH_COMMANDS | OPTION_WORKER,
+       "graph", "tokens", "256", 1, 1048576, NULL,
+       "a prefill worker computes that many, and sends them while it computes the next")
+OPTION(TRANSFER_TIMEOUT, "transfer-timeout", OPTION_DURATION, GRAPH_COMMANDS | OPTION_WORKER,
+       "graph", "s", "2", 0.01, 1e6, NULL, "a transfer that stands still for so long is given up")
+OPTION(QUARANTINE_TIMEOUT, "quarantine-timeout", OPTION_DURATION, GRAPH_COMMANDS | OPTION_WORKER,
+       "graph", "s", "5", 0.1, 1e6, NULL,
+       "blocks of a transfer given up that are not free by then are told of")
+OPTION(TRANSFER_LISTEN, "transfer-listen", OPTION_TEXT, GRAPH_COMMANDS | OPTION_WORKER, "graph", "",
+       NULL, 0, 0, NULL,
+       "address or interface of transfers (default: the one that reaches the bus)")
+OPTION(TRANSFER_PORTS, "transfer-ports", OPTION_TEXT, GRAPH_COMMANDS | OPTION_WORKER, "graph", "",
+       NULL, 0, 0, NULL, "FIRST-LAST of its TCP ports (default: any)")
+OPTION(TRANSFER_TRANSPORTS, "transfer-transports", OPTION_TEXT, GRAPH_COMMANDS | OPTION_WORKER,
+       "graph", "", NULL, 0, 0, NULL, "UCX transports, as in UCX_TLS (default: posix,tcp,self)")
+OPTION(VERIFY_KV, "verify-kv", OPTION_BOOL, GRAPH_COMMANDS | OPTION_WORKER, "graph", "", "false", 0,
+       0, NULL, "a checksum over the bytes of every transfer")
 OPTION(ENDPOINT, "endpoint", OPTION_TEXT, CLASSIC_COMMANDS, "graph", "", NULL, 0, 0, NULL,
        "namespace.Component.endpoint of the classic system: the namespace is used")
 OPTION(ENDPOINT_COMPLETIONS, "endpoint-completions", OPTION_TEXT, CLASSIC_COMMANDS, "graph", "",

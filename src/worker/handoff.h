@@ -38,7 +38,7 @@ struct handoff_options {
     const struct msg_hello *hello; /* this worker's own; borrowed */
     struct handoff_rule rule;      /* D */
     uint64_t secret[2];            /* D: random, what keys are made of */
-    uint32_t sync_timeout_ms, step_timeout_ms;
+    uint32_t sync_timeout_ms, step_timeout_ms, quarantine_timeout_ms;
     handoff_send_fn send;
     void *send_ctx;
 };

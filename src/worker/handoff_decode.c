@@ -33,7 +33,7 @@ struct handoff {
     uint64_t deadline_us, sent_us;
     uint32_t first_piece, piece_count, received_count;
     uint32_t prefill_tokens; /* that P has to compute at most */
-    uint32_t retry_ticks;
+    uint32_t retry_ticks, over_ticks;
     enum msg_remote_result retry_for;
     bool is_exposed;   /* expected and not let go of */
     bool is_forgotten; /* xfer_forget was called */
@@ -542,6 +542,13 @@ void handoff_decode_lossy(struct handoff_decode *decode, uint64_t now_us) {
 static void tick_record(struct handoff_decode *decode, struct handoff *handoff, uint64_t now_us) {
     if (handoff->state == RETRYING && ++handoff->retry_ticks >= RETRY_TICKS) {
         fall_back(decode, handoff, handoff->retry_for);
+        return;
+    }
+    if (handoff->state == OVER) {
+        handoff->over_ticks++;
+        if (handoff->over_ticks * 100 == decode->options.quarantine_timeout_ms / 100 * 100)
+            log_request(LOG_WARN, handoff->request_id, "%u blocks are still in quarantine",
+                        handoff->piece_count);
         return;
     }
     if (handoff->state != SENT) return;

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -33,6 +34,8 @@ struct worker {
     /* The step thread's own. */
     struct worker_boot boot;
     struct bus_port *port;
+    uint64_t lossy_count; /* of the port, when last seen */
+    struct xfer *xfer;    /* NULL: nothing goes out or comes in */
     struct worker_core *core;
     uint64_t lossy_count; /* the bus's, as last heeded */
 
@@ -173,16 +176,59 @@ static void send_on_bus(void *ctx, enum bus_subject subject, uint64_t to, const 
     (void) bus_send(worker->port, subject, to, data, bytes); /* lost: SYNC repairs */
 }
 
+static bool has_handoff(const struct worker *worker) {
+    return worker->options.handoff.is_prefill || worker->options.handoff.rule.is_remote;
+}
+
+/* Without a transfer a prefill worker is of no use; another one computes every prompt itself. */
+static enum err open_xfer(struct worker *worker) {
+    const struct worker_handoff *h = &worker->options.handoff;
+    const struct backend_ops *ops = worker->options.ops;
+    struct kv_layout layouts[PLAN_RANKS_MAX];
+    struct err_text text = {""};
+    if (!has_handoff(worker)) return ERR_OK;
+    for (uint32_t rank = 0; rank < worker->options.backend.rank_count; rank++)
+        ops->kv_layout(worker->boot.backend, rank, &layouts[rank]);
+    struct xfer_options options = {.instance = worker->instance,
+                                   .layouts = layouts,
+                                   .rank_count = worker->options.backend.rank_count,
+                                   .block_size = worker->options.backend.block_size,
+                                   .is_verifying = h->is_verifying,
+                                   .listen = h->listen,
+                                   .port_first = h->port_first,
+                                   .port_last = h->port_last,
+                                   .transports = h->transports,
+                                   .transfer_timeout_ms = h->transfer_timeout_ms,
+                                   .wake = wake_up,
+                                   .wake_ctx = worker};
+    enum err e = h->transfer == WORKER_TRANSFER_LOCAL
+                     ? xfer_local_create(&options, &text, &worker->xfer)
+                     : xfer_ucx_create(&options, &text, &worker->xfer);
+    if (!e) return ERR_OK;
+    if (h->is_prefill) {
+        set_error(worker, e, text.text[0] ? text.text : "the transfer");
+        return e;
+    }
+    log_warn("every prompt is computed here, for there is no transfer: %s",
+             text.text[0] ? text.text : err_name(e));
+    return ERR_OK;
+}
+
 static enum err open_core(struct worker *worker) {
     const struct backend_options *b = &worker->options.backend;
     const struct plan *plan = &worker->boot.plan;
     struct worker_core_options options = {
         .engine = worker->boot.engine,
         .sync_timeout_ms = worker->options.sync_timeout_ms,
+        .step_timeout_ms = worker->options.step_timeout_ms,
+        .quarantine_timeout_ms = worker->options.handoff.quarantine_timeout_ms,
+        .xfer = worker->xfer,
+        .rule = worker->options.handoff.rule,
         .send = send_on_bus,
         .send_ctx = worker,
         .hello = {.instance = worker->instance,
-                  .component = 1,
+                  .component = worker->options.handoff.is_prefill ? HANDOFF_COMPONENT_PREFILL
+                                                                  : HANDOFF_COMPONENT_WORKER,
                   .numeric_digest = numeric_digest(worker),
                   .tokenizer_digest = worker->options.tokenizer_digest,
                   .model_len_max = plan->model_len_max,
@@ -201,6 +247,10 @@ static enum err open_core(struct worker *worker) {
         snprintf(options.hello.name, sizeof options.hello.name, "%s", worker->options.name);
     gethostname(options.hello.host, sizeof options.hello.host - 1);
     options.hello.http_port = worker->options.http_port;
+    if (worker->xfer)
+        snprintf(options.hello.transfer_address, sizeof options.hello.transfer_address, "%s",
+                 xfer_address(worker->xfer));
+    if (getrandom(options.secret, sizeof options.secret, 0) != sizeof options.secret) return ERR_IO;
     return worker_core_create(&options, clock_now_us(), &worker->core);
 }
 
@@ -211,8 +261,17 @@ static bool take_messages(struct worker *worker) {
         worker_core_message(worker->core, &message, clock_now_us());
         count++;
     }
-    if (count > 0) worker_core_flush(worker->core, clock_now_us());
+    worker_core_flush(worker->core, clock_now_us());
     return count > 0;
+}
+
+/* Time without a connection is not silence of others; what may be lost is told again. */
+static void watch_bus(struct worker *worker) {
+    worker_core_set_connected(worker->core, bus_is_connected(worker->bus));
+    uint64_t lossy_count = bus_port_lossy_count(worker->port);
+    if (lossy_count == worker->lossy_count) return;
+    worker->lossy_count = lossy_count;
+    worker_core_lossy(worker->core, clock_now_us());
 }
 
 /* Until something arrives, or the next tick. */
@@ -257,6 +316,7 @@ static enum err serve(struct worker *worker) {
             worker_core_drain(worker->core, clock_now_us());
             set_state(worker, WORKER_DRAINING);
         }
+        watch_bus(worker);
         bool has_taken = take_messages(worker);
         bool has_work = worker_core_has_work(worker->core);
         if (has_work) {
@@ -270,9 +330,9 @@ static enum err serve(struct worker *worker) {
             set_load(worker);
             status_at_us = now_us + STATUS_GAP_US;
         }
-        if (!is_idle) idle_since_us = 0;
+        if (!engine_is_idle(worker->boot.engine)) idle_since_us = 0;
         else if (!idle_since_us) idle_since_us = now_us;
-        if (is_draining && is_idle &&
+        if (is_draining && idle_since_us &&
             (worker_core_is_empty(worker->core) || now_us - idle_since_us > DRAIN_GRACE_US))
             break;
         if (is_idle && !has_taken) sleep_until_woken(worker);
@@ -284,8 +344,11 @@ static void *run(void *ctx) {
     struct worker *worker = ctx;
     enum err e = boot(worker);
     if (!e) {
-        e = open_core(worker);
-        if (e) set_error(worker, e, "the worker's book");
+        e = open_xfer(worker);
+        if (!e) {
+            e = open_core(worker);
+            if (e) set_error(worker, e, "the worker's book");
+        }
     }
     if (!e) {
         set_load(worker);
@@ -329,7 +392,9 @@ enum err worker_create(const struct worker_options *options, const struct model 
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC); /* clock_now_us is monotonic too */
     pthread_cond_init(&worker->wake, &attributes);
     pthread_condattr_destroy(&attributes);
-    enum err e = bus_port_open(bus, instance, 1u << BUS_HELLO, wake_up, worker, &worker->port);
+    unsigned subjects = 1u << BUS_HELLO;
+    if (options->handoff.rule.is_remote) subjects |= 1u << BUS_LOAD | 1u << BUS_ROSTER;
+    enum err e = bus_port_open(bus, instance, subjects, wake_up, worker, &worker->port);
     if (e) err_set(text, e, "the worker's inbox: %s", err_name(e));
     else e = start_thread(worker, text);
     if (e) {
@@ -350,6 +415,7 @@ void worker_destroy(struct worker *worker) {
     pthread_join(worker->thread, NULL);
     bus_port_close(worker->port); /* no wake after this */
     worker_core_destroy(worker->core);
+    xfer_destroy(worker->xfer); /* before the region that it writes to */
     if (worker->boot.backend) worker_boot_close(&worker->boot);
     pthread_cond_destroy(&worker->wake);
     pthread_mutex_destroy(&worker->lock);

@@ -1,12 +1,12 @@
 /* worker - an engine on the bus: requests in, tokens out, reports.
  *
- * Owns the step thread, on which engine, backend and bus port live; worker_boot loads on that
+ * Owns the step thread, on which engine, backend, transfer and bus port live; worker_boot loads on that
  * thread too, so that the caller's loop goes on and can tell the progress.
  *
  *   created -> loading -> serving -> draining -> stopped
  *                 \-> failed
  *
- * Keeps protocol.md 1 to 3 whatever the bus body: attempts, acknowledgements, SYNC, GONE, CANCEL,
+ * Keeps protocol.md 1 to 4 whatever the bus body: attempts, acknowledgements, SYNC, GONE, CANCEL,
  * LOAD each 100 ms; finished attempts are kept until a SYNC omits them. */
 #ifndef GRAMME_WORKER_WORKER_H
 #define GRAMME_WORKER_WORKER_H
@@ -19,8 +19,27 @@
 #include "bus/bus.h"
 #include "engine/engine.h"
 #include "plan/plan.h"
+#include "worker/handoff.h"
 
 struct worker;
+
+enum worker_transfer {
+    WORKER_TRANSFER_UCX,   /* between processes */
+    WORKER_TRANSFER_LOCAL, /* all workers are in this process */
+};
+
+/* What a handoff needs (protocol.md 4); all zero: a worker that computes every prompt itself. */
+struct worker_handoff {
+    bool is_prefill;          /* takes PREFILLs alone */
+    struct handoff_rule rule; /* when prompts go to prefill workers */
+    enum worker_transfer transfer;
+    const char *listen;             /* --transfer-listen, borrowed; NULL: loopback */
+    uint16_t port_first, port_last; /* 0: any */
+    const char *transports;         /* NULL: what the machine offers; borrowed */
+    uint32_t transfer_timeout_ms;   /* 2,000 */
+    uint32_t quarantine_timeout_ms; /* 5,000: blocks kept so long are told of */
+    bool is_verifying;
+};
 
 struct worker_options {
     struct backend_options backend;
@@ -33,6 +52,7 @@ struct worker_options {
     bool prefault;
     const char *name;   /* "VllmWorker.0", borrowed; NULL: nobody else sees it */
     uint32_t http_port; /* of its own /metrics; 0: none */
+    struct worker_handoff handoff;
 };
 
 enum worker_state {

@@ -107,6 +107,7 @@ static enum err open_handoff(struct worker_core *core, uint64_t now_us) {
                                       .secret = {o->secret[0], o->secret[1]},
                                       .sync_timeout_ms = o->sync_timeout_ms,
                                       .step_timeout_ms = o->step_timeout_ms,
+                                      .quarantine_timeout_ms = o->quarantine_timeout_ms,
                                       .send = o->send,
                                       .send_ctx = o->send_ctx};
     if (o->hello.component == HANDOFF_COMPONENT_PREFILL)

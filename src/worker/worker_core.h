@@ -37,10 +37,11 @@ struct worker_core_options {
     struct engine *engine;
     struct msg_hello hello; /* told at start and to each WHO */
     uint32_t sync_timeout_ms;
-    struct xfer *xfer;        /* borrowed; NULL: no handoffs */
-    struct handoff_rule rule; /* when prompts go to prefill workers */
-    uint64_t secret[2];       /* random: what the keys of handoffs are made of */
-    uint32_t step_timeout_ms; /* a prefill worker that stands still for so long is suspect */
+    struct xfer *xfer;              /* borrowed; NULL: no handoffs */
+    struct handoff_rule rule;       /* when prompts go to prefill workers */
+    uint64_t secret[2];             /* random: what the keys of handoffs are made of */
+    uint32_t quarantine_timeout_ms; /* blocks that nobody lets go of for so long are told of */
+    uint32_t step_timeout_ms;       /* a prefill worker that stands still for so long is suspect */
     worker_send_fn send;
     void *send_ctx;
 };
