@@ -34,8 +34,7 @@ struct worker {
     /* The step thread's own. */
     struct worker_boot boot;
     struct bus_port *port;
-    uint64_t lossy_count; /* of the port, when last seen */
-    struct xfer *xfer;    /* NULL: nothing goes out or comes in */
+    struct xfer *xfer; /* NULL: nothing goes out or comes in */
     struct worker_core *core;
     uint64_t lossy_count; /* the bus's, as last heeded */
 
@@ -265,15 +264,6 @@ static bool take_messages(struct worker *worker) {
     return count > 0;
 }
 
-/* Time without a connection is not silence of others; what may be lost is told again. */
-static void watch_bus(struct worker *worker) {
-    worker_core_set_connected(worker->core, bus_is_connected(worker->bus));
-    uint64_t lossy_count = bus_port_lossy_count(worker->port);
-    if (lossy_count == worker->lossy_count) return;
-    worker->lossy_count = lossy_count;
-    worker_core_lossy(worker->core, clock_now_us());
-}
-
 /* Until something arrives, or the next tick. */
 static void sleep_until_woken(struct worker *worker) {
     uint64_t until_us = worker_core_tick_at(worker->core);
@@ -316,7 +306,6 @@ static enum err serve(struct worker *worker) {
             worker_core_drain(worker->core, clock_now_us());
             set_state(worker, WORKER_DRAINING);
         }
-        watch_bus(worker);
         bool has_taken = take_messages(worker);
         bool has_work = worker_core_has_work(worker->core);
         if (has_work) {
