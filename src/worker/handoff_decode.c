@@ -378,7 +378,9 @@ static void give_up(struct handoff_decode *decode, struct handoff *handoff,
                     enum msg_remote_result result, const char *why, uint64_t now_us) {
     const struct handoff_peer *peer = handoff_peers_find(decode->peers, handoff->peer);
     bool may_retry = result != MSG_REMOTE_TIMEOUT && choose(decode, handoff);
-    log_request(LOG_WARN, handoff->request_id, "prefill at %s (%016llx) given up: %s; %s",
+    /* Of a worker's end its own line tells. */
+    log_request(result == MSG_REMOTE_DEAD ? LOG_INFO : LOG_WARN, handoff->request_id,
+                "prefill at %s (%016llx) given up: %s; %s",
                 peer ? peer->hello.name : "a worker that is gone",
                 (unsigned long long) handoff->peer, why,
                 may_retry ? "another one is asked" : "computed here");

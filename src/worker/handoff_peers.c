@@ -47,11 +47,18 @@ static struct handoff_peer *find(const struct handoff_peers *peers, uint64_t ins
     return peer;
 }
 
-static void forget(struct handoff_peers *peers, uint64_t instance) {
+static const char *name_of(const struct handoff_peer *peer) {
+    return peer->hello.name[0] ? peer->hello.name : "?";
+}
+
+static void forget(struct handoff_peers *peers, uint64_t instance, const char *why) {
     struct handoff_peer **at = &peers->first;
     while (*at && (*at)->hello.instance != instance) at = &(*at)->next;
     if (!*at) return;
     struct handoff_peer *peer = *at;
+    if (peer->is_like)
+        log_warn("prefill worker %s (%016llx) is gone: %s", name_of(peer),
+                 (unsigned long long) instance, why);
     *at = peer->next;
     peers->count--;
     alloc_free(peer);
@@ -68,10 +75,6 @@ const struct handoff_peer *handoff_peers_find(const struct handoff_peers *peers,
 
 bool handoff_peers_is_usable(const struct handoff_peer *peer) {
     return peer->is_like && peer->path == HANDOFF_GOOD && !peer->is_suspect && !peer->is_draining;
-}
-
-static const char *name_of(const struct handoff_peer *peer) {
-    return peer->hello.name[0] ? peer->hello.name : "?";
 }
 
 /* --- HELLO, BYE ------------------------------------------------------------------------------- */
@@ -148,7 +151,10 @@ static void take_load(struct handoff_peers *peers, uint64_t from, const struct m
 }
 
 static void take_roster(struct handoff_peers *peers, const struct msg_roster *roster) {
-    for (uint32_t i = 0; i < roster->dead_count; i++) forget(peers, roster->dead[i].instance);
+    for (uint32_t i = 0; i < roster->dead_count; i++) {
+        bool is_killed = roster->dead[i].reason == MSG_REAP_KILLED;
+        forget(peers, roster->dead[i].instance, is_killed ? "killed" : "it has ended");
+    }
 }
 
 bool handoff_peers_take(struct handoff_peers *peers, const struct bus_message *message,
@@ -162,7 +168,7 @@ bool handoff_peers_take(struct handoff_peers *peers, const struct bus_message *m
         e = msg_decode_hello(message->data, message->bytes, &hello);
         if (!e) take_hello(peers, &hello);
         break;
-    case MSG_BYE: forget(peers, message->from); break;
+    case MSG_BYE: forget(peers, message->from, "it says bye"); break;
     case MSG_LOAD:
         e = msg_decode_load(message->data, message->bytes, arena, &load);
         if (!e) take_load(peers, message->from, &load);
@@ -208,7 +214,8 @@ void handoff_peers_tick(struct handoff_peers *peers) {
     for (struct handoff_peer *peer = peers->first; peer; peer = next) {
         next = peer->next;
         tick_peer(peers, peer);
-        if (peer->silent_ticks >= FORGET_TICKS) forget(peers, peer->hello.instance);
+        if (peer->silent_ticks >= FORGET_TICKS)
+            forget(peers, peer->hello.instance, "silent for a minute");
     }
 }
 
