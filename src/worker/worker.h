@@ -1,7 +1,7 @@
 /* worker - an engine on the bus: requests in, tokens out, reports.
  *
- * Owns the step thread, on which engine, backend, transfer and bus port live; worker_boot loads on that
- * thread too, so that the caller's loop goes on and can tell the progress.
+ * Owns the step thread, on which engine, backend, transfer and bus port live; worker_boot loads on
+ * that thread too, so that the caller's loop goes on and can tell the progress.
  *
  *   created -> loading -> serving -> draining -> stopped
  *                 \-> failed

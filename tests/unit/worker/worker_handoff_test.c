@@ -52,7 +52,7 @@ static struct model *open_model(void) {
     return model;
 }
 
-/* --- workers and a plain frontend ---------------------------------------------------------------- */
+/* --- workers and a plain frontend --- */
 
 struct answer {
     uint32_t ids[OUTPUTS], count;
