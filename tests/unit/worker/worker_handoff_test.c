@@ -296,8 +296,11 @@ static void expect_same(const struct rig *alone, const struct rig *rig) {
         }
 }
 
-static void run_pair(struct model *model, const struct rig *alone, uint32_t d_tp, uint32_t p_tp,
+/* Whether all prompts were computed by the prefill worker: on a machine so busy that a worker is
+ * not heard for a second some are not, and rightly so. */
+static bool run_pair(struct model *model, const struct rig *alone, uint32_t d_tp, uint32_t p_tp,
                      bool dies) {
+    bool is_all_remote = false;
     struct rig rig;
     rig_open(&rig, model, d_tp, p_tp);
     wait_for_peer(&rig);
@@ -311,11 +314,12 @@ static void run_pair(struct model *model, const struct rig *alone, uint32_t d_tp
         serve(&rig, 0, 1);
         serve(&rig, 1, REQUESTS);
         wait_results(&rig, before + REQUESTS);
-        assert_int_equal(rig.results[MSG_REMOTE_DONE] - done, REQUESTS);
+        is_all_remote = rig.results[MSG_REMOTE_DONE] - done == REQUESTS;
         assert_true(rig.received_bytes > 0);
     }
     expect_same(alone, &rig);
     rig_close(&rig);
+    return is_all_remote;
 }
 
 static void test_equals_one_worker(void **state) {
@@ -326,7 +330,11 @@ static void test_equals_one_worker(void **state) {
     serve(&alone, 0, REQUESTS);
     rig_close(&alone);
     for (size_t d = 0; d < 3; d++)
-        for (size_t p = 0; p < 3; p++) run_pair(model, &alone, degrees[d], degrees[p], false);
+        for (size_t p = 0; p < 3; p++) {
+            uint32_t tries = 1;
+            while (!run_pair(model, &alone, degrees[d], degrees[p], false))
+                if (++tries > 50) fail_msg("never all of them were remote");
+        }
     model_close(model);
 }
 
