@@ -574,13 +574,27 @@ static void repair_loss(struct dispatch *dispatch, uint64_t now_us) {
         dispatch_kv_ask(dispatch, dispatch->workers[i], now_us);
 }
 
+/* Without a connection it is we who are silent; and some ticks before that it was dead already,
+ * which pings have only then found out: what they counted is forgiven when it is back. */
+static void count_silence(struct dispatch *dispatch, uint64_t now_us) {
+    if (!bus_is_connected(dispatch->bus)) {
+        dispatch->was_cut_off = true;
+        return;
+    }
+    if (dispatch->was_cut_off) {
+        dispatch_worker_forgive(dispatch);
+        for (struct dispatch_work *work = dispatch->works; work; work = work->next)
+            work->answered_tick = dispatch->tick;
+    }
+    dispatch->was_cut_off = false;
+    dispatch->tick++;
+    dispatch_worker_tick(dispatch, now_us);
+}
+
 void dispatch_tick(struct dispatch *dispatch, uint64_t now_us) {
     if (now_us - dispatch->silence_us >= DISPATCH_SILENCE_TICK_US) { /* a late tick counts once */
         dispatch->silence_us = now_us;
-        if (bus_is_connected(dispatch->bus)) { /* without a connection it is we who are silent */
-            dispatch->tick++;
-            dispatch_worker_tick(dispatch, now_us);
-        }
+        count_silence(dispatch, now_us);
     }
     if (bus_port_lossy_count(dispatch->port) != dispatch->lossy_count)
         repair_loss(dispatch, now_us);

@@ -67,6 +67,7 @@ struct dispatch {
     uint64_t synced_us, asked_us, silence_us;
     uint64_t tick; /* of silence: those without a bus connection are not counted */
     uint64_t lossy_count;
+    bool was_cut_off; /* the bus had no connection at the last tick of silence */
     bool has_gap;
     struct kv_event *events; /* scratch, owned */
     uint32_t event_room;
@@ -111,6 +112,8 @@ bool dispatch_worker_is_dead(const struct dispatch *dispatch, uint64_t instance)
 void dispatch_worker_bury(struct dispatch *dispatch, struct dispatch_site *worker, bool is_death,
                           uint64_t now_us);
 void dispatch_worker_tick(struct dispatch *dispatch, uint64_t now_us);
+/* The silence so far was ours. */
+void dispatch_worker_forgive(struct dispatch *dispatch);
 void dispatch_worker_release(struct dispatch *dispatch); /* all of them */
 
 /* --- dispatch_kv.c --- */

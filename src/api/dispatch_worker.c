@@ -436,15 +436,47 @@ static bool count_tick(struct dispatch *dispatch, struct dispatch_site *worker) 
     return false;
 }
 
+/* A suspect that speaks again, and steps, keeps its streams while it proves itself. */
+static bool is_at_fault(const struct dispatch *dispatch, const struct dispatch_site *worker) {
+    return worker->is_suspect &&
+           (worker->silent_ticks > 1 ||
+            worker->still_ticks >= ticks_of(dispatch->options.step_timeout_ms));
+}
+
+/* When all fell silent together it is the bus that carries nothing: whoever is the last to be
+ * suspected of it is no place to move to. */
+static bool is_anybody_heard(const struct dispatch *dispatch) {
+    for (uint32_t i = 0; i < dispatch->worker_count; i++) {
+        const struct dispatch_site *worker = dispatch->workers[i];
+        if (is_open(worker) && worker->silent_ticks <= SUSPECT_TICKS / 2) return true;
+    }
+    return false;
+}
+
+void dispatch_worker_forgive(struct dispatch *dispatch) {
+    for (uint32_t i = 0; i < dispatch->worker_count; i++) {
+        struct dispatch_site *worker = dispatch->workers[i];
+        uint32_t still_ticks = worker->still_ticks;
+        worker->silent_ticks = worker->still_ticks = 0;
+        if (!worker->is_suspect) continue;
+        if (still_ticks >= ticks_of(dispatch->options.step_timeout_ms)) continue;
+        worker->is_suspect = false;
+        metrics_add(dispatch->metrics, METRIC_SUSPECTS_BACK, 1);
+        dispatch_worker_refresh(dispatch, worker);
+    }
+}
+
 void dispatch_worker_tick(struct dispatch *dispatch, uint64_t now_us) {
     for (uint32_t i = dispatch->worker_count; i--;) {
         if (i >= dispatch->worker_count) continue; /* one that was buried took another along */
         struct dispatch_site *worker = dispatch->workers[i];
-        if (count_tick(dispatch, worker)) {
-            dispatch_worker_bury(dispatch, worker, true, now_us);
-            continue;
-        }
-        if (worker->is_suspect && worker->work_count) dispatch_move_works(dispatch, worker, now_us);
+        if (count_tick(dispatch, worker)) dispatch_worker_bury(dispatch, worker, true, now_us);
+    }
+    if (!is_anybody_heard(dispatch)) return;
+    for (uint32_t i = dispatch->worker_count; i--;) {
+        struct dispatch_site *worker = dispatch->workers[i];
+        if (worker->work_count && is_at_fault(dispatch, worker))
+            dispatch_move_works(dispatch, worker, now_us);
     }
 }
 

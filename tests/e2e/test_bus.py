@@ -116,7 +116,7 @@ class Chaos(unittest.TestCase):
             self.assertTrue(alone.startswith(text))
         texts = in_parallel(self.STREAMS, lambda i: self.frontend.stream(self.body(i, 40)).text())
         self.assertEqual(texts, self.short)
-        self.assertEqual(self.frontend.metrics()["gramme_migrations_total"], 0)
+        self.assertEqual(self.frontend.metrics()["gramme_migrations_total"], 0, self.frontend.log())
         for worker in self.workers:
             self.assertNotIn("are dropped", worker.log())
 

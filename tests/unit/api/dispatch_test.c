@@ -452,6 +452,30 @@ static void test_suspect_and_back(void **state) {
     close_fixture(&f);
 }
 
+/* Two that fall silent together: the bus carries nothing, and neither is a place to move to, not
+ * even when one is heard a tick earlier than the other. */
+static void test_all_silent(void **state) {
+    struct fixture f;
+    struct fake_worker second;
+    open_fixture(&f);
+    open_second(&f, &second);
+    f.sampling.max_tokens = 190;
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(submit(&f, i, 1), ERR_OK);
+    for (int i = 0; i < 20; i++) turn_both(&f, &second);
+    f.worker.is_silent = true;
+    for (int i = 0; i < 15; i++) turn_both(&f, &second);
+    second.is_silent = true;
+    for (int i = 0; i < 200; i++) turn_both(&f, &second);
+    assert_int_equal(dispatch_worker_count(f.dispatch), 0);
+    f.worker.is_silent = second.is_silent = false;
+    for (int i = 0; i < 400; i++) turn_both(&f, &second);
+    assert_true(metrics_value(f.metrics, METRIC_SUSPECTS) == 2);
+    assert_true(metrics_value(f.metrics, METRIC_MIGRATIONS) == 0);
+    for (uint32_t i = 0; i < 4; i++) expect_whole(&f, i, 1, 190);
+    fake_close(&second);
+    close_fixture(&f);
+}
+
 /* With nobody else a suspect keeps its streams, and new work waits for it to come back. */
 static void test_only_suspect(void **state) {
     struct fixture f;
@@ -713,6 +737,7 @@ int main(void) {
         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_suspect_and_back),
         cmocka_unit_test(test_only_suspect),
+        cmocka_unit_test(test_all_silent),
         cmocka_unit_test(test_steps_stand_still),
         cmocka_unit_test(test_roster),
         cmocka_unit_test(test_bye),
