@@ -52,6 +52,13 @@ static const struct {
     const char *param; /* NULL: accepted */
 } both[] = {
     {"\"temperature\":-0.1", "temperature"},
+    {"\"nvext\":{\"router_config_override\":{\"overlap_score_weight\":-1}}",
+     "nvext.router_config_override.overlap_score_weight"},
+    {"\"nvext\":{\"router_config_override\":{\"router_temperature\":\"x\"}}",
+     "nvext.router_config_override.router_temperature"},
+    {"\"nvext\":{\"router_config_override\":3}", "nvext.router_config_override"},
+    {"\"nvext\":5", "nvext"},
+    {"\"nvext\":{\"annotations\":[],\"router_config_override\":null}", NULL},
     {"\"temperature\":2.1", "temperature"},
     {"\"temperature\":\"1\"", "temperature"},
     {"\"temperature\":true", "temperature"},
@@ -312,7 +319,8 @@ static void test_values(void **state) {
               "\"min_p\":0.1,\"seed\":-1,\"n\":3,\"max_tokens\":7,\"max_completion_tokens\":9,"
               "\"stop\":[\"x\",\"yy\"],\"stop_token_ids\":[7],\"logit_bias\":{\"5\":-100},"
               "\"logprobs\":true,\"top_logprobs\":4,\"stream\":true,\"stream_options\":"
-              "{\"include_usage\":true,\"continuous_usage_stats\":true},\"timings\":true}",
+              "{\"include_usage\":true,\"continuous_usage_stats\":true},\"timings\":true,"
+              "\"nvext\":{\"router_config_override\":{\"overlap_score_weight\":0.5}}}",
               &spec, &arena, &error),
         ERR_OK);
     assert_int_equal(spec.name_index, 1);
@@ -330,6 +338,7 @@ static void test_values(void **state) {
     assert_int_equal(spec.sampling.prompt_logprobs, -1);
     assert_true(spec.is_stream && spec.include_usage && spec.continuous_usage);
     assert_true(spec.wants_timings);
+    assert_true(spec.route.overlap_weight == 0.5 && spec.route.temperature == -1);
     request_parse_release(&spec);
     arena_release(&arena);
 
