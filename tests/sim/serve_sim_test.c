@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "backend/sim/sim_backend.h"
+#include "base/alloc.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -69,6 +70,7 @@ static struct {
     uint64_t preemptions, prefix_hits, prompt_logprobs, worker_deaths, frontend_deaths;
     uint64_t choices_closed, shared_prompts, two_in_flight, redispatch_first, timed_out,
         whole_prefill;
+    uint64_t allocations_failed;
     uint64_t half_waits, preempted_beside_handoff, frozen, unlike, other_tp;
     struct worker_core_counts core;
     struct handoff_decode_counts decode;
@@ -99,6 +101,8 @@ static struct worker workers[WORKERS + PREFILLS];
 static uint32_t worker_count; /* with the prefill workers, when this seed has some */
 static struct fake_xfer_net *net;
 static struct handoff_rule rule;
+static bool lacks_memory; /* in this seed allocations fail now and then */
+static uint64_t fails_at; /* the allocation that fails; 0: none */
 static uint64_t instance_last;
 static struct engine_options engine_options;
 static struct backend_options backend_options;
@@ -222,13 +226,33 @@ static void worker_freeze(struct worker *worker) {
     fake_xfer_stop(net, worker->instance);
 }
 
+/* One of the next few allocations fails; until memory_back. */
+static void memory_short(void) {
+    if (!lacks_memory || below(20) != 0) return;
+    fails_at = 1 + below(5);
+    alloc_fail_at(fails_at, 0);
+}
+static void memory_back(void) {
+    if (!fails_at) return;
+    marks.allocations_failed += alloc_count() >= fails_at;
+    alloc_fail_at(0, 0);
+    fails_at = 0;
+}
+
+static void worker_step(struct worker *worker) {
+    /* A worker's own lack of memory in a step ends an answer, a prefill worker's must not. */
+    if (worker->is_prefill) memory_short();
+    if (worker_core_step(worker->core, now_us)) wrong("the backend failed");
+    memory_back();
+}
+
 static void worker_run(struct worker *worker) {
     if (worker->busy_until_us > now_us) return;
     if (worker->frozen_until_us) fake_xfer_resume(net, worker->instance);
     worker->frozen_until_us = 0;
     worker_core_flush(worker->core, now_us);
     if (worker_core_has_work(worker->core)) {
-        if (worker_core_step(worker->core, now_us)) wrong("the backend failed");
+        worker_step(worker);
         worker->busy_until_us = now_us + 1 + below(worker->step_us);
         worker_core_check(worker->core);
         struct engine_load load;
@@ -611,8 +635,12 @@ static void deliver(void) {
     struct bus_message message;
     uint64_t to;
     while (fake_bus_take(bus, now_us, &to, &message)) {
-        for (uint32_t w = 0; w < worker_count; w++)
-            if (workers[w].instance == to) worker_core_message(workers[w].core, &message, now_us);
+        for (uint32_t w = 0; w < worker_count; w++) {
+            if (workers[w].instance != to) continue;
+            memory_short();
+            worker_core_message(workers[w].core, &message, now_us);
+            memory_back();
+        }
         for (uint32_t f = 0; f < FRONTENDS; f++)
             if (frontends[f].instance == to && !frontends[f].is_dead)
                 frontend_take(&frontends[f], &message);
@@ -702,6 +730,7 @@ static void run_seed(uint64_t seed) {
         .corrupted_per_mille = below(3) ? 0 : below(60),
         .doubled_per_mille = below(3) ? 0 : below(100),
     };
+    lacks_memory = below(5) == 0;
     net = fake_xfer_net_create(&xfer_options);
     worker_count = WORKERS + (below(4) ? PREFILLS : 0);
     for (uint32_t w = 0; w < worker_count; w++) worker_start(&workers[w]);
@@ -782,6 +811,7 @@ int main(int argc, char **argv) {
     MARK(whole_prefill);
     for (uint32_t i = 0; i < MSG_REMOTE_RESULT_COUNT; i++)
         mark(msg_remote_result_name(i), marks.decode.results[i]);
+    MARK(allocations_failed);
     MARK(half_waits);
     MARK(preempted_beside_handoff);
     MARK(frozen);
