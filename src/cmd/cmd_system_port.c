@@ -21,22 +21,7 @@ struct cmd_system_port {
 };
 
 static void add_metrics(const struct cmd_system_state *state, struct buf *out) {
-    const struct engine_load *load = &state->load;
-    struct msg_load as_told = {.blocks_total = load->blocks_total,
-                               .blocks_free = load->blocks_free,
-                               .blocks_cached = load->blocks_cached,
-                               .running_requests = load->running_requests,
-                               .waiting_requests = load->waiting_requests,
-                               .running_tokens = load->running_tokens,
-                               .waiting_tokens = load->waiting_tokens,
-                               .step_count = load->step_count,
-                               .step_us = load->step_us,
-                               .preemption_count = load->preemption_count,
-                               .prefix_query_tokens = load->prefix_query_tokens,
-                               .prefix_hit_tokens = load->prefix_hit_tokens,
-                               .prompt_tokens = load->prompt_tokens,
-                               .generation_tokens = load->generation_tokens};
-    struct worker_metrics_row row = {.name = state->name, .load = &as_told};
+    struct worker_metrics_row row = {.name = state->name, .load = &state->load};
     worker_metrics_render(&row, 1, true, out);
 }
 

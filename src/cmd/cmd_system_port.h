@@ -9,7 +9,7 @@
 #include <uv.h>
 
 #include "base/err.h"
-#include "engine/engine.h"
+#include "bus/msg.h"
 
 struct cmd_system_port;
 
@@ -17,7 +17,7 @@ struct cmd_system_state {
     bool is_live, is_ready;
     const char *stage; /* when not ready */
     const char *name;  /* of the worker */
-    struct engine_load load;
+    struct msg_load load;
 };
 typedef void (*cmd_system_port_fn)(void *ctx, struct cmd_system_state *out);
 

@@ -275,7 +275,7 @@ static void get_state(void *ctx, struct cmd_system_state *out) {
     *out = (struct cmd_system_state){.is_live = true, .name = process->base.handover.name};
     struct worker_status status = {.state = WORKER_LOADING};
     if (process->worker) worker_get_status(process->worker, &status);
-    out->load = status.load;
+    out->load = status.told;
     out->is_ready = process->phase == SERVING && !status.is_stuck;
     if (process->phase >= DRAINING) out->stage = "draining";
     else if (process->phase < SERVING) out->stage = "loading";

@@ -114,9 +114,12 @@ static void set_error(struct worker *worker, enum err e, const char *what) {
 
 static void set_load(struct worker *worker) {
     struct engine_load load;
+    struct msg_load told;
     engine_get_load(worker->boot.engine, &load);
+    worker_core_get_load(worker->core, &told);
     pthread_mutex_lock(&worker->lock);
     worker->status.load = load;
+    worker->status.told = told;
     pthread_mutex_unlock(&worker->lock);
 }
 

@@ -17,6 +17,7 @@
 #include "backend/backend.h"
 #include "base/err.h"
 #include "bus/bus.h"
+#include "bus/msg.h"
 #include "engine/engine.h"
 #include "plan/plan.h"
 #include "worker/handoff.h"
@@ -73,6 +74,7 @@ struct worker_status {
     struct err_text error; /* WORKER_FAILED */
     enum err cause;        /* WORKER_FAILED: what kind of */
     struct engine_load load;
+    struct msg_load told; /* as LOAD says it, but for the senders */
 };
 
 /* `model` and `bus` are borrowed until worker_destroy.  Starts the thread and returns at once. */

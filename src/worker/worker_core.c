@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/num.h"
 #include "worker/worker_kv.h"
+#include "worker/worker_load.h"
 
 #define BUCKETS_MIN 64u
 #define FORGOTTEN_MAX 256u         /* attempts of a sender remembered as forgotten */
@@ -760,53 +761,25 @@ static bool reserve_load_senders(struct worker_core *core, uint32_t count) {
     return true;
 }
 
-static void add_handoff_load(const struct worker_core *core, const struct engine_load *load,
-                             struct msg_load *message) {
-    message->remote_blocks = load->remote_blocks;
-    message->quarantined_blocks = load->quarantined_blocks;
-    if (core->prefill) handoff_prefill_add_load(core->prefill, load, message);
-    if (core->decode) handoff_decode_add_load(core->decode, message);
-    if (core->options.xfer) {
-        struct xfer_counts counts;
-        xfer_get_counts(core->options.xfer, &counts);
-        message->sent_bytes = counts.sent_bytes;
-        message->received_bytes = counts.received_bytes;
-        message->busy_us = counts.busy_us;
-    }
+void worker_core_get_load(const struct worker_core *core, struct msg_load *out) {
+    worker_load_fill(core->options.engine, core->options.xfer, core->decode, core->prefill, out);
+    out->kv_event_number = worker_kv_event_last(core->kv);
+    out->is_draining = core->is_draining;
 }
 
 static void send_load(struct worker_core *core, uint64_t now_us) {
     uint32_t prefill_senders = core->prefill ? handoff_prefill_sender_count(core->prefill) : 0;
     if (!reserve_load_senders(core, core->sender_count + prefill_senders)) return;
-    struct engine_load load;
-    engine_get_load(core->options.engine, &load);
-    struct msg_load message = {
-        .blocks_total = load.blocks_total,
-        .blocks_free = load.blocks_free,
-        .blocks_cached = load.blocks_cached,
-        .running_requests = load.running_requests,
-        .waiting_requests = load.waiting_requests,
-        .running_tokens = load.running_tokens,
-        .waiting_tokens = load.waiting_tokens,
-        .step_count = load.step_count,
-        .step_us = load.step_us,
-        .kv_event_number = worker_kv_event_last(core->kv),
-        .preemption_count = load.preemption_count,
-        .prefix_query_tokens = load.prefix_query_tokens,
-        .prefix_hit_tokens = load.prefix_hit_tokens,
-        .prompt_tokens = load.prompt_tokens,
-        .generation_tokens = load.generation_tokens,
-        .is_draining = core->is_draining,
-        .senders = core->load_senders,
-    };
+    struct msg_load message;
+    worker_core_get_load(core, &message);
+    message.senders = core->load_senders;
     for (const struct sender *sender = core->senders; sender; sender = sender->next)
         core->load_senders[message.sender_count++] =
             (struct msg_load_sender){sender->instance, sender->attempt_highest};
     if (core->prefill)
         handoff_prefill_get_senders(core->prefill, core->load_senders + message.sender_count);
     message.sender_count += prefill_senders;
-    add_handoff_load(core, &load, &message);
-    core->had_waiting = load.waiting_requests > 0;
+    core->had_waiting = message.waiting_requests + message.queued_prefills > 0;
     core->load_sent_us = now_us;
     buf_clear(&core->out);
     msg_encode_load(&message, &core->out);

@@ -83,6 +83,8 @@ void worker_core_drain(struct worker_core *core, uint64_t now_us);
 /* Nothing runs and nothing finished waits to be heard. */
 bool worker_core_is_empty(const struct worker_core *core);
 void worker_core_bye(struct worker_core *core);
+/* What LOAD says, but for the senders. */
+void worker_core_get_load(const struct worker_core *core, struct msg_load *out);
 void worker_core_get_counts(const struct worker_core *core, struct worker_core_counts *out);
 /* NULL: this worker has no such side. */
 const struct handoff_decode *worker_core_decode(const struct worker_core *core);
