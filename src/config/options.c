@@ -162,7 +162,7 @@ static const char *type_wants(enum option_type type) {
 /* Not built: only the value that changes nothing is accepted. */
 static enum err value_refuse(const struct option *option, const char *text, double number,
                              const char *where, struct err_text *error) {
-    if (option->type == OPTION_BOOL ? !number
+    if (option->type == OPTION_BOOL ? number == 0
                                     : option->fallback && strcasecmp(text, option->fallback) == 0)
         return ERR_OK;
     return err_set(error, ERR_UNSUPPORTED, "%s: '%.100s' is not supported: %s", where, text,

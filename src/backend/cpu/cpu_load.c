@@ -111,7 +111,7 @@ static enum err rank_shapes(struct cpu_backend *cpu, uint32_t r, struct err_text
     rank->vocab_first = head.row_first;
     rank->q_columns = rank->layers[0].q.rows;
     rank->kv_columns = rank->layers[0].k.rows;
-    rank->ffn_ld = (uint32_t) num_round_up(rank->layers[0].gate.rows, 16);
+    rank->ffn_ld = (uint32_t) num_max(num_round_up(rank->layers[0].gate.rows, 16), 16);
     return ERR_OK;
 }
 
@@ -282,7 +282,8 @@ static uint32_t add_buffers(const struct buffer *all, uint32_t all_count, struct
     return count;
 }
 
-/* What rank `r` holds for itself. */
+/* What rank `r` holds for itself.  Where its share of a small model is empty it has a line, so that
+ * its pointers are some. */
 static uint32_t list_rank_buffers(struct cpu_backend *cpu, uint32_t r, struct buffer *list) {
     const struct model_spec *spec = &cpu->spec;
     struct cpu_rank *rank = &cpu->ranks[r];
@@ -305,9 +306,9 @@ static uint32_t list_rank_buffers(struct cpu_backend *cpu, uint32_t r, struct bu
     uint64_t planes = cpu->rank_count > 1 ? cpu->plane_count : 0;
     const struct buffer all[] = {
         {"attention weights", MEM_WEIGHTS, attention, RANK_AT(attention_weights)},
-        {"mlp weights", MEM_WEIGHTS, mlp, RANK_AT(mlp_weights)},
-        {spec->is_tied ? "embedding and head" : "head", MEM_WEIGHTS, matrix_bytes(&rank->output),
-         RANK_AT(output_weights)},
+        {"mlp weights", MEM_WEIGHTS, num_max(mlp, LINE), RANK_AT(mlp_weights)},
+        {spec->is_tied ? "embedding and head" : "head", MEM_WEIGHTS,
+         num_max(matrix_bytes(&rank->output), LINE), RANK_AT(output_weights)},
         {"queries and attention output", MEM_ACTIVATIONS, product3(tokens, rank->q_columns, f),
          RANK_AT(queries)},
         {"keys and values of a row tile", MEM_ACTIVATIONS,
