@@ -46,7 +46,8 @@ static int serve_in_one_process(const struct graph *graph) {
                                        .local_worker = graph->sections[GRAPH_VLLM_WORKER].options,
                                        .bus = bus,
                                        .instance = cmd_process_draw_instance(),
-                                       .report_fd = -1};
+                                       .report_fd = -1,
+        .tells_workers = true};
     int status = cmd_frontend_serve(&setup);
     bus_destroy(bus);
     return status;
@@ -195,6 +196,9 @@ static enum err find_bus(struct fleet *fleet, struct err_text *text) {
     }
     if (url && options_text(flags, OPT_BUS_LISTEN))
         return err_set(text, ERR_USAGE, "--nats and --bus-listen: one of them");
+    enum err e = cmd_bus_read_secrets(flags, getenv("GRAMME_BUS_TOKEN"), text, bus);
+    if (!e && url) e = cmd_bus_read_url(url, where, text, bus);
+    if (e) return e;
     const char *name_space = options_text(flags, OPT_NAMESPACE);
     const char *name_where = "--namespace";
     if (!name_space && url && fleet->graph->name_space[0]) {
@@ -205,8 +209,7 @@ static enum err find_bus(struct fleet *fleet, struct err_text *text) {
         return err_set(text, ERR_USAGE,
                        "%s: others may use that server too: give --namespace NAME for this graph",
                        where);
-    enum err e = cmd_bus_read_secrets(flags, getenv("GRAMME_BUS_TOKEN"), text, bus);
-    if (!e) e = url ? cmd_bus_read_url(url, where, text, bus) : make_own_bus(fleet, text);
+    if (!url) e = make_own_bus(fleet, text);
     if (!e && name_space) e = cmd_bus_read_namespace(name_space, name_where, text, bus);
     if (!e && !name_space) {
         bus->name_space[0] = 'g';

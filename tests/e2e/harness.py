@@ -49,6 +49,10 @@ def free_port():
         return s.getsockname()[1]
 
 
+def clean_environment():
+    return {k: v for k, v in os.environ.items() if not k.startswith("GRAMME_") and k != "NATS_SERVER"}
+
+
 class Answer:
     def __init__(self, status, headers, body):
         self.status, self.headers, self.body = status, headers, body
@@ -58,18 +62,19 @@ class Answer:
 
 
 class Server:
-    """`gramme serve agg --engine sim` with options given as name=value (underscores for hyphens)."""
+    """`gramme serve GRAPH --engine sim` with options given as name=value (underscores for hyphens)."""
 
-    def __init__(self, wait=True, arguments=(), **options):
+    def __init__(self, wait=True, arguments=(), graph="agg", model=MODEL, environment=None, **options):
         self.port = options.pop("port", None) or free_port()
         options = {"engine": "sim", "served_model_name": NAME, "max_model_len": 2048, **options}
-        command = [BINARY, "serve", "agg", "-m", MODEL, "--port", str(self.port), *arguments]
+        command = [BINARY, "serve", graph, "--port", str(self.port), *arguments]
+        if model:
+            command += ["-m", model]
         for name, value in options.items():
             command.append(f"--{name.replace('_', '-')}={value}")
         self.log_file = tempfile.TemporaryFile()
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("GRAMME_")}
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self.log_file,
-                                        env=environment)
+                                        env={**clean_environment(), **(environment or {})})
         if wait:
             self.wait_ready()
 

@@ -1,0 +1,492 @@
+"""Graphs of several processes: every graph gives the same tokens; whatever dies, stops or restarts,
+streams end with the very same tokens; nothing is left behind.  The sim engine: its next token is a
+function of everything before it, so one lost, doubled or foreign token changes the answer."""
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+
+import openai
+
+from harness import (BINARY, MODEL, NAME, ROOT, WAIT_S, Server, clean_environment, free_port,
+                     in_parallel, wait_for)
+
+EXAMPLES = ROOT / "examples"
+PROMPTS = [f"Prompt {i}: " + "once upon a time there was a token " * (1 + i % 7) for i in range(32)]
+KINDS = ("agg", "agg_router", "disagg", "disagg_router")
+TWO = "--VllmWorker.ServiceArgs.workers=2"
+
+
+def children(pid):
+    """{component name: pid} of a supervisor."""
+    out = {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text()
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        state, parent = stat.rsplit(")", 1)[1].split()[:2]
+        if int(parent) == pid and state != "Z":
+            name = words[2].decode() if words[0] == b"gramme" else words[0].decode()
+            out[name] = int(entry.name)
+    return out
+
+
+def is_alive(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Graph(Server):
+    """A supervised graph; ends must be clean."""
+
+    def __init__(self, graph="agg", arguments=(TWO,), **options):
+        super().__init__(graph=graph, arguments=arguments, **options)
+        self.pids = children(self.process.pid)
+
+    def kill(self, name, number=signal.SIGKILL):
+        pid = children(self.process.pid)[name]
+        os.kill(pid, number)
+        return pid
+
+    def wait_all_ready(self):
+        wait_for(lambda: "ready: " in self.log(), "every component ready")
+
+    def wait_workers(self, count):
+        def is_there():
+            status = self.request("GET", "/gramme/status")
+            return sum(w["state"] == "serving" for w in status.json()["workers"]) == count
+        wait_for(is_there, f"{count} workers")
+
+    def complete(self, prompt, tokens=16, **fields):
+        answer = self.post("/v1/completions", {"prompt": prompt, "max_tokens": tokens, "temperature": 0,
+                                               "ignore_eos": True, **fields})
+        assert answer.status == 200, answer.body
+        body = answer.json()
+        assert body["usage"]["completion_tokens"] == tokens, body
+        return body["choices"][0]["text"]
+
+    def stop(self):
+        pids = list(children(self.process.pid).values()) if self.process.poll() is None else []
+        super().stop()
+        for pid in pids:
+            wait_for(lambda: not is_alive(pid), f"the end of process {pid}")
+
+
+def watch(graph, prompt, tokens, **fields):
+    """One stream through the openai client: its text; usage must count every token once."""
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{graph.port}/v1", api_key="-", max_retries=0,
+                           timeout=WAIT_S * 4)
+    text, usage = [], None
+    stream = client.completions.create(model=NAME, prompt=prompt, max_tokens=tokens, stream=True,
+                                       stream_options={"include_usage": True},
+                                       extra_body={"ignore_eos": True}, **{"temperature": 0, **fields})
+    for event in stream:
+        usage = event.usage or usage
+        text += [choice.text for choice in event.choices]
+    assert usage.completion_tokens == tokens, usage
+    return "".join(text)
+
+
+def seeded(i):
+    return {"temperature": 0.8, "seed": i} if i % 2 else {}
+
+
+class SameTokens(unittest.TestCase):
+    def test_every_graph(self):
+        with Server(max_model_len=2048) as single:
+            wanted = [Graph.complete(single, p) for p in PROMPTS]
+        for kind in KINDS:
+            with self.subTest(kind), Graph(kind, model=None, max_model_len=2048,
+                                           arguments=("-f", str(EXAMPLES / f"{kind}.yaml"), TWO,
+                                                      f"--Common.model={MODEL}")) as graph:
+                self.assertEqual(in_parallel(len(PROMPTS), lambda i: graph.complete(PROMPTS[i])), wanted)
+                log = graph.log()
+                if "disagg" in kind:
+                    graph.wait_all_ready()
+                    self.assertGreater(graph.metrics().get("gramme_remote_prefill_total", 0), 0, log)
+
+    def test_without_a_file(self):
+        with Graph("disagg", arguments=(), max_model_len=2048) as graph:
+            graph.complete(PROMPTS[0])
+            graph.wait_all_ready()
+            self.assertEqual(sorted(children(graph.process.pid)),
+                             ["Frontend.0", "PrefillWorker.0", "VllmWorker.0", "nats-server"])
+
+
+class Faults(unittest.TestCase):
+    STREAMS = 8
+    TOKENS = 300
+
+    @classmethod
+    def setUpClass(cls):
+        with Server(max_model_len=2048) as single:
+            cls.wanted = in_parallel(cls.STREAMS, lambda i: watch(single, PROMPTS[i], cls.TOKENS, **seeded(i)))
+
+    def under_load(self, graph, fault):
+        """Streams that must end as if nothing had happened; fault() comes in their middle."""
+        def one(i):
+            if i == self.STREAMS:
+                wait_for(lambda: graph.metrics()["vllm:num_requests_running"] == self.STREAMS, "all streams run")
+                return fault()
+            return watch(graph, PROMPTS[i], self.TOKENS, **seeded(i))
+        self.assertEqual(in_parallel(self.STREAMS + 1, one)[:-1], self.wanted)
+
+    def graph(self, kind="agg", **options):
+        graph = Graph(kind, max_model_len=2048, sim_step="5ms", **options)
+        self.addCleanup(graph.stop)
+        graph.wait_all_ready()
+        graph.wait_workers(2)
+        return graph
+
+    def test_worker_killed(self):
+        graph = self.graph("agg_router")
+        self.under_load(graph, lambda: graph.kill("VllmWorker.0"))
+        graph.wait_workers(2)
+        self.assertGreater(graph.metrics()["gramme_worker_deaths_total"], 0)
+        self.under_load(graph, lambda: graph.kill("VllmWorker.1"))
+        graph.wait_idle()
+
+    def test_worker_stopped(self):
+        graph = self.graph()
+        stopped = []
+        self.under_load(graph, lambda: stopped.append(graph.kill("VllmWorker.0", signal.SIGSTOP)))
+        os.kill(stopped[0], signal.SIGCONT)
+        graph.wait_workers(2)
+        graph.wait_idle()
+        self.assertEqual(graph.metrics()["gramme_worker_deaths_total"], 0)
+        self.assertGreater(graph.metrics()["gramme_worker_suspicions_total"], 0)
+        self.under_load(graph, lambda: None)
+
+    def test_worker_told_to_go(self):
+        graph = self.graph()
+        before = children(graph.process.pid)
+        for name in ("VllmWorker.0", "VllmWorker.1"):  # each in turn, under load
+            self.under_load(graph, lambda: graph.kill(name, signal.SIGTERM))
+            wait_for(lambda: children(graph.process.pid).get(name, before[name]) != before[name], f"another {name}")
+            graph.wait_workers(2)
+        self.assertEqual(graph.metrics()["gramme_http_requests_total"] > 0, True)
+
+    def test_bus_killed(self):
+        graph = self.graph()
+        self.under_load(graph, lambda: graph.kill("nats-server"))
+        self.assertEqual(graph.metrics()["gramme_migrations_total"], 0)
+        self.under_load(graph, lambda: graph.kill("nats-server"))
+        graph.wait_idle()
+
+    def test_frontend_killed(self):
+        graph = self.graph()
+        stream = graph.stream({"prompt": PROMPTS[0], "max_tokens": 2000, "ignore_eos": True}, "/v1/completions")
+        next(stream.events())
+        pid = graph.kill("Frontend.0")
+        wait_for(lambda: not is_alive(pid), "the frontend's end")
+        stream.close()
+        graph.wait_ready()
+        graph.wait_workers(2)
+        graph.wait_idle()  # its sequences are given up
+        self.under_load(graph, lambda: None)
+
+    def test_poison(self):
+        graph = self.graph(migration_limit=1)
+        def fault():
+            graph.kill("VllmWorker.0")
+            graph.kill("VllmWorker.1")
+        def one(i):
+            if i == 0:
+                wait_for(lambda: graph.metrics()["vllm:num_requests_running"] == 1, "the stream runs")
+                return fault()
+            with self.assertRaises(openai.APIError) as raised:
+                watch(graph, PROMPTS[0], 1000)
+            return str(raised.exception)
+        self.assertIn("died", in_parallel(2, one)[1])
+
+
+class Ends(unittest.TestCase):
+    def shm(self):
+        return sorted(os.listdir("/dev/shm"))
+
+    def tmp(self):
+        return sorted(name for name in os.listdir("/tmp") if "gramme" in name or "nats" in name)
+
+    def check_end(self, number):
+        shm = self.shm()
+        graph = Graph("disagg", max_model_len=2048, sim_step="5ms")
+        pids = [graph.process.pid, *children(graph.process.pid).values()]
+        try:
+            graph.wait_all_ready()
+            pids = [graph.process.pid, *children(graph.process.pid).values()]
+            self.assertEqual(len(pids), 6)
+            graph.complete(PROMPTS[3])
+            stream = graph.stream({"prompt": PROMPTS[0], "max_tokens": 100, "ignore_eos": True}, "/v1/completions")
+            next(stream.events())
+            graph.signal(number)
+            text = ""
+            if number != signal.SIGKILL:
+                text = stream.text()  # what runs is finished
+                self.assertTrue(text)
+            status = graph.wait()
+        finally:
+            Server.stop(graph)
+        for pid in pids[1:]:
+            wait_for(lambda: not is_alive(pid), f"the end of process {pid}")
+        self.assertEqual(status, -signal.SIGKILL if number == signal.SIGKILL else 0)
+        with self.assertRaises(OSError):
+            socket.create_connection(("127.0.0.1", graph.port), 1).close()
+        self.assertEqual(self.shm(), shm)
+
+    def test_interrupt(self):
+        self.check_end(signal.SIGINT)
+
+    def test_terminate(self):
+        self.check_end(signal.SIGTERM)
+
+    def test_supervisor_killed(self):
+        self.check_end(signal.SIGKILL)
+
+    def test_second_signal(self):
+        with Graph(max_model_len=2048, sim_step="20ms") as graph:
+            stream = graph.stream({"prompt": PROMPTS[0], "max_tokens": 1900, "ignore_eos": True}, "/v1/completions")
+            next(stream.events())
+            graph.signal()
+            wait_for(lambda: graph.request("GET", "/health").status == 503, "draining")
+            graph.signal()
+            self.assertEqual(graph.wait(), 130)
+            stream.close()
+
+
+class Trouble(unittest.TestCase):
+    """One clear line, the right status."""
+
+    def refuse(self, arguments, status, *words, environment=None, command="serve"):
+        done = subprocess.run([BINARY, command, *arguments], capture_output=True, text=True, timeout=WAIT_S,
+                              env={**clean_environment(), **(environment or {})})
+        self.assertEqual(done.returncode, status, done.stderr)
+        for word in words:
+            self.assertIn(word, done.stderr)
+        return done.stderr
+
+    def test_one_line(self):
+        cases = [
+            (("disagg",), 2, "no model"),
+            (("aggg", "-m", MODEL), 2, "'aggg' is no graph"),
+            (("disagg", "-m", MODEL, "--nats", "nats://user:secret@127.0.0.1:4222"), 2, "GRAMME_BUS_TOKEN"),
+            (("disagg", "-m", MODEL, "--nats", "nats://127.0.0.1:4222"), 2, "--namespace"),
+            (("disagg", "-m", MODEL, "--bus-listen", "0.0.0.0:4222"), 2, "GRAMME_BUS_TOKEN"),
+            (("disagg", "-m", MODEL, "--bus-listen", "somewhere"), 2, "ADDRESS:PORT"),
+        ]
+        for arguments, status, *words in cases:
+            with self.subTest(arguments):
+                said = self.refuse(arguments, status, *words)
+                self.assertEqual(said.count("\n"), 1, said)
+                self.assertNotIn("secret", said)
+        self.refuse(("-m", MODEL), 2, "--join", command="worker")
+        self.refuse(("-m", MODEL, "--join", "nats://127.0.0.1:1"), 2, "--namespace", command="worker")
+        self.refuse(("-m", MODEL, "--join", "nats://a@127.0.0.1:1", "--namespace", "x"), 2, "GRAMME_BUS_TOKEN",
+                    command="frontend")
+
+    def test_token_file(self):
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write("secret\n")
+            file.flush()
+            os.chmod(file.name, 0o644)
+            self.refuse(("agg", "-m", MODEL, TWO, "--bus-token-file", file.name), 2, "chmod 600")
+
+    def test_worker_that_cannot(self):
+        """A failure that repeats by nature is not tried again; its line is the last word."""
+        said = self.refuse(("agg", TWO, "--engine=sim", "-m", MODEL, "--port", str(free_port()),
+                            "--VllmWorker.model=/nowhere/model.gguf"), 1, "/nowhere/model.gguf", "given up")
+        self.assertNotIn("starts again", said)
+
+    def test_port_taken(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            said = self.refuse(("agg", TWO, "--engine=sim", "-m", MODEL, "--port", str(taken.getsockname()[1])),
+                               1, "taken", "given up")
+        self.assertNotIn("starts again", said)
+
+
+class Process:
+    """`gramme COMMAND` by hand."""
+
+    def __init__(self, command, *arguments, environment=None):
+        self.log_file = tempfile.TemporaryFile()
+        self.process = subprocess.Popen([BINARY, command, *arguments], stdout=subprocess.DEVNULL,
+                                        stderr=self.log_file, env={**clean_environment(), **(environment or {})})
+
+    def log(self):
+        self.log_file.seek(0)
+        return self.log_file.read().decode(errors="replace")
+
+    def stop(self, number=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+            try:
+                self.process.wait(WAIT_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        status = self.process.wait()
+        log = self.log()
+        self.log_file.close()
+        for sign in ("AddressSanitizer", "LeakSanitizer", "runtime error:", "ThreadSanitizer"):
+            assert sign not in log, log
+        return status
+
+
+class ByHand(unittest.TestCase):
+    """A nats-server of the site, workers and frontends that come and go."""
+
+    def setUp(self):
+        port = free_port()
+        self.nats = subprocess.Popen([self.nats_path(), "-a", "127.0.0.1", "-p", str(port), "--auth", "t0ken"],
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(self.end_nats)
+        self.url = f"nats://127.0.0.1:{port}"
+
+    @staticmethod
+    def nats_path():
+        for folder in [*os.environ.get("PATH", "").split(":"), "/usr/sbin"]:
+            if os.access(f"{folder}/nats-server", os.X_OK):
+                return f"{folder}/nats-server"
+        raise unittest.SkipTest("nats-server is not on this machine")
+
+    def end_nats(self):
+        self.nats.kill()
+        self.nats.wait()
+
+    def start(self, command, *arguments, namespace="one"):
+        process = Process(command, "--join", self.url, "--namespace", namespace, "-m", MODEL,
+                          *arguments, environment={"GRAMME_BUS_TOKEN": "t0ken"})
+        self.addCleanup(process.stop)
+        return process
+
+    def frontend(self, namespace="one"):
+        port = free_port()
+        process = self.start("frontend", "--port", str(port), "--served-model-name", NAME, "--gone-timeout=1s",
+                             "--migration-timeout=2s", namespace=namespace)
+        server = Server.__new__(Server)
+        server.port, server.process = port, process.process
+        def is_up():
+            try:
+                return server.request("GET", "/live").status == 200
+            except OSError:
+                return False
+        wait_for(is_up, "the frontend's port")
+        return server, process
+
+    def worker(self, *arguments, namespace="one"):
+        return self.start("worker", "--engine=sim", "--max-model-len=2048", "--sim-step=5ms", *arguments,
+                          namespace=namespace)
+
+    def ready(self, server, status=200):
+        wait_for(lambda: server.request("GET", "/health").status == status, f"health {status}")
+
+    def test_come_and_go(self):
+        server, frontend = self.frontend()
+        other, _ = self.frontend(namespace="two")
+        def is_refused():
+            answer = server.chat()
+            return answer.status == 503 and answer.headers.get("Retry-After")
+        wait_for(is_refused, "503 with Retry-After")
+        self.assertEqual(server.request("GET", "/health").status, 503)
+        first = self.worker("--system-port=0")
+        self.ready(server)
+        self.assertEqual(server.chat().status, 200)
+        self.assertEqual(other.request("GET", "/health").status, 503)  # another namespace
+        second_server, _ = self.frontend()
+        self.ready(second_server)
+        text = Graph.complete(server, PROMPTS[5], 50)
+        self.assertEqual(Graph.complete(second_server, PROMPTS[5], 50), text)
+        # its own /live, /health, /metrics
+        line = next(l for l in first.log().splitlines() if "system port: " in l)
+        system = Server.__new__(Server)
+        system.port = int(line.rsplit(":", 1)[1])
+        self.assertEqual(system.request("GET", "/live").status, 200)
+        self.assertEqual(system.request("GET", "/health").status, 200)
+        self.assertGreater(system.metrics()["gramme_worker_steps_total"], 0)
+        # one more; the first is killed: no supervisor tells, silence does
+        self.worker()
+        wait_for(lambda: sum(w["state"] == "serving" for w in
+                             server.request("GET", "/gramme/status").json()["workers"]) == 2, "two workers")
+        texts = in_parallel(5, lambda i: first.process.kill() if i == 4 else
+                            Graph.complete(server, PROMPTS[i], 400))
+        self.assertEqual([len(t) > 0 for t in texts[:4]], [True] * 4)
+
+    def test_told_to_go(self):
+        server, _ = self.frontend()
+        first, second = self.worker(), self.worker()
+        wait_for(lambda: sum(w["state"] == "serving" for w in
+                             server.request("GET", "/gramme/status").json()["workers"]) == 2, "two workers")
+        wanted = Graph.complete(server, PROMPTS[1], 300)
+        def one(i):
+            if i < 4:
+                return Graph.complete(server, PROMPTS[1], 300)
+            first.process.terminate()
+            return None
+        self.assertEqual(in_parallel(5, one)[:4], [wanted] * 4)
+        self.assertEqual(first.process.wait(WAIT_S), 0)
+        second.process.terminate()
+        self.assertEqual(second.process.wait(WAIT_S), 0)
+        self.ready(server, 503)
+        self.assertEqual(server.chat().status, 503)
+
+    def test_worker_before_nats(self):
+        self.end_nats()
+        server, _ = self.frontend()
+        worker = self.worker()
+        wait_for(lambda: "ready after" in worker.log(), "the worker is loaded")
+        port = self.url.rsplit(":", 1)[1]
+        self.nats = subprocess.Popen([self.nats_path(), "-a", "127.0.0.1", "-p", port, "--auth", "t0ken"],
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.ready(server)
+        self.assertEqual(server.chat().status, 200)
+
+
+class Views(unittest.TestCase):
+    def test_top_and_join(self):
+        port = free_port()
+        with Graph(arguments=(TWO, "--bus-listen", f"127.0.0.1:{port}"), max_model_len=2048,
+                   environment={"GRAMME_BUS_TOKEN": "s3cret"}) as graph:
+            graph.wait_all_ready()
+            top = subprocess.run([BINARY, "top", "--url", f"http://127.0.0.1:{graph.port}"], capture_output=True,
+                                 text=True, timeout=WAIT_S, env=clean_environment())
+            self.assertEqual(top.returncode, 0, top.stderr)
+            for word in ("VllmWorker.0", "VllmWorker.1", "BUDGET", "serving", "ready"):
+                self.assertIn(word, top.stdout)
+            labels = graph.request("GET", "/metrics").body.decode()
+            self.assertIn('worker="VllmWorker.1"', labels)
+            # the printed line joins a worker, and names the variable instead of the secret
+            join = wait_for(lambda: next((l for l in graph.log().splitlines() if "join from another node" in l),
+                                         None), "the join line")
+            self.assertNotIn("s3cret", graph.log())
+            words = join.split("gramme worker ", 1)[1].split(" (or", 1)[0].split()
+            worker = Process("worker", *words, "--engine=sim", "--max-model-len=2048",
+                             environment={"GRAMME_BUS_TOKEN": "s3cret"})
+            try:
+                graph.wait_workers(3)
+            finally:
+                self.assertEqual(worker.stop(), 0)
+            graph.wait_workers(2)
+            # nothing secret in any command line or process title
+            for pid in [graph.process.pid, *children(graph.process.pid).values()]:
+                self.assertNotIn(b"s3cret", pathlib.Path(f"/proc/{pid}/cmdline").read_bytes())
+
+    def test_json_log(self):
+        with Graph(max_model_len=2048, log_format="json") as graph:
+            graph.complete(PROMPTS[0])
+            lines = [json.loads(line) for line in graph.log().splitlines()]
+        self.assertIn("VllmWorker.1", {line.get("who") for line in lines})
+
+
+if __name__ == "__main__":
+    unittest.main()
