@@ -47,7 +47,7 @@ static int serve_in_one_process(const struct graph *graph) {
                                        .bus = bus,
                                        .instance = cmd_process_draw_instance(),
                                        .report_fd = -1,
-        .tells_workers = true};
+                                       .tells_workers = true};
     int status = cmd_frontend_serve(&setup);
     bus_destroy(bus);
     return status;
@@ -356,16 +356,23 @@ static enum err find_kind(const struct cmd_graph_line *line, struct err_text *te
     return ERR_OK;
 }
 
-/* A graph with a router routes by KV, unless the file says otherwise. */
-static enum err set_policy(struct graph *graph, struct err_text *text) {
-    if (!graph_has_router(graph->kind)) return ERR_OK;
-    for (int i = GRAPH_FRONTEND; i <= GRAPH_VLLM_WORKER; i++) {
-        struct options *options = graph->sections[i].options;
-        if (options_is_set(options, OPT_ROUTER)) continue;
-        enum err e = options_set(options, OPT_ROUTER, "kv", SOURCE_MODEL, "router", text);
-        if (e) return e;
-    }
-    return ERR_OK;
+static enum err set_default(struct graph *graph, enum graph_section_id section, enum option_id id,
+                            const char *value, struct err_text *text) {
+    struct options *options = graph->sections[section].options;
+    if (options_is_set(options, id)) return ERR_OK;
+    return options_set(options, id, value, SOURCE_MODEL, option_get(id)->name, text);
+}
+
+/* What the graph's name says, where nobody said otherwise: a router routes by KV; without a file
+ * prompts of a disagg graph go to its prefill worker. */
+static enum err set_defaults(struct graph *graph, struct err_text *text) {
+    enum err e = ERR_OK;
+    if (graph_has_router(graph->kind))
+        for (int i = GRAPH_FRONTEND; !e && i <= GRAPH_VLLM_WORKER; i++)
+            e = set_default(graph, (enum graph_section_id) i, OPT_ROUTER, "kv", text);
+    if (!e && graph_is_disagg(graph->kind) && !graph->has_file)
+        e = set_default(graph, GRAPH_VLLM_WORKER, OPT_REMOTE_PREFILL, "true", text);
+    return e;
 }
 
 int cmd_serve(int argc, char **argv) {
@@ -383,7 +390,7 @@ int cmd_serve(int argc, char **argv) {
     }
     status = e ? cmd_fail(e, &text) : cmd_graph_read(&line, kind, &graph);
     if (!status) {
-        e = set_policy(&graph, &text);
+        e = set_defaults(&graph, &text);
         if (e) status = cmd_fail(e, &text);
         else if (options_bool(line.flags, OPT_PRINT_CONFIG)) cmd_graph_print(&graph);
         else if (is_one_process(&graph, line.flags)) status = serve_in_one_process(&graph);

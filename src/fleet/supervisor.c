@@ -203,6 +203,8 @@ static bool is_role_lost(const struct supervisor *supervisor, enum unit_role rol
     return true;
 }
 
+static void look_if_ready(struct supervisor *supervisor);
+
 /* --- reaping ---------------------------------------------------------------------------------- */
 
 /* is_expected: it ended well, or was told to go. */
@@ -244,6 +246,7 @@ static void on_unit_end(struct supervisor *supervisor, struct unit *unit, int st
             unit->state = UNIT_GIVEN_UP;
             log_error("%s: given up: %s", unit->name, unit_last_words(unit));
             if (is_role_lost(supervisor, unit->role)) give_up(supervisor, unit);
+            look_if_ready(supervisor);
         }
     }
     go_on_draining(supervisor);
@@ -283,10 +286,9 @@ static void show_loading(struct supervisor *supervisor) {
     terminal_status(supervisor->options.terminal, status);
 }
 
-static void on_report(void *ctx, struct unit *unit) {
-    struct supervisor *supervisor = ctx;
-    show_loading(supervisor);
-    if (unit->report.kind != REPORT_READY || supervisor->phase != STARTING) return;
+/* Everybody is ready, or given up for good while the others can serve. */
+static void look_if_ready(struct supervisor *supervisor) {
+    if (supervisor->phase != STARTING) return;
     const char *url = NULL;
     for (uint32_t i = 0; i < supervisor->unit_count; i++) {
         const struct unit *other = &supervisor->units[i];
@@ -299,6 +301,12 @@ static void on_report(void *ctx, struct unit *unit) {
              (double) (clock_now_us() - supervisor->begun_us) / 1e6);
     if (supervisor->options.ready_note) log_info("%s", supervisor->options.ready_note);
     notify_send(supervisor->options.notify_socket, "READY=1");
+}
+
+static void on_report(void *ctx, struct unit *unit) {
+    struct supervisor *supervisor = ctx;
+    show_loading(supervisor);
+    if (unit->report.kind == REPORT_READY) look_if_ready(supervisor);
 }
 
 static enum err open_port(struct supervisor *supervisor, struct err_text *text);
