@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""graphs - what the graphs cost: CPU of the frontend a request and a token, its memory at rest,
+disaggregated against aggregated time to first token.
+
+usage: bench/graphs.py -m MODEL [--gramme PATH] [--cases frontend,paced,rest,ttft] [--rounds N]
+
+MODEL: the demo model's file (its tokenizer and template serve the sim engine too).  The frontend is
+pinned to one core, everything else to the others.  One line a figure; with --json one JSON line.
+"""
+import argparse
+import datetime
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+START_SECONDS = 120
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def descendants(pid):
+    found, open_pids = [], [pid]
+    while open_pids:
+        parent = open_pids.pop()
+        for task in os.listdir(f"/proc/{parent}/task"):
+            with open(f"/proc/{parent}/task/{task}/children") as f:
+                children = [int(word) for word in f.read().split()]
+            found += children
+            open_pids += children
+    return found
+
+
+def command_of(pid):
+    with open(f"/proc/{pid}/cmdline", "rb") as f:
+        return f.read().decode(errors="replace").split("\0")
+
+
+def pin(pid, cpus):
+    for task in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(task), cpus)
+
+
+def resident_mb(pid):
+    with open(f"/proc/{pid}/status") as f:
+        for line in f:
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+class Graph:
+    """A running graph; its frontend is alone on the first core."""
+
+    def __init__(self, gramme, graph, arguments):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.cpus = sorted(os.sched_getaffinity(0))
+        command = [gramme, "serve", graph, "--port", str(self.port), *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        os.set_blocking(self.process.stderr.fileno(), False)
+        end = time.time() + START_SECONDS
+        while not self.is_ready():
+            if self.process.poll() is not None or time.time() > end:
+                sys.exit(f"graphs: {' '.join(command)} did not get ready:\n{self.process.stderr.read()}")
+            time.sleep(0.05)
+        self.frontend = self.process.pid
+        for pid in descendants(self.process.pid):
+            if "frontend" in command_of(pid)[1:2]:
+                self.frontend = pid
+        if len(self.cpus) > 1:
+            for pid in descendants(self.process.pid):
+                pin(pid, {self.cpus[0]} if pid == self.frontend else set(self.cpus[1:]))
+
+    def is_ready(self):
+        try:
+            with urllib.request.urlopen(self.url + "/health", timeout=1) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            sys.exit("graphs: the graph did not end within 60 s of SIGTERM")
+
+
+def load(gramme, graph, *arguments):
+    command = [gramme, "bench", "serve", "--json", "--url", graph.url, "--pid", str(graph.frontend), *arguments]
+    cpus = set(graph.cpus[1:]) or set(graph.cpus)
+    out = subprocess.run(command, check=True, capture_output=True, text=True,
+                         preexec_fn=lambda: os.sched_setaffinity(0, cpus))
+    return json.loads(out.stdout.strip().splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("-m", "--model", required=True)
+    parser.add_argument("--gramme", default=os.path.join(ROOT, "build/gramme"))
+    parser.add_argument("--cases", default="rest,frontend,paced,ttft")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True,
+                            text=True).stdout.strip()
+
+    def figure(name, value, unit, **more):
+        if options.json:
+            print(json.dumps({"figure": name, "value": round(value, 4), "unit": unit, **more, "commit": commit,
+                              "machine": platform.processor() or platform.machine(),
+                              "date": datetime.date.today().isoformat()}), flush=True)
+        else:
+            rest = "".join(f"  {key} {number}" for key, number in more.items())
+            print(f"{name:44} {value:10.3f} {unit}{rest}", flush=True)
+
+    gramme, cases = options.gramme, options.cases.split(",")
+    sim = ["-m", options.model, "--engine", "sim", "--max-model-len", "8k", "--VllmWorker.ServiceArgs.workers=2",
+           "--kv-cache-memory-bytes", "1GiB"]
+    traffic = ["--prompt-tokens", "1000", "--max-tokens", "64", "--ignore-eos", "--concurrency", "64"]
+    if "rest" in cases or "frontend" in cases:
+        with Graph(gramme, "agg_router", sim) as graph:
+            if "rest" in cases:
+                time.sleep(2)
+                figure("frontend at rest, resident", resident_mb(graph.frontend), "MB")
+            if "frontend" in cases:
+                rounds = [load(gramme, graph, *traffic, "--requests", "2048") for _ in range(options.rounds)]
+                cost = statistics.median(r["server_cpu_ms_per_request"] for r in rounds)
+                rate = statistics.median(r["requests_per_s"] for r in rounds)
+                figure("frontend, kv router, NATS: CPU a request", cost, "ms", requests_per_s=round(rate, 1))
+    if "paced" in cases:
+        with Graph(gramme, "agg_router", [*sim, "--sim-step", "5ms"]) as graph:
+            rounds = [load(gramme, graph, *traffic, "--requests", "512") for _ in range(options.rounds)]
+            idle = load(gramme, graph, "--prompt-tokens", "1000", "--max-tokens", "1", "--ignore-eos",
+                        "--concurrency", "64", "--requests", "512")
+            cost = statistics.median(r["server_cpu_ms_per_request"] for r in rounds)
+            figure("frontend, 5 ms steps: CPU a streamed token",
+                   (cost - idle["server_cpu_ms_per_request"]) / 63 * 1000, "us",
+                   with_request_us=round(cost / 64 * 1000, 2))
+    if "ttft" in cases:
+        medians = {"agg": [], "disagg": []}
+        common = ["-m", options.model, "--max-model-len", "4k"]
+        disagg = [*common, "--VllmWorker.remote-prefill=true", "--VllmWorker.conditional-disagg=false"]
+        for graph_name, arguments in (("agg", common), ("disagg", disagg)):
+            with Graph(gramme, graph_name, arguments) as graph:
+                for pid in descendants(graph.process.pid) or [graph.process.pid]:
+                    pin(pid, set(graph.cpus))
+                for seed in range(options.rounds):
+                    result = load(gramme, graph, "--prompt-tokens", "1000", "--max-tokens", "8", "--ignore-eos",
+                                  "--concurrency", "1", "--requests", "8", "--warmup", "2", "--seed", str(seed + 1))
+                    medians[graph_name].append(result["ttft_ms"]["p50"])
+        agg, apart = (statistics.median(medians[name]) for name in ("agg", "disagg"))
+        figure("ttft of 1,000 tokens: disagg / agg", apart / agg, "x", agg_ms=round(agg, 1), disagg_ms=round(apart, 1))
+
+
+if __name__ == "__main__":
+    main()
