@@ -5,7 +5,7 @@
  * and fake (tests/sim).  Users cannot tell them apart.
  *
  * A process has one bus_port: its instance (a random u64, never 0), its inbox, and the common
- * subjects it hears.  bus_send may be called from the port's owner thread only; bus_take likewise.
+ * subjects it hears.  bus_take is the port's owner's alone; bus_send may be called by any thread.
  * When something arrives the port's wake function is called, from any thread, possibly more often
  * than needed: it must only wake the owner (uv_async_send, a futex). */
 #ifndef GRAMME_BUS_BUS_H

@@ -18,6 +18,7 @@
 #include "model/model.h"
 #include "worker/worker_boot.h"
 #include "worker/worker_core.h"
+#include "worker/worker_heart.h"
 
 #define STACK_BYTES (4u << 20)
 #define MESSAGES_MAX 256u       /* taken between two steps */
@@ -34,6 +35,7 @@ struct worker {
     /* The step thread's own. */
     struct worker_boot boot;
     struct bus_port *port;
+    struct worker_heart *heart;
     struct xfer *xfer; /* NULL: nothing goes out or comes in */
     struct worker_core *core;
     uint64_t lossy_count; /* the bus's, as last heeded */
@@ -175,7 +177,7 @@ static uint64_t numeric_digest(const struct worker *worker) {
 static void send_on_bus(void *ctx, enum bus_subject subject, uint64_t to, const void *data,
                         size_t bytes) {
     struct worker *worker = ctx;
-    (void) bus_send(worker->port, subject, to, data, bytes); /* lost: SYNC repairs */
+    (void) worker_heart_send(worker->heart, subject, to, data, bytes); /* lost: SYNC repairs */
 }
 
 static bool has_handoff(const struct worker *worker) {
@@ -295,7 +297,9 @@ static void tick(struct worker *worker) {
 static enum err step(struct worker *worker) {
     uint64_t now_us = clock_now_us();
     atomic_store(&worker->step_begin_us, now_us);
+    worker_heart_set_stepping(worker->heart, true);
     enum err e = worker_core_step(worker->core, now_us);
+    worker_heart_set_stepping(worker->heart, false);
     atomic_store(&worker->step_begin_us, 0);
     return e;
 }
@@ -338,7 +342,8 @@ static void *run(void *ctx) {
     if (!e) {
         e = open_xfer(worker);
         if (!e) {
-            e = open_core(worker);
+            e = worker_heart_create(worker->port, WORKER_TICK_US, &worker->heart);
+            if (!e) e = open_core(worker);
             if (e) set_error(worker, e, "the worker's book");
         }
     }
@@ -405,6 +410,7 @@ void worker_destroy(struct worker *worker) {
     atomic_store(&worker->must_stop, true);
     wake_up(worker);
     pthread_join(worker->thread, NULL);
+    worker_heart_destroy(worker->heart);
     bus_port_close(worker->port); /* no wake after this */
     worker_core_destroy(worker->core);
     xfer_destroy(worker->xfer); /* before the region that it writes to */
