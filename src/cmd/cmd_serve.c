@@ -356,25 +356,6 @@ static enum err find_kind(const struct cmd_graph_line *line, struct err_text *te
     return ERR_OK;
 }
 
-static enum err set_default(struct graph *graph, enum graph_section_id section, enum option_id id,
-                            const char *value, struct err_text *text) {
-    struct options *options = graph->sections[section].options;
-    if (options_is_set(options, id)) return ERR_OK;
-    return options_set(options, id, value, SOURCE_MODEL, option_get(id)->name, text);
-}
-
-/* What the graph's name says, where nobody said otherwise: a router routes by KV; without a file
- * prompts of a disagg graph go to its prefill worker. */
-static enum err set_defaults(struct graph *graph, struct err_text *text) {
-    enum err e = ERR_OK;
-    if (graph_has_router(graph->kind))
-        for (int i = GRAPH_FRONTEND; !e && i <= GRAPH_VLLM_WORKER; i++)
-            e = set_default(graph, (enum graph_section_id) i, OPT_ROUTER, "kv", text);
-    if (!e && graph_is_disagg(graph->kind) && !graph->has_file)
-        e = set_default(graph, GRAPH_VLLM_WORKER, OPT_REMOTE_PREFILL, "true", text);
-    return e;
-}
-
 int cmd_serve(int argc, char **argv) {
     struct cmd_graph_line line;
     int status = cmd_graph_read_line(OPTION_SERVE, argc, argv, &line);
@@ -390,9 +371,7 @@ int cmd_serve(int argc, char **argv) {
     }
     status = e ? cmd_fail(e, &text) : cmd_graph_read(&line, kind, &graph);
     if (!status) {
-        e = set_defaults(&graph, &text);
-        if (e) status = cmd_fail(e, &text);
-        else if (options_bool(line.flags, OPT_PRINT_CONFIG)) cmd_graph_print(&graph);
+        if (options_bool(line.flags, OPT_PRINT_CONFIG)) cmd_graph_print(&graph);
         else if (is_one_process(&graph, line.flags)) status = serve_in_one_process(&graph);
         else status = serve_as_fleet(&graph, line.flags);
         graph_release(&graph);

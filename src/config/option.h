@@ -120,7 +120,8 @@ double options_number(const struct options *options, enum option_id id);
 const char *options_text(const struct options *options, enum option_id id); /* NULL: not set */
 uint32_t options_list_count(const struct options *options, enum option_id id);
 const char *options_list_item(const struct options *options, enum option_id id, uint32_t index);
-/* The value as it was written, of any type (a list has several); NULL: none of that index. */
+/* The value as it was written, of any type (a list has several); NULL: none of that index, or the
+ * table's default. */
 const char *options_value(const struct options *options, enum option_id id, uint32_t index);
 
 /* "enforce-eager, swap-space": the options set that have no effect here; their number. */

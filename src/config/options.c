@@ -450,7 +450,7 @@ const char *options_value(const struct options *options, enum option_id id, uint
     const struct value *value = &options->values[id];
     if (option_get(id)->type == OPTION_LIST)
         return index < value->item_count ? value->items[index] : NULL;
-    return index == 0 && options_is_set(options, id) ? value->text : NULL;
+    return index == 0 ? value->text : NULL;
 }
 
 uint32_t options_print_ignored(const struct options *options, struct buf *out) {

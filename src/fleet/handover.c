@@ -47,7 +47,6 @@ static void encode(const struct handover *handover, const struct options *option
     add_number(out, "memory_sharers", handover->memory_sharers);
     add_number(out, "tells_workers", handover->tells_workers);
     for (int id = 0; id < OPT_COUNT; id++) {
-        if (!options_is_set(options, (enum option_id) id)) continue;
         char key[128];
         snprintf(key, sizeof key, "option:%d:%s",
                  (int) options_source(options, (enum option_id) id),
