@@ -218,12 +218,25 @@ static const char *find_fault(const struct dispatch *dispatch, const struct disp
     return NULL;
 }
 
+/* So that its own log says it too.  Attempt 0: the worker itself is refused. */
+static void tell_refused(struct dispatch *dispatch, const struct dispatch_site *worker,
+                         const char *fault) {
+    char text[160];
+    snprintf(text, sizeof text, "it %s", fault);
+    buf_clear(&dispatch->out);
+    msg_encode_refuse(&(struct msg_refuse){.reason = MSG_REFUSE_UNLIKE, .text = text},
+                      &dispatch->out);
+    (void) dispatch_send(dispatch, worker->instance); /* its next HELLO brings it again */
+}
+
 static void judge(struct dispatch *dispatch, struct dispatch_site *worker) {
     const char *fault =
         worker->hello.component == COMPONENT_PREFILL ? NULL : find_fault(dispatch, worker);
     bool was_foreign = worker->is_foreign;
     worker->is_foreign = fault != NULL;
-    if (!fault || was_foreign) return;
+    if (!fault) return;
+    tell_refused(dispatch, worker, fault);
+    if (was_foreign) return;
     char name[DISPATCH_NAME_BYTES];
     dispatch_worker_name(dispatch, worker->instance, name);
     log_warn("worker %s on %.63s %s and gets no work", name,

@@ -88,6 +88,7 @@ struct worker_core {
     bool is_draining;
     uint64_t tick_at_us, load_sent_us;
     bool had_waiting;
+    uint64_t refuser; /* the frontend that refused this worker last; 0: none */
     struct buf out;            /* the message being made */
     struct arena decode_arena; /* of the message being read */
     struct msg_tokens_entry *entries;
@@ -726,10 +727,29 @@ static bool take_handoff(struct worker_core *core, const struct bus_message *mes
     return true;
 }
 
+/* A frontend wants none of us: said once a frontend. */
+static bool take_refusal(struct worker_core *core, const struct bus_message *message) {
+    struct msg_refuse refuse;
+    if (msg_peek_kind(message->data, message->bytes) != MSG_REFUSE ||
+        msg_decode_refuse(message->data, message->bytes, &core->decode_arena, &refuse) ||
+        refuse.attempt)
+        return false;
+    if (core->refuser != message->from)
+        log_error("refused by frontend %016llx: %s", (unsigned long long) message->from,
+                  refuse.text);
+    core->refuser = message->from;
+    return true;
+}
+
 void worker_core_message(struct worker_core *core, const struct bus_message *message,
                          uint64_t now_us) {
     struct sender *sender = sender_find(core, message->from);
     if (sender) sender->silent_ticks = 0;
+    if (take_refusal(core, message)) {
+        arena_release(&core->decode_arena);
+        return;
+    }
+    arena_release(&core->decode_arena);
     if (take_handoff(core, message, now_us)) {
         arena_release(&core->decode_arena);
         return;

@@ -440,6 +440,22 @@ class ByHand(unittest.TestCase):
         self.ready(server, 503)
         self.assertEqual(server.chat().status, 503)
 
+    def test_refused(self):
+        """Another block size: one line on both sides, no work; it serves when it alone is left."""
+        server, frontend = self.frontend()
+        first = self.worker()
+        self.ready(server)
+        other = self.worker("--block-size=32")
+        wait_for(lambda: "another block size" in frontend.log(), "the frontend's line")
+        wait_for(lambda: "another block size" in other.log(), "the worker's line")
+        self.assertEqual(frontend.log().count("another block size"), 1)
+        states = [w["state"] for w in server.request("GET", "/gramme/status").json()["workers"]]
+        self.assertEqual(sorted(states), ["refused", "serving"])
+        first.process.terminate()
+        wait_for(lambda: [w["state"] for w in server.request("GET", "/gramme/status").json()["workers"]]
+                 == ["serving"], "the other serves")
+        self.assertEqual(server.chat().status, 200)
+
     def test_worker_before_nats(self):
         self.end_nats()
         server, _ = self.frontend()
