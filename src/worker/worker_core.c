@@ -88,7 +88,7 @@ struct worker_core {
     bool is_draining;
     uint64_t tick_at_us, load_sent_us;
     bool had_waiting;
-    uint64_t refuser; /* the frontend that refused this worker last; 0: none */
+    uint64_t refuser;          /* the frontend that refused this worker last; 0: none */
     struct buf out;            /* the message being made */
     struct arena decode_arena; /* of the message being read */
     struct msg_tokens_entry *entries;
