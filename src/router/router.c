@@ -16,7 +16,8 @@ struct task {
     struct task *next, *previous; /* of its worker, by attempt */
     uint32_t slot;                /* NONE: its worker has gone */
     uint32_t waiting_tokens;      /* of its prompt until the first token */
-    uint32_t blocks;
+    uint32_t blocks;              /* that are not there already */
+    uint32_t all_blocks;
     bool is_above; /* the echo: counted here, not yet in the worker's LOAD */
 };
 
@@ -28,6 +29,8 @@ struct worker {
     struct task *first, *last;
     struct task *first_above; /* the first one above the echo; all after it are above too */
     uint64_t above_requests, above_tokens, above_blocks;
+    /* What the last LOAD still counts of tasks that have gone on or ended since. */
+    uint64_t done_requests, done_tokens, done_blocks;
 };
 
 struct router {
@@ -132,11 +135,16 @@ static void fill_table(struct router *router) {
     }
 }
 
+static uint64_t less(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
+
 static void refresh(struct router *router, uint32_t slot) {
     const struct worker *worker = &router->workers[slot];
-    router->waiting_tokens[slot] = (double) (worker->load.waiting_tokens + worker->above_tokens);
-    router->used_blocks[slot] = (double) (worker->load.blocks_used + worker->above_blocks);
-    router->request_counts[slot] = (double) (worker->load.request_count + worker->above_requests);
+    router->waiting_tokens[slot] =
+        (double) (less(worker->load.waiting_tokens, worker->done_tokens) + worker->above_tokens);
+    router->used_blocks[slot] =
+        (double) (less(worker->load.blocks_used, worker->done_blocks) + worker->above_blocks);
+    router->request_counts[slot] =
+        (double) (less(worker->load.request_count, worker->done_requests) + worker->above_requests);
 }
 
 static bool resize(void *array, uint32_t count, size_t size) {
@@ -238,8 +246,10 @@ static void pass_echo(struct worker *worker, uint64_t echo) {
 void router_load(struct router *router, uint64_t instance, const struct router_load *load) {
     uint32_t slot = find_slot(router, instance);
     if (slot == NONE) return;
-    router->workers[slot].load = *load;
-    pass_echo(&router->workers[slot], load->echo);
+    struct worker *worker = &router->workers[slot];
+    worker->load = *load;
+    worker->done_requests = worker->done_tokens = worker->done_blocks = 0;
+    pass_echo(worker, load->echo);
     refresh(router, slot);
 }
 
@@ -474,6 +484,7 @@ enum err router_start(struct router *router, uint64_t attempt, const struct rout
         .waiting_tokens =
             request->prompt_tokens > there ? request->prompt_tokens - (uint32_t) there : 0,
         .blocks = blocks > choice->overlap_blocks ? blocks - choice->overlap_blocks : 0,
+        .all_blocks = blocks,
         .previous = worker->last,
         .is_above = attempt > worker->echo,
     };
@@ -501,8 +512,10 @@ enum err router_start(struct router *router, uint64_t attempt, const struct rout
 void router_first_token(struct router *router, uint64_t attempt) {
     struct task *task = find_task(router, attempt);
     if (!task || !task->waiting_tokens) return;
-    if (task->slot != NONE && task->is_above) {
-        router->workers[task->slot].above_tokens -= task->waiting_tokens;
+    if (task->slot != NONE) {
+        struct worker *worker = &router->workers[task->slot];
+        if (task->is_above) worker->above_tokens -= task->waiting_tokens;
+        else worker->done_tokens += task->waiting_tokens;
         refresh(router, task->slot);
     }
     task->waiting_tokens = 0;
@@ -526,8 +539,12 @@ void router_end(struct router *router, uint64_t attempt) {
             worker->above_requests--;
             worker->above_tokens -= task->waiting_tokens;
             worker->above_blocks -= task->blocks;
-            refresh(router, task->slot);
+        } else {
+            worker->done_requests++;
+            worker->done_tokens += task->waiting_tokens;
+            worker->done_blocks += task->all_blocks;
         }
+        refresh(router, task->slot);
     }
     alloc_free(task);
 }
@@ -570,7 +587,8 @@ static uint32_t check_worker(const struct router *router, uint32_t slot) {
     CHECK(last == worker->last && first_above == worker->first_above);
     CHECK(requests == worker->above_requests && tokens == worker->above_tokens);
     CHECK(blocks == worker->above_blocks);
-    CHECK(router->request_counts[slot] == (double) (worker->load.request_count + requests));
+    CHECK(router->request_counts[slot] ==
+          (double) (less(worker->load.request_count, worker->done_requests) + requests));
     return task_count;
 }
 

@@ -14,7 +14,8 @@
  *   + blocks in use there
  *
  * A worker's view is its LOAD plus only this sender's attempts above the echo in it, so that
- * several senders never count a request twice (protocol.md 2). */
+ * several senders never count a request twice (protocol.md 2), less what has ended since: a LOAD
+ * is up to 100 ms old, and the next turn of a conversation often comes sooner. */
 #ifndef GRAMME_ROUTER_ROUTER_H
 #define GRAMME_ROUTER_ROUTER_H
 
