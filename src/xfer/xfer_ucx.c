@@ -1,7 +1,271 @@
-/* xfer_ucx - the body for workers of several processes, on UCX (shared memory, TCP). */
-#include "xfer/xfer_body.h"
+/* xfer_ucx - see xfer_ucx.h: the transfer thread, and what the owner's calls become.
+ *
+ * The thread turns: commands, UCX's progress, peers.  While something is under way it spins a
+ * little, then it arms UCX's event descriptors and sleeps. */
+#include "xfer/xfer_ucx.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+#define MESSAGES_MAX 128u /* under way to all peers */
+#define SPIN_US 20        /* as a team's (protocol.md 6): about what a wake-up costs */
+/* Sleeps: with something under way timeouts must be seen; UCX's keepalive needs its turns. */
+#define SLEEP_BUSY_MS 20
+#define SLEEP_IDLE_MS 250
+#define KEEPALIVE_TURNS 33 /* UCX looks at its keepalive clock once in 32 calls of progress */
+#define NAP_AFTER_US 200   /* UCX refuses to be armed while a send waits for room at the peer */
+
+static struct xfer_ucx *ucx_of(struct xfer *xfer) { return (struct xfer_ucx *) (void *) xfer; }
+
+/* --- the thread ------------------------------------------------------------------------------- */
+
+static void find_peer_for(struct xfer_ucx *ucx, struct xfer_command *command) {
+    bool is_send = command->kind == XFER_DO_SEND;
+    struct xfer_piece *piece = is_send ? command->subject : NULL;
+    struct xfer_contact *contact = is_send ? piece->contact : command->subject;
+    const char *reason = NULL;
+    struct xfer_ucx_peer *peer = xfer_ucx_get_peer(ucx, contact->address, contact->hash, &reason);
+    if (is_send) {
+        if (peer) xfer_ucx_queue(peer, piece);
+        else xfer_tell_failed(&ucx->base, piece, reason);
+    } else if (peer) {
+        command->node.next = peer->probes;
+        peer->probes = &command->node;
+    } else {
+        contact->probe_error = err_set(&contact->probe_text, ERR_FORMAT, "%s", reason);
+        xfer_tell_probed(&ucx->base, contact);
+    }
+}
+
+void xfer_ucx_take_commands(struct xfer_ucx *ucx) {
+    struct xfer_node *node = xfer_stack_take(&ucx->commands);
+    while (node) {
+        struct xfer_command *command = (struct xfer_command *) (void *) node;
+        node = node->next;
+        switch (command->kind) {
+        case XFER_DO_EXPECT: xfer_work_add(&ucx->table, command->subject); break;
+        case XFER_DO_FORGET:
+            xfer_work_forget(&ucx->base, &ucx->table, command->subject, ucx->now_us);
+            break;
+        default: find_peer_for(ucx, command); break;
+        }
+    }
+}
+
+static bool progress(struct xfer_ucx *ucx, uint32_t turns) {
+    bool is_any = false;
+    for (uint32_t i = 0; i < XFER_WIRE_LANES; i++)
+        for (uint32_t k = 0; k < turns && ucx->lanes[i].worker; k++)
+            if (ucx->ucp->worker_progress(ucx->lanes[i].worker)) is_any = true;
+    return is_any;
+}
+
+/* false: UCX has something to do first. */
+static bool arm(struct xfer_ucx *ucx) {
+    for (uint32_t i = 0; i < XFER_WIRE_LANES; i++)
+        if (ucx->lanes[i].worker && ucx->ucp->worker_arm(ucx->lanes[i].worker) != UCS_OK)
+            return false;
+    return true;
+}
+
+static void sleep_for(struct xfer_ucx *ucx, int timeout_ms) {
+    struct epoll_event events[XFER_WIRE_LANES + 1];
+    int count = epoll_wait(ucx->epoll_fd, events, XFER_WIRE_LANES + 1, timeout_ms);
+    uint64_t kicks;
+    for (int i = 0; i < count; i++)
+        if (events[i].data.fd == ucx->kick_fd && read(ucx->kick_fd, &kicks, sizeof kicks) < 0)
+            DCHECK(errno == EAGAIN);
+}
+
+static void rest(struct xfer_ucx *ucx, uint64_t idle_us) {
+    atomic_store(&ucx->is_sleeping, true);
+    bool is_quiet = xfer_stack_is_empty(&ucx->commands) && !atomic_load(&ucx->is_stopping) &&
+                    !atomic_load(&ucx->has_abandoned);
+    if (is_quiet && arm(ucx))
+        sleep_for(ucx, ucx->under_way || ucx->closing ? SLEEP_BUSY_MS
+                       : ucx->peers                   ? SLEEP_IDLE_MS
+                                                      : -1);
+    else if (is_quiet && idle_us > NAP_AFTER_US) sleep_for(ucx, 1);
+    atomic_store(&ucx->is_sleeping, false);
+}
+
+static void drop_abandoned(struct xfer_ucx *ucx) {
+    for (struct xfer_ucx_peer *peer = ucx->peers; peer; peer = peer->next)
+        xfer_ucx_flush_queue(peer, "given up", true);
+}
+
+static void *run(void *ctx) {
+    struct xfer_ucx *ucx = ctx;
+    uint64_t active_us = clock_now_us();
+    uint32_t turns = 1;
+    while (!atomic_load(&ucx->is_stopping)) {
+        ucx->now_us = clock_now_us();
+        bool is_any = !xfer_stack_is_empty(&ucx->commands);
+        xfer_ucx_take_commands(ucx);
+        if (atomic_exchange(&ucx->has_abandoned, false)) drop_abandoned(ucx);
+        if (progress(ucx, turns)) is_any = true;
+        turns = 1;
+        if (ucx->held && xfer_ucx_accept_held(ucx)) is_any = true;
+        if (xfer_ucx_serve_peers(ucx)) is_any = true;
+        if (is_any) active_us = ucx->now_us;
+        uint64_t idle_us = ucx->now_us - active_us;
+        if (is_any || (ucx->under_way && idle_us < SPIN_US)) continue;
+        rest(ucx, idle_us);
+        turns = KEEPALIVE_TURNS;
+    }
+    return NULL;
+}
+
+/* --- the owner -------------------------------------------------------------------------------- */
+
+static void kick(struct xfer_ucx *ucx) {
+    if (!atomic_load(&ucx->is_sleeping)) return;
+    uint64_t one = 1;
+    if (write(ucx->kick_fd, &one, sizeof one) < 0) DCHECK(errno == EAGAIN);
+}
+
+static void push(struct xfer *xfer, struct xfer_command *command) {
+    xfer_stack_push(&ucx_of(xfer)->commands, &command->node);
+    kick(ucx_of(xfer));
+}
+
+static void ucx_expect(struct xfer *xfer, struct xfer_work *work) { push(xfer, &work->expect); }
+static void ucx_forget(struct xfer *xfer, struct xfer_work *work) { push(xfer, &work->forget); }
+static void ucx_send(struct xfer *xfer, struct xfer_piece *piece) { push(xfer, &piece->command); }
+static void ucx_probe(struct xfer *xfer, struct xfer_contact *contact) {
+    push(xfer, &contact->probe);
+}
+static void ucx_abandon(struct xfer *xfer) {
+    atomic_store(&ucx_of(xfer)->has_abandoned, true);
+    kick(ucx_of(xfer));
+}
+
+/* Everything that create made, in whatever state it stands. */
+static void release(struct xfer_ucx *ucx) {
+    ucx->base.options.wake = NULL; /* what UCX gives back now is no news */
+    if (ucx->ucp) xfer_ucx_free_peers(ucx);
+    while (ucx->held) {
+        struct xfer_ucx_receive *next = ucx->held->next;
+        alloc_free(ucx->held);
+        ucx->held = next;
+    }
+    if (ucx->ucp) xfer_ucx_close_lanes(ucx);
+    while (ucx->inbox) {
+        struct xfer_ucx_control *next = ucx->inbox->next;
+        alloc_free(ucx->inbox->pattern);
+        alloc_free(ucx->inbox);
+        ucx->inbox = next;
+    }
+    while (ucx->closing) {
+        struct xfer_ucx_closing *next = ucx->closing->next;
+        alloc_free(ucx->closing);
+        ucx->closing = next;
+    }
+    while (ucx->peers) {
+        struct xfer_ucx_peer *next = ucx->peers->next;
+        while (ucx->peers->receives) {
+            struct xfer_ucx_receive *receive = ucx->peers->receives;
+            ucx->peers->receives = receive->next;
+            alloc_free(receive);
+        }
+        alloc_free(ucx->peers);
+        ucx->peers = next;
+    }
+    if (ucx->epoll_fd >= 0) close(ucx->epoll_fd);
+    if (ucx->kick_fd >= 0) close(ucx->kick_fd);
+    alloc_free(ucx->messages);
+    alloc_free(ucx->send_slots.memory);
+    alloc_free(ucx->receive_slots.memory);
+    alloc_free(ucx->pattern);
+    xfer_release(&ucx->base);
+    alloc_free(ucx);
+}
+
+static void ucx_destroy(struct xfer *xfer) {
+    struct xfer_ucx *ucx = ucx_of(xfer);
+    atomic_store(&ucx->is_stopping, true);
+    uint64_t one = 1;
+    if (write(ucx->kick_fd, &one, sizeof one) < 0) DCHECK(errno == EAGAIN);
+    pthread_join(ucx->thread, NULL);
+    release(ucx);
+}
+
+static const struct xfer_ops ucx_ops = {
+    .name = "ucx",
+    .destroy = ucx_destroy,
+    .expect = ucx_expect,
+    .forget = ucx_forget,
+    .send = ucx_send,
+    .abandon = ucx_abandon,
+    .probe = ucx_probe,
+};
+
+static bool make_slots(struct xfer_ucx_slots *slots) {
+    slots->memory = alloc_array(XFER_UCX_SLOTS, XFER_PART_BYTES);
+    for (uint32_t i = 0; i < XFER_UCX_SLOTS; i++) slots->free[i] = i;
+    slots->free_count = XFER_UCX_SLOTS;
+    return slots->memory != NULL;
+}
+
+static bool make_pools(struct xfer_ucx *ucx) {
+    ucx->pattern = alloc_bytes(XFER_UCX_PATTERN_BYTES);
+    ucx->messages = alloc_zero(MESSAGES_MAX, sizeof *ucx->messages);
+    if (!ucx->pattern || !ucx->messages) return false;
+    for (uint32_t i = 0; i < XFER_UCX_PATTERN_BYTES; i++)
+        ucx->pattern[i] = (uint8_t) (i * 2654435761u >> 24);
+    for (uint32_t i = 0; i < MESSAGES_MAX; i++) {
+        ucx->messages[i].next = ucx->free_messages;
+        ucx->free_messages = &ucx->messages[i];
+    }
+    return make_slots(&ucx->send_slots) && make_slots(&ucx->receive_slots);
+}
+
+static bool watch(struct xfer_ucx *ucx, int fd) {
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+    return epoll_ctl(ucx->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+static enum err open_events(struct xfer_ucx *ucx, struct err_text *text) {
+    ucx->kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    ucx->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    bool is_good = ucx->kick_fd >= 0 && ucx->epoll_fd >= 0 && watch(ucx, ucx->kick_fd);
+    for (uint32_t i = 0; i < XFER_WIRE_LANES && is_good; i++)
+        if (ucx->lanes[i].worker) is_good = watch(ucx, ucx->lanes[i].efd);
+    if (is_good) return ERR_OK;
+    return err_set(text, ERR_IO, "transfer: no event descriptor: %s", strerror(errno));
+}
 
 enum err xfer_ucx_create(const struct xfer_options *options, struct err_text *text,
                          struct xfer **out) {
-    return err_set(text, ERR_UNSUPPORTED, "transfer between processes is not built here");
+    const struct xfer_ucp *ucp;
+    enum err e = xfer_ucp_load(text, &ucp);
+    if (e) return e;
+    struct xfer_ucx *ucx = alloc_zero(1, sizeof *ucx);
+    if (!ucx) return err_set(text, ERR_MEMORY, "no memory for the transfer of KV blocks");
+    ucx->kick_fd = ucx->epoll_fd = -1;
+    ucx->held_end = &ucx->held;
+    ucx->inbox_end = &ucx->inbox;
+    ucx->random = options->instance ^ clock_wall_ns();
+    ucx->now_us = clock_now_us();
+    if (xfer_init(&ucx->base, &ucx_ops, options) || !make_pools(ucx))
+        e = err_set(text, ERR_MEMORY, "no memory for the transfer of KV blocks");
+    ucx->ucp = ucp;
+    if (!e) e = xfer_ucx_open_lanes(ucx, text);
+    if (!e) e = open_events(ucx, text);
+    if (!e && pthread_create(&ucx->thread, NULL, run, ucx) != 0)
+        e = err_set(text, ERR_MEMORY, "no thread for the transfer of KV blocks");
+    if (e) {
+        release(ucx);
+        return e;
+    }
+    *out = &ucx->base;
+    return ERR_OK;
 }

@@ -1,0 +1,176 @@
+/* xfer_ucx - the parts of the UCX body to each other: lanes, peers, messages.
+ *
+ * All of it belongs to the transfer thread, but for the command stack.  A lane is one UCX context
+ * and worker: one for shared memory, one for TCP, so that it is ours to say which carries a pair,
+ * and to fall back.  A peer is another worker, by its address:
+ *
+ *   IDLE --open, HELLO--> MEETING --WELCOME--> READY      (who dials)
+ *   IDLE --HELLO came, WELCOME back--------> READY        (who is dialled)
+ *   MEETING, READY --error, silence: close by force--> IDLE
+ *
+ * Invariant: at most one endpoint a peer; a receive that UCX holds keeps its block and its work
+ * until UCX's callback, whatever becomes of the peer. */
+#ifndef GRAMME_XFER_XFER_UCX_H
+#define GRAMME_XFER_XFER_UCX_H
+
+#include <pthread.h>
+
+#include "xfer/xfer_body.h"
+#include "xfer/xfer_ucp.h"
+#include "xfer/xfer_wire.h"
+#include "xfer/xfer_work.h"
+
+/* Measured with `gramme bench xfer` (docs of the bench): 8 parts keep both sides busy, twice that
+ * is for scheduling gaps. */
+#define XFER_UCX_PEER_MESSAGES_MAX 16u
+#define XFER_UCX_SLOTS 16u /* of XFER_PART_BYTES, for each direction */
+#define XFER_UCX_PEERS_MAX 1024u
+#define XFER_UCX_DIRECT_BYTES 65536u  /* shorter runs are packed, several to a message */
+#define XFER_UCX_PATTERN_BYTES 65536u /* of a HELLO: many fragments of either lane */
+
+struct xfer_ucx;
+struct xfer_ucx_peer;
+
+struct xfer_ucx_lane {
+    struct xfer_ucx *ucx;
+    enum xfer_lane_kind kind;
+    ucp_context_h context;
+    ucp_worker_h worker; /* NULL: this lane is not there */
+    int efd;
+};
+
+/* Staging: a stack of free slots. */
+struct xfer_ucx_slots {
+    uint8_t *memory;
+    uint32_t free[XFER_UCX_SLOTS];
+    uint32_t free_count;
+};
+
+/* P: under way. */
+struct xfer_ucx_message {
+    struct xfer_ucx_message *next; /* in the peer's list, or free */
+    struct xfer_ucx_peer *peer;
+    struct xfer_piece *pieces[XFER_ENTRIES_MAX];
+    uint32_t entry_count;
+    uint32_t slot; /* UINT32_MAX: straight from the block */
+    uint8_t header[XFER_HEADER_BYTES];
+};
+
+/* D: held until there is a slot, or under way. */
+struct xfer_ucx_receive {
+    struct xfer_ucx_receive *next;
+    struct xfer_ucx_peer *peer;
+    struct xfer_ucx_lane *lane;
+    void *data; /* UCX's, while held */
+    uint64_t bytes;
+    struct xfer_header header;
+    struct xfer_work *work;
+    uint64_t begun; /* bits: entries that were wanted */
+    uint32_t slot;  /* UINT32_MAX: straight into the block */
+    uint8_t *target;
+};
+
+/* A HELLO or WELCOME, either way. */
+struct xfer_ucx_control {
+    struct xfer_ucx_control *next;
+    struct xfer_ucx_lane *lane;
+    struct xfer_hello hello;
+    uint8_t header[XFER_HELLO_BYTES];
+    uint8_t *pattern;  /* received; NULL otherwise */
+    ucp_ep_h reply_ep; /* what UCX made for the sender's endpoint */
+};
+
+enum xfer_ucx_state { XFER_UCX_IDLE, XFER_UCX_MEETING, XFER_UCX_READY };
+
+struct xfer_ucx_peer {
+    struct xfer_ucx_peer *next;
+    struct xfer_ucx *ucx;
+    char text[XFER_ADDRESS_BYTES];
+    uint64_t hash;
+    struct xfer_wire_address address;
+    enum xfer_ucx_state state;
+    struct xfer_ucx_lane *lane;
+    ucp_ep_h ep;
+    uint64_t dial, remote_dial; /* 0: none */
+    uint64_t opened_us;
+    bool is_shm_bad;
+    const char *failure; /* seen in a callback: the loop closes the endpoint */
+
+    struct xfer_piece *queue, **queue_end;
+    struct xfer_ucx_message *messages; /* under way */
+    uint32_t message_count;
+    uint64_t sent_us;                  /* when a message last began on an empty pair, or ended */
+    struct xfer_ucx_receive *receives; /* under way */
+    uint64_t received_us;
+    struct xfer_node *probes; /* commands of contacts that wait for the meeting */
+    uint32_t closing_count;
+};
+
+struct xfer_ucx_closing {
+    struct xfer_ucx_closing *next;
+    struct xfer_ucx_peer *peer;
+    void *request;
+};
+
+struct xfer_ucx {
+    struct xfer base;
+    const struct xfer_ucp *ucp;
+    struct xfer_ucx_lane lanes[XFER_WIRE_LANES];
+    struct xfer_wire_address own;
+    uint8_t *pattern;
+
+    pthread_t thread;
+    struct xfer_stack commands;
+    atomic_bool is_stopping, is_sleeping, has_abandoned;
+    int kick_fd, epoll_fd;
+
+    struct xfer_table table;
+    struct xfer_ucx_peer *peers;
+    uint32_t peer_count;
+    struct xfer_ucx_message *messages; /* owned; the free ones are in free_messages */
+    struct xfer_ucx_message *free_messages;
+    struct xfer_ucx_slots send_slots, receive_slots;
+    struct xfer_ucx_receive *held, **held_end;
+    struct xfer_ucx_control *inbox, **inbox_end; /* came; handled outside of UCX's callbacks */
+    struct xfer_ucx_closing *closing;
+    uint64_t random;
+    uint32_t under_way; /* messages, receives, meetings: worth spinning for */
+    uint64_t now_us;
+};
+
+/* --- xfer_ucx.c */
+void xfer_ucx_take_commands(struct xfer_ucx *ucx);
+
+/* --- xfer_ucx_lane.c: what can carry bytes here. */
+MUST_USE enum err xfer_ucx_open_lanes(struct xfer_ucx *ucx, struct err_text *text);
+void xfer_ucx_close_lanes(struct xfer_ucx *ucx);
+const char *xfer_ucx_lane_name(enum xfer_lane_kind kind);
+
+/* --- xfer_ucx_peer.c: meeting, closing. */
+/* NULL: no memory, too many, or no address. */
+struct xfer_ucx_peer *xfer_ucx_get_peer(struct xfer_ucx *ucx, const char *text, uint64_t hash,
+                                        const char **reason);
+struct xfer_ucx_peer *xfer_ucx_find_dial(struct xfer_ucx *ucx, const struct xfer_ucx_lane *lane,
+                                         uint64_t remote_dial);
+ucs_status_t xfer_ucx_on_control(void *arg, const void *header, size_t header_bytes, void *data,
+                                 size_t bytes, const ucp_am_recv_param_t *param);
+/* Opens what is wanted, closes what failed or is late, answers HELLOs.  true: it did something. */
+bool xfer_ucx_serve_peers(struct xfer_ucx *ucx);
+void xfer_ucx_free_peers(struct xfer_ucx *ucx);
+
+/* --- xfer_ucx_data.c: pieces. */
+ucs_status_t xfer_ucx_on_data(void *arg, const void *header, size_t header_bytes, void *data,
+                              size_t bytes, const ucp_am_recv_param_t *param);
+/* true: something was begun. */
+bool xfer_ucx_start_sends(struct xfer_ucx *ucx, struct xfer_ucx_peer *peer);
+void xfer_ucx_queue(struct xfer_ucx_peer *peer, struct xfer_piece *piece);
+/* Gives up pieces of which nothing is under way: all of them, or (only_abandoned) some. */
+void xfer_ucx_flush_queue(struct xfer_ucx_peer *peer, const char *reason, bool only_abandoned);
+/* Breaks the works that come from this peer, and lets go of what is held. */
+void xfer_ucx_break_works(struct xfer_ucx_peer *peer, const char *reason);
+/* Those that wait for a slot.  true: one went on. */
+bool xfer_ucx_accept_held(struct xfer_ucx *ucx);
+/* Whether a receive of this peer outlives the transfer timeout. */
+bool xfer_ucx_is_late(const struct xfer_ucx_peer *peer);
+
+#endif
