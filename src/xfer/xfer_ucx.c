@@ -5,10 +5,12 @@
 #include "xfer/xfer_ucx.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -17,11 +19,16 @@
 
 #define MESSAGES_MAX 128u /* under way to all peers */
 #define SPIN_US 20        /* as a team's (protocol.md 6): about what a wake-up costs */
-/* Sleeps: with something under way timeouts must be seen; UCX's keepalive needs its turns. */
-#define SLEEP_BUSY_MS 20
-#define SLEEP_IDLE_MS 250
+#define SEND_TURNS 64
 #define KEEPALIVE_TURNS 33 /* UCX looks at its keepalive clock once in 32 calls of progress */
-#define NAP_AFTER_US 200   /* UCX refuses to be armed while a send waits for room at the peer */
+/* Sleeps: with something under way timeouts must be seen; UCX's keepalive needs its turns. */
+#define SLEEP_BUSY_US 20000
+#define SLEEP_IDLE_US 250000
+/* A send over shared memory may wait for room in the peer's queue, and no event tells of it: the
+ * sender looks again and again, at first within the time in which the peer empties a part. */
+#define NAP_US 50
+#define NAP_LONG_US 1000
+#define NAP_LONG_AFTER_US 5000
 
 static struct xfer_ucx *ucx_of(struct xfer *xfer) { return (struct xfer_ucx *) (void *) xfer; }
 
@@ -76,24 +83,36 @@ static bool arm(struct xfer_ucx *ucx) {
     return true;
 }
 
-static void sleep_for(struct xfer_ucx *ucx, int timeout_ms) {
+/* Until a call of the owner, or what UCX was armed for; UINT64_MAX: no limit. */
+static void sleep_for(struct xfer_ucx *ucx, uint64_t us, bool is_armed) {
     struct epoll_event events[XFER_WIRE_LANES + 1];
-    int count = epoll_wait(ucx->epoll_fd, events, XFER_WIRE_LANES + 1, timeout_ms);
+    struct pollfd item = {.fd = is_armed ? ucx->epoll_fd : ucx->kick_fd, .events = POLLIN};
+    struct timespec limit = {(time_t) (us / 1000000), (long) (us % 1000000 * 1000)};
+    if (ppoll(&item, 1, us == UINT64_MAX ? NULL : &limit, NULL) <= 0) return;
+    int count = epoll_wait(ucx->epoll_fd, events, XFER_WIRE_LANES + 1, 0);
     uint64_t kicks;
     for (int i = 0; i < count; i++)
         if (events[i].data.fd == ucx->kick_fd && read(ucx->kick_fd, &kicks, sizeof kicks) < 0)
             DCHECK(errno == EAGAIN);
 }
 
+/* Over shared memory: what is under way may stand in UCX's own queue, for room at the peer. */
+static bool has_pending_sends(const struct xfer_ucx *ucx) {
+    for (const struct xfer_ucx_peer *peer = ucx->peers; peer; peer = peer->next)
+        if (peer->messages && peer->lane && peer->lane->kind == XFER_LANE_SHM) return true;
+    return false;
+}
+
 static void rest(struct xfer_ucx *ucx, uint64_t idle_us) {
+    uint64_t limit_us = ucx->under_way || ucx->closing ? SLEEP_BUSY_US
+                        : ucx->peers                   ? SLEEP_IDLE_US
+                                                       : UINT64_MAX;
+    uint64_t nap_us = idle_us > NAP_LONG_AFTER_US ? NAP_LONG_US : NAP_US;
     atomic_store(&ucx->is_sleeping, true);
     bool is_quiet = xfer_stack_is_empty(&ucx->commands) && !atomic_load(&ucx->is_stopping) &&
                     !atomic_load(&ucx->has_abandoned);
-    if (is_quiet && arm(ucx))
-        sleep_for(ucx, ucx->under_way || ucx->closing ? SLEEP_BUSY_MS
-                       : ucx->peers                   ? SLEEP_IDLE_MS
-                                                      : -1);
-    else if (is_quiet && idle_us > NAP_AFTER_US) sleep_for(ucx, 1);
+    if (is_quiet && has_pending_sends(ucx)) sleep_for(ucx, nap_us, false);
+    else if (is_quiet && arm(ucx)) sleep_for(ucx, limit_us, true);
     atomic_store(&ucx->is_sleeping, false);
 }
 
@@ -104,6 +123,7 @@ static void drop_abandoned(struct xfer_ucx *ucx) {
 
 static void *run(void *ctx) {
     struct xfer_ucx *ucx = ctx;
+    prctl(PR_SET_TIMERSLACK, 5000ul); /* ns; naps are short */
     uint64_t active_us = clock_now_us();
     uint32_t turns = 1;
     while (!atomic_load(&ucx->is_stopping)) {
@@ -112,14 +132,15 @@ static void *run(void *ctx) {
         xfer_ucx_take_commands(ucx);
         if (atomic_exchange(&ucx->has_abandoned, false)) drop_abandoned(ucx);
         if (progress(ucx, turns)) is_any = true;
-        turns = 1;
+        /* UCX moves one fragment of each waiting send a turn. */
+        turns = has_pending_sends(ucx) ? SEND_TURNS : 1;
         if (ucx->held && xfer_ucx_accept_held(ucx)) is_any = true;
         if (xfer_ucx_serve_peers(ucx)) is_any = true;
         if (is_any) active_us = ucx->now_us;
         uint64_t idle_us = ucx->now_us - active_us;
         if (is_any || (ucx->under_way && idle_us < SPIN_US)) continue;
         rest(ucx, idle_us);
-        turns = KEEPALIVE_TURNS;
+        if (turns == 1 && clock_now_us() - ucx->now_us > NAP_LONG_US) turns = KEEPALIVE_TURNS;
     }
     return NULL;
 }

@@ -28,7 +28,7 @@
 #include "xfer/xfer_ucp.h"
 #include "xfer_rig.h"
 
-#define DEADLINE_US 60000000u
+#define DEADLINE_US 20000000u
 #define TIMEOUT_MS 1000u
 
 static uint64_t seed;
@@ -71,7 +71,15 @@ static bool take_in(struct side *side, uint64_t limit_us, struct xfer_event *out
 }
 static struct xfer_event take(struct side *side) {
     struct xfer_event event;
-    CHECK(take_in(side, DEADLINE_US, &event));
+    bool is_there = take_in(side, DEADLINE_US, &event);
+    struct xfer_counts counts;
+    xfer_get_counts(side->xfer, &counts);
+    if (!is_there)
+        fprintf(stderr, "sent %llu failed %llu received %llu lost %llu\n",
+                (unsigned long long) counts.sent_pieces, (unsigned long long) counts.failed_pieces,
+                (unsigned long long) counts.received_pieces,
+                (unsigned long long) counts.peers_lost);
+    CHECK(is_there);
     return event;
 }
 
