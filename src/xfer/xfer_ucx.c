@@ -26,6 +26,7 @@
 #define SLEEP_IDLE_US 250000
 /* A send over shared memory may wait for room in the peer's queue, and no event tells of it: the
  * sender looks again and again, at first within the time in which the peer empties a part. */
+#define PAUSE_US (4 * SLEEP_BUSY_US)
 #define NAP_US 50
 #define NAP_LONG_US 1000
 #define NAP_LONG_AFTER_US 5000
@@ -113,6 +114,7 @@ static void rest(struct xfer_ucx *ucx, uint64_t idle_us) {
                     !atomic_load(&ucx->has_abandoned);
     if (is_quiet && has_pending_sends(ucx)) sleep_for(ucx, nap_us, false);
     else if (is_quiet && arm(ucx)) sleep_for(ucx, limit_us, true);
+    else if (is_quiet && idle_us > NAP_LONG_AFTER_US) sleep_for(ucx, nap_us, false);
     atomic_store(&ucx->is_sleeping, false);
 }
 
@@ -121,13 +123,24 @@ static void drop_abandoned(struct xfer_ucx *ucx) {
         xfer_ucx_flush_queue(peer, "given up", true);
 }
 
+/* A time in which this thread did not run is no silence of a peer. */
+static void look_at_clock(struct xfer_ucx *ucx) {
+    uint64_t now_us = clock_now_us() - ucx->lag_us, gap_us = now_us - ucx->now_us;
+    bool was_asleep = !ucx->under_way && !ucx->closing;
+    if (gap_us > PAUSE_US && !was_asleep) {
+        ucx->lag_us += gap_us - PAUSE_US;
+        now_us -= gap_us - PAUSE_US;
+    }
+    ucx->now_us = now_us;
+}
+
 static void *run(void *ctx) {
     struct xfer_ucx *ucx = ctx;
     prctl(PR_SET_TIMERSLACK, 5000ul); /* ns; naps are short */
-    uint64_t active_us = clock_now_us();
+    uint64_t active_us = ucx->now_us;
     uint32_t turns = 1;
     while (!atomic_load(&ucx->is_stopping)) {
-        ucx->now_us = clock_now_us();
+        look_at_clock(ucx);
         bool is_any = !xfer_stack_is_empty(&ucx->commands);
         xfer_ucx_take_commands(ucx);
         if (atomic_exchange(&ucx->has_abandoned, false)) drop_abandoned(ucx);
@@ -140,7 +153,8 @@ static void *run(void *ctx) {
         uint64_t idle_us = ucx->now_us - active_us;
         if (is_any || (ucx->under_way && idle_us < SPIN_US)) continue;
         rest(ucx, idle_us);
-        if (turns == 1 && clock_now_us() - ucx->now_us > NAP_LONG_US) turns = KEEPALIVE_TURNS;
+        if (turns == 1 && clock_now_us() - ucx->lag_us - ucx->now_us > NAP_LONG_US)
+            turns = KEEPALIVE_TURNS;
     }
     return NULL;
 }

@@ -8,6 +8,10 @@
  *   IDLE --HELLO came, WELCOME back--------> READY        (who is dialled)
  *   MEETING, READY --error, silence: close by force--> IDLE
  *
+ * A silent peer is closed by force where it may still write to our blocks, and over shared memory.
+ * A sender over TCP only gives up (is_stalled): UCX 1.13 was seen to crash when such an endpoint is
+ * closed and the peer then runs again.
+ *
  * Invariant: at most one endpoint a peer; a receive that UCX holds keeps its block and its work
  * until UCX's callback, whatever becomes of the peer. */
 #ifndef GRAMME_XFER_XFER_UCX_H
@@ -49,6 +53,8 @@ struct xfer_ucx_slots {
 /* P: under way. */
 struct xfer_ucx_message {
     struct xfer_ucx_message *next; /* in the peer's list, or free */
+    uint64_t closed_us;            /* its endpoint was closed with it under way; 0: not so */
+    bool is_lost;                  /* UCX did not give it back in time: waits for UCX alone */
     struct xfer_ucx_peer *peer;
     struct xfer_piece *pieces[XFER_ENTRIES_MAX];
     uint32_t entry_count;
@@ -93,12 +99,15 @@ struct xfer_ucx_peer {
     ucp_ep_h ep;
     uint64_t dial, remote_dial; /* 0: none */
     uint64_t opened_us;
-    bool is_shm_bad;
-    const char *failure; /* seen in a callback: the loop closes the endpoint */
+    bool is_shm_bad, was_shm_good; /* shared memory failed at a meeting; has carried one */
+    const char *failure;           /* seen in a callback: the loop closes the endpoint */
 
     struct xfer_piece *queue, **queue_end;
     struct xfer_ucx_message *messages; /* under way */
     uint32_t message_count;
+    uint32_t lost_count;               /* messages given up that UCX still holds */
+    bool has_closed;                   /* some messages are of an endpoint that is closed */
+    bool is_stalled;                   /* TCP: it stands still; what is sent now fails at once */
     uint64_t sent_us;                  /* when a message last began on an empty pair, or ended */
     struct xfer_ucx_receive *receives; /* under way */
     uint64_t received_us;
@@ -135,7 +144,8 @@ struct xfer_ucx {
     struct xfer_ucx_closing *closing;
     uint64_t random;
     uint32_t under_way; /* messages, receives, meetings: worth spinning for */
-    uint64_t now_us;
+    uint64_t now_us;    /* stands still while this process does not run */
+    uint64_t lag_us;
 };
 
 /* --- xfer_ucx.c */
@@ -170,6 +180,11 @@ void xfer_ucx_flush_queue(struct xfer_ucx_peer *peer, const char *reason, bool o
 void xfer_ucx_break_works(struct xfer_ucx_peer *peer, const char *reason);
 /* Those that wait for a slot.  true: one went on. */
 bool xfer_ucx_accept_held(struct xfer_ucx *ucx);
+/* The endpoint was closed: UCX gives the messages back, or some are given up after a while. */
+void xfer_ucx_mark_closed(struct xfer_ucx_peer *peer);
+void xfer_ucx_drop_lost(struct xfer_ucx_peer *peer);
+/* Gives up all that is under way to it, though UCX does not: only what is read, never written. */
+void xfer_ucx_give_up(struct xfer_ucx_peer *peer, const char *reason);
 /* Whether a receive of this peer outlives the transfer timeout. */
 bool xfer_ucx_is_late(const struct xfer_ucx_peer *peer);
 

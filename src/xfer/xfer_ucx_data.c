@@ -8,11 +8,13 @@
 #include <xxhash.h>
 
 #include "base/alloc.h"
+#include "base/log.h"
 #include "base/num.h"
 #include "xfer/xfer_ucx.h"
 
 #define DATA_ID 1u
 #define NO_SLOT UINT32_MAX
+#define LOST_AFTER_US 500000 /* from the close by force; UCX's callbacks come within one turn */
 
 static const char *const connection_lost = "the connection to the peer is lost";
 
@@ -72,20 +74,68 @@ static void end_part(struct xfer_ucx_peer *peer, struct xfer_piece *piece, const
     if (is_whole || (piece->failure && is_last)) end_piece(peer->ucx, piece);
 }
 
-static void end_message(struct xfer_ucx_message *message, const char *failure) {
+static void free_message(struct xfer_ucx *ucx, struct xfer_ucx_message *message) {
+    give_slot(&ucx->send_slots, message->slot);
+    message->next = ucx->free_messages;
+    ucx->free_messages = message;
+}
+
+/* Out of the peer's list, and its pieces' parts are ended. */
+static void end_parts(struct xfer_ucx_message *message, const char *failure) {
     struct xfer_ucx_peer *peer = message->peer;
-    struct xfer_ucx *ucx = peer->ucx;
     struct xfer_ucx_message **at = &peer->messages;
     while (*at != message) at = &(*at)->next;
     *at = message->next;
     peer->message_count--;
-    ucx->under_way--;
-    peer->sent_us = ucx->now_us;
-    give_slot(&ucx->send_slots, message->slot);
+    peer->ucx->under_way--;
     for (uint32_t i = 0; i < message->entry_count; i++) end_part(peer, message->pieces[i], failure);
-    message->next = ucx->free_messages;
-    ucx->free_messages = message;
-    if (failure && peer->state != XFER_UCX_IDLE && !peer->failure) peer->failure = failure;
+}
+
+static void end_message(struct xfer_ucx_message *message, const char *failure) {
+    struct xfer_ucx_peer *peer = message->peer;
+    bool is_current = !message->closed_us && peer->state != XFER_UCX_IDLE;
+    if (message->is_lost) {
+        peer->lost_count--;
+        if (!failure && peer->lost_count == 0) peer->is_stalled = false; /* it runs again */
+    } else {
+        peer->sent_us = peer->ucx->now_us;
+        end_parts(message, failure);
+        if (failure && is_current && !peer->failure) peer->failure = failure;
+    }
+    free_message(peer->ucx, message);
+}
+
+static void lose_message(struct xfer_ucx_message *message, const char *reason) {
+    message->is_lost = true;
+    message->peer->lost_count++;
+    end_parts(message, reason);
+}
+
+void xfer_ucx_give_up(struct xfer_ucx_peer *peer, const char *reason) {
+    while (peer->messages) lose_message(peer->messages, reason);
+}
+
+void xfer_ucx_mark_closed(struct xfer_ucx_peer *peer) {
+    for (struct xfer_ucx_message *message = peer->messages; message; message = message->next)
+        if (!message->closed_us) message->closed_us = peer->ucx->now_us;
+    peer->has_closed = peer->messages != NULL;
+}
+
+/* UCX 1.13 sometimes keeps a send that waited for room at a peer that died.  Nobody reads it any
+ * more; its header and slot stay UCX's. */
+void xfer_ucx_drop_lost(struct xfer_ucx_peer *peer) {
+    bool is_left = false;
+    for (struct xfer_ucx_message *message = peer->messages, *next; message; message = next) {
+        next = message->next;
+        if (!message->closed_us) continue;
+        if (peer->ucx->now_us - message->closed_us < LOST_AFTER_US) {
+            is_left = true;
+            continue;
+        }
+        log_debug("transfer: a message to a closed peer is given up");
+        lose_message(message, connection_lost);
+    }
+    peer->has_closed = is_left;
 }
 
 static void on_sent(void *request, ucs_status_t status, void *user_data) {
@@ -178,6 +228,8 @@ static bool send_one(struct xfer_ucx *ucx, struct xfer_ucx_peer *peer) {
     ucx->free_messages = message->next;
     message->peer = peer;
     message->entry_count = 0;
+    message->closed_us = 0;
+    message->is_lost = false;
     message->slot = slot;
     struct xfer_header header;
     header.dial = peer->dial;
@@ -196,7 +248,8 @@ static bool send_one(struct xfer_ucx *ucx, struct xfer_ucx_peer *peer) {
 
 bool xfer_ucx_start_sends(struct xfer_ucx *ucx, struct xfer_ucx_peer *peer) {
     bool is_any = false;
-    while (peer->queue && !peer->failure && peer->message_count < XFER_UCX_PEER_MESSAGES_MAX) {
+    while (peer->queue && !peer->failure && !peer->is_stalled &&
+           peer->message_count < XFER_UCX_PEER_MESSAGES_MAX) {
         struct xfer_piece *piece = peer->queue;
         if (piece->failure || atomic_load(&piece->is_abandoned)) {
             pop_queue(peer);

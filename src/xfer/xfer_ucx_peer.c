@@ -32,7 +32,7 @@ static uint64_t draw(struct xfer_ucx *ucx) {
 
 static bool is_unused(const struct xfer_ucx_peer *peer) {
     return peer->state == XFER_UCX_IDLE && !peer->queue && !peer->messages && !peer->receives &&
-           !peer->probes && !peer->closing_count;
+           !peer->probes && !peer->closing_count && !peer->lost_count;
 }
 
 static void drop_unused(struct xfer_ucx *ucx) {
@@ -111,8 +111,10 @@ static void close_endpoint(struct xfer_ucx_peer *peer) {
     peer->state = XFER_UCX_IDLE;
     peer->dial = peer->remote_dial = 0;
     peer->failure = NULL;
+    peer->is_stalled = false;
     ucp_ep_h ep = peer->ep;
     peer->ep = NULL;
+    xfer_ucx_mark_closed(peer);
     ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS,
                                  .flags = UCP_EP_CLOSE_FLAG_FORCE};
     void *request = ucx->ucp->ep_close_nbx(ep, &param);
@@ -332,7 +334,8 @@ static void dial(struct xfer_ucx_peer *peer) {
 static void meet_elsewhere(struct xfer_ucx_peer *peer, const char *reason) {
     bool was_shm = peer->lane->kind == XFER_LANE_SHM;
     close_endpoint(peer);
-    if (!was_shm) {
+    /* Where it has carried before, it is the peer that is silent. */
+    if (!was_shm || (peer->was_shm_good && reason == peer_silent)) {
         fail_meeting(peer, reason);
         return;
     }
@@ -340,8 +343,9 @@ static void meet_elsewhere(struct xfer_ucx_peer *peer, const char *reason) {
     dial(peer);
 }
 
-static void tell_lane(const struct xfer_ucx_peer *peer) {
+static void tell_lane(struct xfer_ucx_peer *peer) {
     static atomic_bool is_told;
+    if (peer->lane->kind == XFER_LANE_SHM) peer->was_shm_good = true;
     log_info("transfer: a peer is reached over %s", xfer_ucx_lane_name(peer->lane->kind));
     bool is_node = peer->address.host == peer->ucx->own.host;
     bool wanted_shm = peer->ucx->lanes[XFER_LANE_SHM].worker && is_node &&
@@ -399,6 +403,7 @@ static void on_welcome(struct xfer_ucx *ucx, const struct xfer_ucx_control *cont
             continue;
         peer->state = XFER_UCX_READY;
         peer->remote_dial = control->hello.dial;
+        peer->is_stalled = false;
         ucx->under_way--;
         tell_lane(peer);
         end_probes(peer, ERR_OK, NULL);
@@ -423,37 +428,57 @@ static bool serve_inbox(struct xfer_ucx *ucx) {
 
 /* --- the loop's share ------------------------------------------------------------------------- */
 
-/* Our own deadline: a stopped peer is never noticed by UCX. */
-static bool is_silent(const struct xfer_ucx_peer *peer) {
+/* Our own deadlines: a stopped peer is never noticed by UCX. */
+static bool is_meeting_late(const struct xfer_ucx_peer *peer) {
     uint64_t timeout_us = 1000ull * peer->ucx->base.options.transfer_timeout_ms;
-    uint64_t now_us = peer->ucx->now_us;
-    if (peer->state == XFER_UCX_MEETING) return now_us - peer->opened_us > timeout_us;
-    if (peer->messages && now_us - peer->sent_us > timeout_us) return true;
-    return xfer_ucx_is_late(peer);
+    return peer->state == XFER_UCX_MEETING && peer->ucx->now_us - peer->opened_us > timeout_us;
+}
+static bool is_sending_late(const struct xfer_ucx_peer *peer) {
+    uint64_t timeout_us = 1000ull * peer->ucx->base.options.transfer_timeout_ms;
+    return peer->messages && !peer->has_closed && peer->ucx->now_us - peer->sent_us > timeout_us;
+}
+
+static void fail_waiting(struct xfer_ucx_peer *peer, const char *reason) {
+    xfer_ucx_flush_queue(peer, reason, false);
+    end_probes(peer, ERR_TIMEOUT, reason);
+}
+
+/* Over TCP: the endpoint stays, for the peer may run again. */
+static void stall(struct xfer_ucx_peer *peer) {
+    if (!peer->is_stalled) log_info("transfer: a peer over tcp stands still");
+    peer->is_stalled = true;
+    xfer_ucx_give_up(peer, peer_silent);
+    fail_waiting(peer, peer_silent);
+}
+
+static bool serve_open_peer(struct xfer_ucx_peer *peer) {
+    bool is_meeting = peer->state == XFER_UCX_MEETING, is_tcp = peer->lane->kind == XFER_LANE_TCP;
+    bool is_late = is_meeting_late(peer) || is_sending_late(peer);
+    if (peer->failure && is_meeting) meet_elsewhere(peer, peer->failure);
+    else if (peer->failure) close_peer(peer, peer->failure);
+    else if (xfer_ucx_is_late(peer)) close_peer(peer, peer_silent);
+    else if (is_late && is_tcp && !peer->is_stalled) stall(peer);
+    else if (is_late && is_meeting && !is_tcp) meet_elsewhere(peer, peer_silent);
+    else if (is_late && !is_tcp) close_peer(peer, peer_silent);
+    else return false;
+    return true;
 }
 
 static bool serve_peer(struct xfer_ucx_peer *peer) {
-    bool is_meeting = peer->state == XFER_UCX_MEETING;
-    if (peer->state != XFER_UCX_IDLE && peer->failure) {
-        if (is_meeting) meet_elsewhere(peer, peer->failure);
-        else close_peer(peer, peer->failure);
+    if (peer->has_closed) xfer_ucx_drop_lost(peer);
+    if (peer->state != XFER_UCX_IDLE && serve_open_peer(peer)) return true;
+    if (!peer->queue && !peer->probes) return false;
+    if (peer->is_stalled) {
+        fail_waiting(peer, peer_silent);
         return true;
     }
-    if (peer->state != XFER_UCX_IDLE && is_silent(peer)) {
-        if (is_meeting) meet_elsewhere(peer, peer_silent);
-        else close_peer(peer, peer_silent);
-        return true;
-    }
-    bool is_wanted = peer->queue || peer->probes;
-    if (peer->state == XFER_UCX_READY && peer->probes && peer->remote_dial) {
-        end_probes(peer, ERR_OK, NULL);
-        return true;
-    }
-    if (peer->state == XFER_UCX_IDLE && is_wanted) {
+    if (peer->state == XFER_UCX_IDLE) {
         dial(peer);
         return true;
     }
-    return peer->state == XFER_UCX_READY && peer->queue && xfer_ucx_start_sends(peer->ucx, peer);
+    if (peer->state != XFER_UCX_READY) return false;
+    if (peer->probes) end_probes(peer, ERR_OK, NULL);
+    return peer->queue && xfer_ucx_start_sends(peer->ucx, peer);
 }
 
 bool xfer_ucx_serve_peers(struct xfer_ucx *ucx) {
