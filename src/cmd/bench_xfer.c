@@ -2,10 +2,9 @@
  *
  * Columns: memcpy in one process; a copy between two processes through shared memory (one writes a
  * ring of slots, the other reads it: what any transfer without mapping the other's memory must do);
- * then the transfer bodies.  Each walks through WINDOW_BYTES of source and target, so that memory is
- * moved and not a cache, and each round measures every column in turn, so that they see the same
- * machine.  A transfer's time is from the first xfer_send to the receiver's last RECEIVED, told
- * back over a socket. */
+ * then the transfer bodies.  Each walks through WINDOW_BYTES of source and target, so that memory
+ * is moved and not a cache.  A transfer's time is from the first xfer_send to the receiver's last
+ * RECEIVED, told back over a socket. */
 #include "cmd/bench_xfer.h"
 
 #include <argp.h>
