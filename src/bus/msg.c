@@ -529,8 +529,9 @@ static void put_entry(struct buf *out, const struct msg_tokens_entry *entry) {
     put_u32(out, entry->choice_index);
     put_u32(out, entry->first_index);
     put_u32s(out, entry->ids, entry->id_count);
-    put_bool(out, entry->logprobs != NULL);
-    if (entry->logprobs) put_logprobs(out, entry->logprobs, entry->id_count);
+    bool has_logprobs = entry->logprobs && entry->id_count;
+    put_bool(out, has_logprobs);
+    if (has_logprobs) put_logprobs(out, entry->logprobs, entry->id_count);
     put_u8(out, entry->finish);
     put_u32(out, entry->stop_id);
     put_bool(out, entry->is_ack);
@@ -548,7 +549,9 @@ static void get_entry(struct reader *in, struct msg_tokens_entry *entry) {
     entry->choice_index = get_u32(in);
     entry->first_index = get_u32(in);
     entry->ids = get_u32s(in, &entry->id_count);
-    if (get_bool(in)) entry->logprobs = get_logprobs(in, entry->id_count);
+    bool has_logprobs = get_bool(in);
+    if (has_logprobs && !entry->id_count) fail(in, ERR_FORMAT);
+    if (has_logprobs) entry->logprobs = get_logprobs(in, entry->id_count);
     entry->finish = get_u8(in);
     if (entry->finish > MSG_FINISH_ERROR) fail(in, ERR_FORMAT);
     entry->stop_id = get_u32(in);
