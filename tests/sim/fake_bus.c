@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "bus/bus_impl.h"
 
 #define LISTENERS_MAX 64u
 
@@ -15,13 +16,30 @@ struct parcel {
     size_t bytes;
 };
 
+struct listener {
+    uint64_t instance;
+    unsigned subjects;
+    bool is_cut;
+    uint64_t lossy_count;
+    struct fake_port *port; /* NULL: it takes by fake_bus_take */
+};
+
+struct fake_body {
+    struct bus base;
+    struct fake_bus *bus;
+    uint64_t instance;
+};
+
+struct fake_port {
+    struct bus_port base;
+    struct parcel *queue; /* owned, its data too */
+    size_t at, count, room;
+};
+
 struct fake_bus {
     struct fake_bus_options options;
-    uint64_t random;
-    struct {
-        uint64_t instance;
-        unsigned subjects;
-    } listeners[LISTENERS_MAX];
+    uint64_t random, now_us;
+    struct listener listeners[LISTENERS_MAX];
     uint32_t listener_count;
     struct parcel *heap;
     size_t count, room;
@@ -55,8 +73,31 @@ void fake_bus_destroy(struct fake_bus *bus) {
 
 void fake_bus_listen(struct fake_bus *bus, uint64_t instance, unsigned subjects) {
     CHECK(bus->listener_count < LISTENERS_MAX);
-    bus->listeners[bus->listener_count].instance = instance;
-    bus->listeners[bus->listener_count++].subjects = subjects;
+    bus->listeners[bus->listener_count++] =
+        (struct listener){.instance = instance, .subjects = subjects};
+}
+
+static struct listener *find_listener(const struct fake_bus *bus, uint64_t instance) {
+    for (uint32_t i = 0; i < bus->listener_count; i++)
+        if (bus->listeners[i].instance == instance) return (struct listener *) &bus->listeners[i];
+    return NULL;
+}
+
+void fake_bus_cut(struct fake_bus *bus, uint64_t instance, bool is_cut) {
+    struct listener *listener = find_listener(bus, instance);
+    if (!listener || listener->is_cut == is_cut) return;
+    listener->is_cut = is_cut;
+    listener->lossy_count++;
+}
+
+bool fake_bus_is_cut(const struct fake_bus *bus, uint64_t instance) {
+    const struct listener *listener = find_listener(bus, instance);
+    return listener && listener->is_cut;
+}
+
+uint64_t fake_bus_lossy_count(const struct fake_bus *bus, uint64_t instance) {
+    const struct listener *listener = find_listener(bus, instance);
+    return listener ? listener->lossy_count : 0;
 }
 
 void fake_bus_leave(struct fake_bus *bus, uint64_t instance) {
@@ -127,6 +168,10 @@ static void send_to(struct fake_bus *bus, uint64_t now_us, uint64_t from, enum b
 
 void fake_bus_send(struct fake_bus *bus, uint64_t now_us, uint64_t from, enum bus_subject subject,
                    uint64_t to, const void *data, size_t bytes) {
+    if (fake_bus_is_cut(bus, from)) {
+        bus->counts.cut++;
+        return;
+    }
     if (subject == BUS_INBOX) {
         send_to(bus, now_us, from, subject, to, data, bytes);
         return;
@@ -136,21 +181,34 @@ void fake_bus_send(struct fake_bus *bus, uint64_t now_us, uint64_t from, enum bu
             send_to(bus, now_us, from, subject, bus->listeners[i].instance, data, bytes);
 }
 
-static bool is_listening(const struct fake_bus *bus, uint64_t instance) {
-    for (uint32_t i = 0; i < bus->listener_count; i++)
-        if (bus->listeners[i].instance == instance) return true;
-    return false;
+static void queue_parcel(struct fake_port *port, struct parcel parcel) {
+    if (port->count == port->room) {
+        port->room = port->room ? port->room * 2 : 64;
+        port->queue = realloc(port->queue, port->room * sizeof *port->queue);
+        CHECK(port->queue);
+    }
+    port->queue[port->count++] = parcel;
 }
 
 bool fake_bus_take(struct fake_bus *bus, uint64_t now_us, uint64_t *to,
                    struct bus_message *message) {
+    bus->now_us = now_us;
     while (bus->count > 0 && bus->heap[0].due_us <= now_us) {
         struct parcel parcel = pop(bus);
         if (parcel.number < bus->number_taken) bus->counts.reordered++;
         else bus->number_taken = parcel.number;
+        const struct listener *listener = find_listener(bus, parcel.to);
+        if (listener && listener->is_cut) bus->counts.cut++;
+        if (!listener || listener->is_cut) {
+            free(parcel.data);
+            continue;
+        }
+        if (listener->port) {
+            queue_parcel(listener->port, parcel);
+            continue;
+        }
         free(bus->taken);
         bus->taken = parcel.data;
-        if (!is_listening(bus, parcel.to)) continue;
         *to = parcel.to;
         *message = (struct bus_message){parcel.subject, parcel.from, parcel.data, parcel.bytes};
         return true;
@@ -164,4 +222,83 @@ uint64_t fake_bus_next_us(const struct fake_bus *bus) {
 
 void fake_bus_get_counts(const struct fake_bus *bus, struct fake_bus_counts *out) {
     *out = bus->counts;
+}
+
+/* --- the body ----------------------------------------------------------------------------- */
+
+static struct fake_body *body_of(const struct bus_port *port) {
+    return (struct fake_body *) port->bus;
+}
+
+static void body_destroy(struct bus *body) { free(body); }
+
+static bool body_is_connected(const struct bus *base) {
+    const struct fake_body *body = (const struct fake_body *) base;
+    return !fake_bus_is_cut(body->bus, body->instance);
+}
+
+static size_t body_message_bytes_max(const struct bus *base) { return UINT32_MAX; }
+
+static enum err body_port_open(struct bus *base, uint64_t instance, unsigned subjects,
+                               bus_wake_fn wake, void *wake_ctx, struct bus_port **out) {
+    const struct fake_body *body = (const struct fake_body *) base;
+    CHECK(instance == body->instance);
+    struct fake_port *port = calloc(1, sizeof *port);
+    CHECK(port);
+    port->base = (struct bus_port){base, instance};
+    fake_bus_listen(body->bus, instance, subjects);
+    find_listener(body->bus, instance)->port = port;
+    *out = &port->base;
+    return ERR_OK;
+}
+
+static void body_port_close(struct bus_port *base) {
+    struct fake_port *port = (struct fake_port *) base;
+    fake_bus_leave(body_of(base)->bus, base->instance);
+    for (size_t i = 0; i < port->count; i++) free(port->queue[i].data);
+    free(port->queue);
+    free(port);
+}
+
+static enum err body_send(struct bus_port *port, enum bus_subject subject, uint64_t to,
+                          const void *data, size_t bytes) {
+    struct fake_bus *bus = body_of(port)->bus;
+    bool is_cut = fake_bus_is_cut(bus, port->instance);
+    fake_bus_send(bus, bus->now_us, port->instance, subject, to, data, bytes);
+    return is_cut ? ERR_BUSY : ERR_OK;
+}
+
+/* What was taken stays until the queue is empty. */
+static bool body_take(struct bus_port *base, struct bus_message *message) {
+    struct fake_port *port = (struct fake_port *) base;
+    if (port->at == port->count) {
+        for (size_t i = 0; i < port->count; i++) free(port->queue[i].data);
+        port->at = port->count = 0;
+        return false;
+    }
+    const struct parcel *parcel = &port->queue[port->at++];
+    *message = (struct bus_message){parcel->subject, parcel->from, parcel->data, parcel->bytes};
+    return true;
+}
+
+static uint64_t body_lost(const struct bus_port *port) { return 0; }
+
+static uint64_t body_lossy_count(const struct bus_port *port) {
+    return fake_bus_lossy_count(body_of(port)->bus, port->instance);
+}
+
+struct bus *fake_bus_body(struct fake_bus *bus, uint64_t instance) {
+    static const struct bus_ops ops = {.destroy = body_destroy,
+                                       .is_connected = body_is_connected,
+                                       .message_bytes_max = body_message_bytes_max,
+                                       .port_open = body_port_open,
+                                       .port_close = body_port_close,
+                                       .send = body_send,
+                                       .take = body_take,
+                                       .lost = body_lost,
+                                       .lossy_count = body_lossy_count};
+    struct fake_body *body = calloc(1, sizeof *body);
+    CHECK(body);
+    *body = (struct fake_body){.base.ops = &ops, .bus = bus, .instance = instance};
+    return &body->base;
 }
