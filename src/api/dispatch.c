@@ -12,6 +12,7 @@
 #define SYNC_US 250000u    /* specified: protocol.md 2 */
 #define GAP_SYNC_US 20000u /* a gap asks at once, but not more often than this */
 #define WHO_US 1000000u    /* while nobody is known */
+#define REPAIR_US 250000u  /* between two repairs of lost messages */
 #define GONE_MAX 16u       /* times a worker may deny an attempt before the request fails */
 
 void dispatch_options_init(struct dispatch_options *options) {
@@ -194,6 +195,9 @@ static void count_move(struct dispatch *dispatch, const struct dispatch_work *wo
                        uint64_t digest) {
     metrics_add(dispatch->metrics, METRIC_REDISPATCHES, 1);
     if (!work->was_admitted || before == work->worker) return;
+    char name[DISPATCH_NAME_BYTES];
+    dispatch_worker_name(dispatch, work->worker, name);
+    log_request(LOG_INFO, work->request_id, "goes on at worker %s", name);
     metrics_add(dispatch->metrics, METRIC_MIGRATIONS, 1);
     const struct dispatch_site *worker = dispatch_worker_find(dispatch, work->worker);
     if (digest && worker->hello.numeric_digest && worker->hello.numeric_digest != digest) {
@@ -565,13 +569,15 @@ static void look_after(struct dispatch *dispatch, struct dispatch_work *work, ui
     (void) move(dispatch, work, now_us);
 }
 
-/* Messages may have been lost: everybody is asked again. */
+/* Messages may have been lost: everybody is asked again, but not so often that the answers are what
+ * is lost next.  KV events need no asking: their numbers, and those in LOAD, tell which are
+ * missing. */
 static void repair_loss(struct dispatch *dispatch, uint64_t now_us) {
+    if (now_us - dispatch->repaired_us < REPAIR_US) return;
+    dispatch->repaired_us = now_us;
     dispatch->lossy_count = bus_port_lossy_count(dispatch->port);
     dispatch_ask_who(dispatch, now_us);
     sync_all(dispatch, now_us);
-    for (uint32_t i = 0; i < dispatch->worker_count; i++)
-        dispatch_kv_ask(dispatch, dispatch->workers[i], now_us);
 }
 
 /* Without a connection it is we who are silent; and some ticks before that it was dead already,

@@ -64,7 +64,7 @@ struct dispatch {
     struct dispatch_work *buckets[DISPATCH_BUCKETS];
     uint64_t attempt_last;
     uint64_t sync_number, ask_number;
-    uint64_t synced_us, asked_us, silence_us;
+    uint64_t synced_us, asked_us, silence_us, repaired_us;
     uint64_t tick; /* of silence: those without a bus connection are not counted */
     uint64_t lossy_count;
     bool was_cut_off; /* the bus had no connection at the last tick of silence */

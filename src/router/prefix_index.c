@@ -290,7 +290,7 @@ static enum err take_out(struct prefix_index *index, struct shard *shard, const 
 
 /* A pass reads the whole table: not for a few blocks, nor for a few numbers. */
 static bool start_sweep(struct prefix_index *index) {
-    if (!index->waiting_count || (index->waiting_entries * 4 < index->entry_count &&
+    if (!index->waiting_count || (index->waiting_entries * 2 < index->entry_count &&
                                   index->waiting_count < index->live_count + WAITING_MAX))
         return false;
     index->waiting_count = 0;
@@ -307,8 +307,11 @@ static bool start_sweep(struct prefix_index *index) {
 
 static void sweep_block(struct prefix_index *index, struct shard *shard, struct place *place) {
     uint32_t words = WORDS(index->holder_top), value = place->line->values[place->slot];
-    if (prefix_set_mark(index->sets, value) == index->sweep_mark) return;
-    if (!prefix_set_meets(index->sets, value, index->is_leaving)) {
+    if (value <= PREFIX_SET_SINGLE_MAX) { /* most are */
+        if (!has_bit(index->is_leaving, value - 1)) return;
+    } else if (prefix_set_mark(index->sets, value) == index->sweep_mark) {
+        return;
+    } else if (!prefix_set_meets(index->sets, value, index->is_leaving)) {
         prefix_set_note(index->sets, value, index->sweep_mark);
         return;
     }
