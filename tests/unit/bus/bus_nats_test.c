@@ -509,6 +509,48 @@ static void test_user(void **state) {
     server_release(&server);
 }
 
+/* A certificate of its own for 127.0.0.1; false: no openssl here. */
+static bool make_certificate(const char *name) {
+    char command[1024];
+    snprintf(command, sizeof command,
+             "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost "
+             "-addext subjectAltName=IP:127.0.0.1 -keyout %s/%s.key -out %s/%s.crt 2>/dev/null",
+             directory, name, directory, name);
+    return system(command) == 0;
+}
+
+static void test_tls(void **state) {
+    NEEDS_SERVER;
+    if (!make_certificate("good") || !make_certificate("other")) {
+        print_message("skipped: no openssl here\n");
+        skip();
+    }
+    struct server server;
+    char more[512], paths[4][128];
+    const char *const names[4] = {"good.crt", "other.crt", "good.key", "other.key"};
+    for (int i = 0; i < 4; i++) snprintf(paths[i], sizeof paths[i], "%s/%s", directory, names[i]);
+    snprintf(more, sizeof more, "tls { cert_file: \"%s\", key_file: \"%s\" }", paths[0], paths[2]);
+    server_init(&server, more);
+    struct bus_nats_options options = options_of(&server);
+    options.tls_ca_file = paths[0];
+    struct bus *good = open_bus(&options);
+    options.tls_ca_file = paths[1]; /* signed by somebody whom we do not know */
+    struct bus *other = open_bus(&options);
+    struct bus_port *a = open_port(good, 1, 0), *b = open_port(good, 2, 0);
+    wait_connected(good, true);
+    send_until_heard(a, BUS_INBOX, b, "sealed");
+    for (int i = 0; i < 40; i++) {
+        assert_false(bus_is_connected(other));
+        usleep(50000);
+    }
+    bus_port_close(a);
+    bus_port_close(b);
+    bus_destroy(good);
+    bus_destroy(other);
+    server_release(&server);
+    for (int i = 0; i < 4; i++) unlink(paths[i]);
+}
+
 static void test_full(void **state) {
     NEEDS_SERVER;
     struct server server;
@@ -650,6 +692,7 @@ int main(void) {
         cmocka_unit_test(test_server_dies),
         cmocka_unit_test(test_wrong_token),
         cmocka_unit_test(test_user),
+        cmocka_unit_test(test_tls),
         cmocka_unit_test(test_full),
         cmocka_unit_test(test_name_spaces),
         cmocka_unit_test(test_many_senders),
