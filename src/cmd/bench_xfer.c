@@ -39,6 +39,7 @@
 #define WAIT_MS 10000
 
 enum column { COPY, TWO_PROCESSES, LOCAL, POSIX, TCP, COLUMNS };
+static const char *const column_keys[COLUMNS] = {"memcpy", "copy", "local", "posix", "tcp"};
 static const char *const column_names[COLUMNS] = {"memcpy", "2-process copy", "in-process",
                                                   "ucx posix", "ucx tcp"};
 
@@ -46,6 +47,7 @@ struct bench {
     uint64_t block_bytes;
     uint32_t rounds;
     bool is_json;
+    unsigned columns; /* bits: to be measured */
     uint32_t size_count;
     uint64_t sizes[SIZES_MAX];
     double us[COLUMNS][SIZES_MAX][ROUNDS_MAX]; /* 0: not measured */
@@ -409,9 +411,14 @@ static void print_table(const struct bench *bench) {
 static error_t parse(int key, char *text, struct argp_state *state) {
     struct bench *bench = state->input;
     char *end = NULL;
-    unsigned long value = text ? strtoul(text, &end, 10) : 0;
-    if (text && (end == text || *end)) argp_error(state, "'%s' is no number", text);
+    unsigned long value = text && key != 'o' ? strtoul(text, &end, 10) : 0;
+    if (text && key != 'o' && (end == text || *end)) argp_error(state, "'%s' is no number", text);
     switch (key) {
+    case 'o':
+        for (enum column column = 0; column < COLUMNS; column++)
+            if (strcmp(text, column_keys[column]) == 0) bench->columns |= 1u << column;
+        if (!bench->columns) argp_error(state, "--only memcpy, copy, local, posix or tcp");
+        return 0;
     case 'b':
         if (value < 64 || value > 65536 || (value & (value - 1)))
             argp_error(state, "--block-kib is a power of two from 64 to 65536");
@@ -430,6 +437,7 @@ enum err bench_xfer_run(int argc, char **argv) {
     static const struct argp_option options[] = {
         {"block-kib", 'b', "N", 0, "bytes of a block in KiB (256)", 0},
         {"rounds", 'r', "N", 0, "transfers of each size (15)", 0},
+        {"only", 'o', "NAME", 0, "memcpy, copy, local, posix or tcp; may be repeated (all)", 0},
         {"json", 'j', NULL, 0, "a JSON line for each figure", 0},
         {0},
     };
@@ -454,7 +462,7 @@ enum err bench_xfer_run(int argc, char **argv) {
         bench->sizes[bench->size_count++] = bytes;
     enum err e = ERR_OK;
     for (enum column column = 0; column < COLUMNS; column++)
-        if (!run_column(bench, column)) {
+        if ((!bench->columns || bench->columns >> column & 1) && !run_column(bench, column)) {
             fprintf(stderr, "gramme: %s: not measured\n", column_names[column]);
             if (column < POSIX) e = ERR_IO; /* UCX may be absent */
         }

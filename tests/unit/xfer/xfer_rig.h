@@ -19,7 +19,7 @@ struct rig {
     uint8_t *regions[RIG_RANKS_MAX];
 };
 
-static uint64_t rig_random(uint64_t *state) {
+static inline uint64_t rig_random(uint64_t *state) {
     *state += 0x9e3779b97f4a7c15u;
     uint64_t z = *state;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -34,7 +34,7 @@ static inline uint32_t rig_draw(uint64_t *state, uint32_t below) {
 enum rig_order { RIG_IMAGE, RIG_LAYER_MAJOR, RIG_HEADS_SWAPPED, RIG_GAPS, RIG_ORDERS };
 
 /* Strides, and the bytes of a region of all blocks. */
-static uint64_t rig_strides(struct kv_layout *layout, enum rig_order order) {
+static inline uint64_t rig_strides(struct kv_layout *layout, enum rig_order order) {
     uint64_t run = layout->head_bytes, heads = layout->head_count, layers = layout->layer_count;
     layout->block_bytes = run * heads * 2 * layers;
     layout->head_stride = run;
@@ -59,8 +59,9 @@ static uint64_t rig_strides(struct kv_layout *layout, enum rig_order order) {
            layout->value_stride * 2 + layout->head_stride * heads;
 }
 
-static void rig_init(struct rig *rig, uint32_t tp, uint32_t block_count, uint32_t layer_count,
-                     uint32_t head_total, uint32_t head_bytes, enum rig_order order) {
+static inline void rig_init(struct rig *rig, uint32_t tp, uint32_t block_count,
+                            uint32_t layer_count, uint32_t head_total, uint32_t head_bytes,
+                            enum rig_order order) {
     *rig = (struct rig){.tp = tp,
                         .block_count = block_count,
                         .layer_count = layer_count,
@@ -81,19 +82,19 @@ static void rig_init(struct rig *rig, uint32_t tp, uint32_t block_count, uint32_
     }
 }
 
-static void rig_release(struct rig *rig) {
+static inline void rig_release(struct rig *rig) {
     for (uint32_t rank = 0; rank < rig->tp; rank++) free(rig->regions[rank]);
 }
 
-static uint64_t rig_word(uint64_t seed, uint32_t layer, uint32_t value, uint32_t head,
-                         uint32_t index) {
+static inline uint64_t rig_word(uint64_t seed, uint32_t layer, uint32_t value, uint32_t head,
+                                uint32_t index) {
     uint64_t state = seed ^ ((uint64_t) layer << 48) ^ ((uint64_t) value << 40) ^
                      ((uint64_t) head << 24) ^ index;
     return rig_random(&state);
 }
 
-static uint8_t *rig_run(const struct rig *rig, uint32_t rank, uint32_t block, uint32_t layer,
-                        uint32_t value, uint32_t head) {
+static inline uint8_t *rig_run(const struct rig *rig, uint32_t rank, uint32_t block, uint32_t layer,
+                               uint32_t value, uint32_t head) {
     const struct kv_layout *l = &rig->layouts[rank];
     return l->base + block * l->block_stride + layer * l->layer_stride + value * l->value_stride +
            (head - l->head_first) * l->head_stride;
