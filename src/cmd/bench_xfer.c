@@ -21,6 +21,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -133,7 +134,8 @@ static void wake(void *ctx) {
     if (write(*(int *) ctx, &one, sizeof one) < 0) return; /* full: it is awake */
 }
 
-/* `count` events of this kind; false: another came, or none. */
+/* `count` events of this kind; false: another came, or none.  Of many it takes several at a time,
+ * as a step thread does between its steps. */
 static bool take_events(struct pair *pair, uint32_t side, enum xfer_event_kind kind,
                         uint32_t count) {
     struct xfer_event event;
@@ -147,6 +149,7 @@ static bool take_events(struct pair *pair, uint32_t side, enum xfer_event_kind k
         uint64_t wakes;
         if (poll(&item, 1, WAIT_MS) != 1) return false;
         if (read(pair->events[side], &wakes, sizeof wakes) < 0 && errno != EAGAIN) return false;
+        if (count > 8) nanosleep(&(struct timespec){0, 100000}, NULL);
     }
     return true;
 }
