@@ -276,7 +276,9 @@ static bool is_right(const struct xfer_work *work, const struct xfer_entry *entr
 }
 
 static void discard(struct xfer_ucx *ucx, const struct xfer_header *header) {
-    atomic_fetch_add(&ucx->base.counts.discarded_pieces, header->entry_count);
+    uint64_t count = 0; /* of pieces: each has one first part */
+    for (uint32_t i = 0; i < header->entry_count; i++) count += header->entries[i].part == 0;
+    atomic_fetch_add(&ucx->base.counts.discarded_pieces, count);
 }
 
 static void end_entries(struct xfer_ucx *ucx, struct xfer_ucx_receive *receive,
