@@ -292,7 +292,11 @@ void handoff_prefill_output(struct handoff_prefill *prefill, const struct engine
     }
     if (output->computed_tokens <= work->computed) return;
     work->computed = output->computed_tokens;
-    if (work->computed == work->token_count) work->computed_us = now_us;
+    if (work->computed == work->token_count) { /* now_us is when the step began */
+        struct engine_load load;
+        engine_get_load(prefill->options.engine, &load);
+        work->computed_us = now_us + load.step_us;
+    }
     send_ready(prefill, work);
 }
 
