@@ -695,6 +695,53 @@ static void test_kv(void **state) {
     close_fixture(&f);
 }
 
+/* Every allocation of meeting two workers, their dumps, events and a death may fail: it is made up
+ * for. */
+static void test_memory_of_workers(void **state) {
+    bool was_reached = true;
+    for (uint64_t n = 1; was_reached; n++) {
+        struct fixture f;
+        struct fake_worker second;
+        struct router_counts counts;
+        open_fixture_as(&f, ROUTER_KV);
+        f.sampling.max_tokens = 30;
+        fake_open(&second, f.bus, 1002);
+        second.kv_number = 7;
+        second.kv_block_count = 3;
+        for (uint32_t i = 0; i < 3; i++)
+            second.kv_blocks[i] = (struct msg_kv_block){.hash = 50 + i, .local_hash = 1};
+        fake_hello(&second);
+        was_reached = false;
+        for (int i = 0; i < 400; i++) {
+            if (i == 10) fake_kv_event(&second, MSG_KV_STORED, 60);
+            if (i == 10)
+                second.kv_blocks[second.kv_block_count++] =
+                    (struct msg_kv_block){.hash = 60, .local_hash = 1};
+            if (i == 20) assert_int_equal(submit(&f, 0, 1), ERR_OK);
+            fake_poll(&second);
+            fake_step(&second);
+            fake_poll(&f.worker);
+            fake_step(&f.worker);
+            f.now_us += 10000;
+            if (i < 30) alloc_fail_at(n, 0);
+            dispatch_poll(f.dispatch, f.now_us);
+            if (f.now_us % 50000 == 0) dispatch_tick(f.dispatch, f.now_us);
+            if (alloc_count() >= n && i < 30) was_reached = true;
+            alloc_fail_at(0, 0);
+            if (f.now_us % 100000 == 0) fake_load(&second, false);
+            if (f.now_us % 100000 == 0) fake_load(&f.worker, false);
+        }
+        assert_int_equal(dispatch_worker_count(f.dispatch), 2);
+        dispatch_get_router_counts(f.dispatch, &counts);
+        assert_int_equal(counts.index_entries, 4);
+        assert_int_equal(f.failed_count, 0);
+        expect_whole(&f, 0, 1, 30);
+        fake_close(&second);
+        close_fixture(&f);
+        assert_true(n < 500);
+    }
+}
+
 static void test_render(void **state) {
     struct fixture f;
     struct fake_worker second;
@@ -743,6 +790,7 @@ int main(void) {
         cmocka_unit_test(test_bye),
         cmocka_unit_test(test_unlike_workers),
         cmocka_unit_test(test_kv),
+        cmocka_unit_test(test_memory_of_workers),
         cmocka_unit_test(test_render),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
