@@ -220,7 +220,7 @@ static void set_default(struct graph_reader *reader, enum graph_section_id secti
 static void set_defaults(struct graph_reader *reader) {
     struct graph *graph = reader->graph;
     set_default(reader, GRAPH_FRONTEND, OPT_ROUTER,
-                graph_has_router(graph->kind) ? "kv" : "random");
+                graph_has_router(graph->kind) ? "kv" : "least-loaded");
     if (!graph->has_file && graph_is_disagg(graph->kind)) {
         set_default(reader, GRAPH_VLLM_WORKER, OPT_REMOTE_PREFILL, "true");
         set_default(reader, GRAPH_VLLM_WORKER, OPT_CONDITIONAL_DISAGG, "true");

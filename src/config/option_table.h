@@ -144,7 +144,8 @@ OPTION(SHAPE, "shape", OPTION_LIST, GRAPH_COMMANDS, "graph", "", NULL, 0, 0, NUL
        "PATH=NAME or PATH=config.json: what a model path is that is not on this machine; "
        "repeatable")
 OPTION(ROUTER, "router", OPTION_WORD, CLASSIC_COMMANDS, "graph", "", NULL, 0, 0,
-       "random|round-robin|least-loaded|kv", "who gets a request (default: kv with a router)")
+       "random|round-robin|least-loaded|kv",
+       "who gets a request (default: kv with a router, else least-loaded)")
 OPTION(MIN_WORKERS, "min-workers", OPTION_COUNT, CLASSIC_COMMANDS, "graph", "workers", "1", 1,
        65536, NULL, "ready with that many")
 OPTION(REMOTE_PREFILL, "remote-prefill", OPTION_BOOL, GRAPH_COMMANDS | OPTION_WORKER, "graph", "",

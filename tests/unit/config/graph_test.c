@@ -207,7 +207,7 @@ static void test_without_a_file(void **state) {
         assert_int_equal(options_bool(worker, OPT_REMOTE_PREFILL), is_disagg);
         assert_int_equal(graph.sections[GRAPH_PREFILL_WORKER].is_used, is_disagg);
         assert_string_equal(options_text(graph.sections[GRAPH_FRONTEND].options, OPT_ROUTER),
-                            graph_has_router((enum graph_kind) kind) ? "kv" : "random");
+                            graph_has_router((enum graph_kind) kind) ? "kv" : "least-loaded");
         graph_release(&graph);
         problem_release(&problems);
         options_destroy(flags);
