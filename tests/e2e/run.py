@@ -5,7 +5,7 @@
 
 GRAMME_PYTHON is a Python with the openai package; without it, or without a model file (whose
 tokenizer and template are used; nothing is computed), the run is skipped: exit 77.  Arguments
-name tests as unittest does (test_http, test_http.Smuggling)."""
+name tests as unittest does (test_http, test_http.Smuggling); --but FILES runs all others."""
 import os
 import pathlib
 import sys
@@ -33,7 +33,10 @@ def main():
         print(f"skipped: {harness.BINARY} has no 'serve' command")
         return SKIPPED
     loader = unittest.TestLoader()
-    if len(sys.argv) > 1:
+    if sys.argv[1:2] == ["--but"]:
+        files = sorted(path.stem for path in HERE.glob("test_*.py") if path.stem not in sys.argv[2:])
+        suite = loader.loadTestsFromNames(files)
+    elif len(sys.argv) > 1:
         suite = loader.loadTestsFromNames(sys.argv[1:])
     else:
         suite = loader.discover(str(HERE), pattern="test_*.py")

@@ -124,6 +124,25 @@ class SameTokens(unittest.TestCase):
                              ["Frontend.0", "PrefillWorker.0", "VllmWorker.0", "nats-server"])
 
 
+class DemoModel(unittest.TestCase):
+    """The same, computed: the demo model on the CPU, all graphs, prompts prefilled at TP 3 for TP 1."""
+
+    def test_every_graph(self):
+        prompts = [f"Prompt {i}: " + "once upon a time there was a token " * (1 + i % 3) for i in range(32)]
+        options = {"engine": "cpu", "max_model_len": 512, "max_num_seqs": 16, "threads": 1}
+        with Server(**options) as single:
+            wanted = [Graph.complete(single, p, 8) for p in prompts]
+        for kind, more in (("agg", (TWO,)), ("agg_router", (TWO,)), ("disagg", ()),
+                           ("disagg_router", ("--PrefillWorker.tensor-parallel-size=3",))):
+            if "disagg" in kind:
+                more += ("--remote-prefill", "--no-conditional-disagg")
+            with self.subTest(kind), Graph(kind, arguments=more, **options) as graph:
+                graph.wait_all_ready()
+                self.assertEqual(in_parallel(len(prompts), lambda i: graph.complete(prompts[i], 8)), wanted)
+                if "disagg" in kind:
+                    self.assertGreater(graph.metrics()["gramme_remote_prefill_total"], 0, graph.log())
+
+
 class Faults(unittest.TestCase):
     STREAMS = 8
     TOKENS = 300
@@ -184,6 +203,23 @@ class Faults(unittest.TestCase):
         self.under_load(graph, lambda: graph.kill("nats-server"))
         graph.wait_idle()
 
+    def stopped_for(self, name, seconds):
+        """Stopped under load, for longer than anybody waits; nobody notices but by the time."""
+        graph = self.graph()
+        def fault():
+            pid = graph.kill(name, signal.SIGSTOP)
+            time.sleep(seconds)
+            os.kill(pid, signal.SIGCONT)
+        self.under_load(graph, fault)
+        self.under_load(graph, lambda: None)
+        graph.wait_idle()
+
+    def test_bus_stopped(self):
+        self.stopped_for("nats-server", 2)
+
+    def test_frontend_stopped(self):
+        self.stopped_for("Frontend.0", 4)  # longer than sync-timeout: its attempts are given up
+
     def test_frontend_killed(self):
         graph = self.graph()
         stream = graph.stream({"prompt": PROMPTS[0], "max_tokens": 2000, "ignore_eos": True}, "/v1/completions")
@@ -195,6 +231,63 @@ class Faults(unittest.TestCase):
         graph.wait_workers(2)
         graph.wait_idle()  # its sequences are given up
         self.under_load(graph, lambda: None)
+
+    def disagg(self, **options):
+        """Every prompt goes away; prompts take their time, so that faults find them under way."""
+        graph = Graph("disagg_router", max_model_len=2048, sim_step="5ms", sim_token="1ms",
+                      arguments=(TWO, "--PrefillWorker.ServiceArgs.workers=2", "--remote-prefill",
+                                 "--no-conditional-disagg", "--handoff-chunk-tokens=16"), **options)
+        self.addCleanup(graph.stop)
+        graph.wait_all_ready()
+        graph.wait_workers(4)
+        return graph
+
+    def remote_count(self, graph):
+        return graph.metrics()["gramme_remote_prefill_total"]
+
+    def prefill_fault(self, number):
+        graph = self.disagg()
+        pids = []
+        def fault():
+            pids.append(graph.kill("PrefillWorker.0", number))
+        def one(i):
+            if i == self.STREAMS:
+                wait_for(lambda: self.remote_count(graph) >= 1, "handoffs")
+                return fault()
+            return watch(graph, PROMPTS[i], self.TOKENS, **seeded(i))
+        self.assertEqual(in_parallel(self.STREAMS + 1, one)[:-1], self.wanted)
+        return graph, pids[0]
+
+    def test_prefill_killed(self):
+        graph, _ = self.prefill_fault(signal.SIGKILL)
+        graph.wait_workers(4)
+        before = self.remote_count(graph)
+        self.under_load(graph, lambda: graph.kill("PrefillWorker.1"))
+        self.assertGreater(self.remote_count(graph), before)
+        graph.wait_idle()
+
+    def test_prefill_stopped(self):
+        graph, pid = self.prefill_fault(signal.SIGSTOP)
+        os.kill(pid, signal.SIGCONT)
+        graph.wait_workers(4)
+        self.under_load(graph, lambda: None)
+        graph.wait_idle()
+
+    def test_prefill_told_to_go(self):
+        graph, pid = self.prefill_fault(signal.SIGTERM)
+        wait_for(lambda: children(graph.process.pid).get("PrefillWorker.0", pid) != pid, "another PrefillWorker.0")
+        graph.wait_workers(4)
+        graph.wait_idle()
+
+    def test_every_prefill_worker_killed(self):
+        graph = self.disagg()
+        def fault():
+            graph.kill("PrefillWorker.0")
+            graph.kill("PrefillWorker.1")
+            graph.kill("VllmWorker.0")
+        self.under_load(graph, fault)
+        graph.wait_workers(4)
+        graph.wait_idle()
 
     def test_poison(self):
         graph = self.graph(migration_limit=1)
@@ -496,6 +589,17 @@ class Views(unittest.TestCase):
             # nothing secret in any command line or process title
             for pid in [graph.process.pid, *children(graph.process.pid).values()]:
                 self.assertNotIn(b"s3cret", pathlib.Path(f"/proc/{pid}/cmdline").read_bytes())
+
+    def test_systemd(self):
+        """READY=1 when all are there, STOPPING=1 at the drain."""
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.bind(f"{folder}/notify")
+            s.settimeout(WAIT_S)
+            with Graph(max_model_len=2048, environment={"NOTIFY_SOCKET": f"{folder}/notify"}) as graph:
+                self.assertEqual(s.recv(100), b"READY=1")
+                self.assertEqual(graph.request("GET", "/health").status, 200)
+                graph.signal()
+                self.assertEqual(s.recv(100), b"STOPPING=1")
 
     def test_json_log(self):
         with Graph(max_model_len=2048, log_format="json") as graph:
