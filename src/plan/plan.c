@@ -51,13 +51,13 @@ struct costs {
 };
 
 static void collect_costs(const struct model_spec *spec, const struct backend *backend,
-                          const struct backend_options *options, struct plan *plan,
+                          const struct backend_options *options, bool is_card, struct plan *plan,
                           struct costs *costs) {
     const struct backend_ops *ops = backend_ops_of(backend);
     for (uint32_t rank = 0; rank < plan->rank_count; rank++) {
         struct mem_plan *lines = &plan->ranks[rank];
         ops->plan(backend, rank, lines);
-        if (rank == 0) {
+        if (rank == 0 && !is_card) {
             mem_plan_add(lines, MEM_CONTEXT, process_bytes(spec, options), "process");
             struct mem_line *line = &lines->lines[lines->line_count - 1];
             line->is_outside = line->is_estimated = true;
@@ -258,7 +258,7 @@ enum err plan_make(const struct model_spec *spec, const struct backend *backend,
     out->rank_count = options->rank_count;
     out->model_len_max = options->model_len_max;
     out->device_bytes = budget->total_bytes;
-    collect_costs(spec, backend, options, out, &costs);
+    collect_costs(spec, backend, options, budget->is_card, out, &costs);
     struct limit limit = {budget->available_bytes, "available memory of"};
     if (!is_shared)
         limit = (struct limit){(uint64_t) floor(budget->utilization * (double) budget->total_bytes),

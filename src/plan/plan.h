@@ -24,6 +24,7 @@ struct plan_budget {
                                  only: KV by the rule of behaviour.md 3) */
     uint64_t kv_bytes;        /* --kv-cache-memory-bytes; 0: by the rules */
     bool may_shrink_len;      /* max-model-len was not written: it may shrink to fit */
+    bool is_card;             /* a GPU: the process's own heap and stacks are not on it */
 };
 
 struct plan {

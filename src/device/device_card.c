@@ -1,0 +1,106 @@
+/* device_card - see device_card.h.
+ *
+ * Sources.  total: the "total capacity" that out-of-memory messages of such cards quote in public
+ * issue threads (the 39.39 GiB of the A100-40GB is that of the story in docs); it is less than the
+ * label, because ECC and the driver take their part, and it moves by a few tens of MiB between
+ * drivers, so the lowest seen is taken.  Bandwidth, bf16 rate (dense, no sparsity) and link: the
+ * makers' data sheets; NVLink one direction, else the PCIe slot. */
+#include "device/device_card.h"
+
+#include <stddef.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/check.h"
+
+#define GIB(n) ((uint64_t) ((n) * 1073741824.0))
+
+/* clang-format off */
+static const struct device_card cards[] = {
+    /* name            total          GB/s  bf16   peer  a node */
+    {"A100-40GB",      GIB(39.39),    1555,  312,   300,  8},
+    {"A100-80GB",      GIB(79.14),    2039,  312,   300,  8},
+    {"A800-80GB",      GIB(79.14),    2039,  312,   200,  8},
+    {"H100-80GB",      GIB(79.10),    3350,  989,   450,  8}, /* SXM */
+    {"H100-PCIE",      GIB(79.10),    2000,  756,    64,  8},
+    {"H100-NVL",       GIB(93.00),    3938,  835,   300,  8},
+    {"H800-80GB",      GIB(79.10),    3350,  989,   200,  8},
+    {"H200",           GIB(139.71),   4800,  989,   450,  8},
+    {"H20",            GIB(95.00),    4000,  148,   450,  8},
+    {"B200",           GIB(178.34),   8000, 2250,   900,  8},
+    {"GB200",          GIB(184.00),   8000, 2500,   900,  4},
+    {"L4",             GIB(21.95),     300,  121,    32,  8},
+    {"L40S",           GIB(44.39),     864,  362,    32,  8},
+    {"A10",            GIB(21.98),     600,  125,    32,  8},
+    {"A30",            GIB(23.49),     933,  165,    32,  8},
+    {"RTX3090",        GIB(23.67),     936,   71,    32,  8},
+    {"RTX4090",        GIB(23.52),    1008,  165,    32,  8}, /* no peer access: through the host */
+    {"RTX5090",        GIB(31.35),    1792,  209,    64,  8}, /* as above */
+    {"V100-16GB",      GIB(15.77),     900,  125,   150,  8}, /* fp16 */
+    {"V100-32GB",      GIB(31.73),     900,  125,   150,  8}, /* fp16 */
+    {"T4",             GIB(14.56),     320,   65,    16,  8}, /* fp16 */
+};
+
+static const struct {
+    const char *alias, *name;
+} aliases[] = {
+    {"A100-SXM4-40GB", "A100-40GB"}, {"A100-SXM4-80GB", "A100-80GB"}, {"A100-PCIE-40GB", "A100-40GB"},
+    {"A100-PCIE-80GB", "A100-80GB"}, {"A800", "A800-80GB"}, {"H100", "H100-80GB"},
+    {"H100-SXM", "H100-80GB"}, {"H100-SXM5", "H100-80GB"}, {"H100-SXM5-80GB", "H100-80GB"},
+    {"H100-SXM-80GB", "H100-80GB"}, {"H100-PCIE-80GB", "H100-PCIE"}, {"H100-NVL-94GB", "H100-NVL"},
+    {"H800", "H800-80GB"}, {"H200-141GB", "H200"}, {"H200-SXM", "H200"}, {"H20-96GB", "H20"},
+    {"B200-180GB", "B200"}, {"B200-192GB", "B200"}, {"L4-24GB", "L4"}, {"L40S-48GB", "L40S"},
+    {"A10-24GB", "A10"}, {"A10G", "A10"}, {"A30-24GB", "A30"}, {"3090", "RTX3090"},
+    {"RTX-3090", "RTX3090"}, {"4090", "RTX4090"}, {"RTX-4090", "RTX4090"}, {"5090", "RTX5090"},
+    {"RTX-5090", "RTX5090"}, {"V100", "V100-16GB"}, {"V100-SXM2-16GB", "V100-16GB"},
+    {"V100-SXM2-32GB", "V100-32GB"}, {"T4-16GB", "T4"},
+};
+/* clang-format on */
+
+const struct device_card *device_card_find(const char *name) {
+    for (size_t i = 0; i < ARRAY_COUNT(aliases); i++)
+        if (strcasecmp(aliases[i].alias, name) == 0) name = aliases[i].name;
+    for (size_t i = 0; i < ARRAY_COUNT(cards); i++)
+        if (strcasecmp(cards[i].name, name) == 0) return &cards[i];
+    return NULL;
+}
+
+const struct device_card *device_card_get(uint32_t index) {
+    return index < ARRAY_COUNT(cards) ? &cards[index] : NULL;
+}
+
+#define NAME_BYTES_MAX 32
+
+/* Edits between two short names, case apart. */
+static unsigned distance(const char *a, const char *b) {
+    unsigned row[NAME_BYTES_MAX + 1];
+    size_t a_bytes = strlen(a), b_bytes = strlen(b);
+    if (a_bytes > NAME_BYTES_MAX || b_bytes > NAME_BYTES_MAX) return 99;
+    for (unsigned j = 0; j <= b_bytes; j++) row[j] = j;
+    for (size_t i = 0; i < a_bytes; i++) {
+        unsigned diagonal = row[0];
+        row[0] = (unsigned) i + 1;
+        for (size_t j = 0; j < b_bytes; j++) {
+            unsigned best = diagonal + ((a[i] | 32) != (b[j] | 32));
+            if (row[j] + 1 < best) best = row[j] + 1;
+            if (row[j + 1] + 1 < best) best = row[j + 1] + 1;
+            diagonal = row[j + 1];
+            row[j + 1] = best;
+        }
+    }
+    return row[b_bytes];
+}
+
+const char *device_card_suggest(const char *name) {
+    const char *best = NULL;
+    unsigned best_distance = 5;
+    size_t bytes = strlen(name);
+    for (size_t i = 0; bytes && i < ARRAY_COUNT(cards); i++) {
+        unsigned d = distance(name, cards[i].name);
+        if (bytes >= 3 && strncasecmp(name, cards[i].name, bytes) == 0) d = 1;
+        if (d >= best_distance) continue;
+        best_distance = d;
+        best = cards[i].name;
+    }
+    return best;
+}

@@ -1,0 +1,357 @@
+/* graph_plan - see graph_plan.h. */
+#include "plan/graph_plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "backend/tensor_parallel.h"
+#include "base/alloc.h"
+#include "base/num.h"
+
+/* --- one component ------------------------------------------------------------------------- */
+
+/* A block size that can be computed with; a wrong one is check's to tell. */
+static uint32_t sound_block(uint64_t block) {
+    return block >= 8 && block <= 128 && (block & (block - 1)) == 0 ? (uint32_t) block : 16;
+}
+
+static void read_options(const struct options *options, struct graph_plan_component *component) {
+    struct backend_options *backend = &component->options;
+    const struct model_spec *spec = &component->model.spec;
+    *backend = (struct backend_options){
+        .rank_count = component->tensor_parallel,
+        .block_size = sound_block(options_count(options, OPT_BLOCK_SIZE)),
+        .seat_count = (uint32_t) options_count(options, OPT_MAX_NUM_SEQS),
+        .batched_tokens_max = (uint32_t) options_count(options, OPT_MAX_NUM_BATCHED_TOKENS),
+        .model_len_max = spec->context_tokens,
+        .row_tile = (uint32_t) options_count(options, OPT_ROW_TILE),
+    };
+    backend->batched_tokens_max =
+        (uint32_t) num_max(backend->batched_tokens_max, backend->seat_count);
+    CHECK(numerics_parse(options_text(options, OPT_NUMERICS), &backend->numerics));
+    CHECK(kv_dtype_parse(options_text(options, OPT_KV_CACHE_DTYPE), &backend->kv_dtype));
+    if (options_is_set(options, OPT_MAX_MODEL_LEN))
+        backend->model_len_max = (uint32_t) options_count(options, OPT_MAX_MODEL_LEN);
+    else component->budget.may_shrink_len = true;
+    if (options_is_set(options, OPT_KV_CACHE_MEMORY_BYTES))
+        component->budget.kv_bytes = options_count(options, OPT_KV_CACHE_MEMORY_BYTES);
+    if (options_is_set(options, OPT_GPU_MEMORY_UTILIZATION))
+        component->budget.utilization = options_number(options, OPT_GPU_MEMORY_UTILIZATION);
+    component->is_sim = strcmp(options_text(options, OPT_ENGINE), "sim") == 0;
+}
+
+static enum err open_backend(const struct graph_plan_component *component,
+                             const struct backend_options *options, struct err_text *text,
+                             struct backend **out) {
+    if (!component->is_cpu)
+        return cuda_estimate_open(&component->model.spec, options, &component->model.format, text,
+                                  out);
+    const struct backend_ops *ops = component->is_sim ? &sim_backend_ops : &cpu_backend_ops;
+    return ops->open(&component->model.spec, options, text, out);
+}
+
+static void close_backend(const struct graph_plan_component *component, struct backend *backend) {
+    if (component->is_cpu) backend_ops_of(backend)->close(backend);
+    else cuda_estimate_close(backend);
+}
+
+static enum err make_plan(const struct graph_plan_component *component,
+                          const struct backend_options *options, const struct plan_budget *budget,
+                          struct err_text *text, struct plan *out) {
+    struct backend *backend = NULL;
+    enum err e = open_backend(component, options, text, &backend);
+    if (e) return e;
+    e = plan_make(&component->model.spec, backend, options, budget, text, out);
+    close_backend(component, backend);
+    return e;
+}
+
+bool graph_plan_try(const struct graph_plan_component *component, uint32_t tensor_parallel,
+                    double utilization, uint32_t model_len, uint64_t *kv_tokens) {
+    struct backend_options options = component->options;
+    struct plan_budget budget = component->budget;
+    if (tensor_parallel) options.rank_count = tensor_parallel;
+    if (utilization > 0) budget.utilization = utilization;
+    if (model_len) options.model_len_max = model_len;
+    budget.may_shrink_len = false;
+    budget.available_bytes = 0;
+    if (!(budget.utilization > 0)) return false;
+    struct plan *plan = alloc_zero(1, sizeof *plan);
+    struct err_text text;
+    bool fits = plan && !make_plan(component, &options, &budget, &text, plan) && plan->fits;
+    if (fits && kv_tokens) *kv_tokens = plan->kv_tokens;
+    alloc_free(plan);
+    return fits;
+}
+
+uint64_t graph_plan_weights(const struct graph_plan_component *component) {
+    uint64_t most = 0;
+    for (uint32_t rank = 0; component->plan && rank < component->plan->rank_count; rank++)
+        most = num_max(most, mem_plan_kind_total(&component->plan->ranks[rank], MEM_WEIGHTS));
+    return most;
+}
+
+/* --- what instead ------------------------------------------------------------------------- */
+
+static double gib(uint64_t bytes) { return (double) bytes / (1u << 30); }
+
+/* The smallest degree above the present one that fits; 0: none. */
+static uint32_t wider(const struct graph_plan_component *component, double utilization) {
+    for (uint32_t ranks = component->tensor_parallel + 1; ranks <= 16; ranks++)
+        if (tensor_parallel_is_legal(&component->model.spec, ranks) &&
+            graph_plan_try(component, ranks, utilization, 0, NULL))
+            return ranks;
+    return 0;
+}
+
+static void advise(struct graph_plan_component *component) {
+    struct err_text *advice = &component->advice;
+    static const double shares[] = {0.6, 0.7, 0.8, 0.85, 0.9, 0.95};
+    double written = component->budget.utilization;
+    uint32_t asked = component->devices_asked;
+    /* gpu: 4 with TP 1 says itself what was meant. */
+    if (asked > component->tensor_parallel && graph_plan_try(component, asked, 0, 0, NULL)) {
+        (void) err_set(advice, ERR_OK, "set tensor-parallel-size: %u", asked);
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(shares); i++)
+        if (shares[i] > written && graph_plan_try(component, 0, shares[i], 0, NULL)) {
+            (void) err_set(advice, ERR_OK, "set gpu-memory-utilization: %.2g", shares[i]);
+            return;
+        }
+    uint32_t ranks = wider(component, 0);
+    if (ranks) {
+        (void) err_set(advice, ERR_OK, "set tensor-parallel-size: %u%s", ranks,
+                       component->is_cpu ? "" : " (and resources.gpu with it)");
+        return;
+    }
+    ranks = wider(component, 0.9);
+    if (ranks)
+        (void) err_set(advice, ERR_OK,
+                       "set tensor-parallel-size: %u and gpu-memory-utilization: 0.9", ranks);
+    else if (component->plan->kv_tokens >= 256)
+        (void) err_set(advice, ERR_OK, "set max-model-len: %llu",
+                       (unsigned long long) component->plan->kv_tokens);
+    else (void) err_set(advice, ERR_OK, "take larger cards, or a smaller or more quantized model");
+}
+
+/* One sentence with the numbers that matter. */
+static void judge(struct graph_plan_component *component) {
+    const struct plan *plan = component->plan;
+    struct err_text *verdict = &component->verdict;
+    uint64_t weights = graph_plan_weights(component), fixed = 0;
+    for (uint32_t rank = 0; rank < plan->rank_count; rank++)
+        fixed = num_max(fixed, mem_plan_total(&plan->ranks[rank]) -
+                                   mem_plan_kind_total(&plan->ranks[rank], MEM_KV));
+    const char *card = component->is_cpu ? "device" : "card";
+    uint64_t limit = plan->budget_bytes;
+    if (!(component->budget.utilization > 0)) {
+        *verdict = plan->verdict;
+    } else if (weights > plan->device_bytes) {
+        (void) err_set(verdict, ERR_OK, "needs %.1f GiB on a %.2f GiB %s", gib(weights),
+                       gib(plan->device_bytes), card);
+    } else if (fixed > limit) {
+        (void) err_set(verdict, ERR_OK,
+                       "needs %.2f GiB (weights %.2f) without KV and the budget is %.2f GiB (%.2g "
+                       "of %.2f)",
+                       gib(fixed), gib(weights), gib(limit), component->budget.utilization,
+                       gib(plan->device_bytes));
+    } else if (plan->kv_tokens < plan->model_len_max) {
+        (void) err_set(
+            verdict, ERR_OK,
+            "has room for %llu KV tokens at gpu-memory-utilization %.2g, and one request "
+            "of max-model-len is %u",
+            (unsigned long long) plan->kv_tokens, component->budget.utilization,
+            plan->model_len_max);
+    } else {
+        *verdict = plan->verdict;
+    }
+    if (component->budget.utilization > 0) advise(component);
+}
+
+/* --- devices -------------------------------------------------------------------------------- */
+
+static void read_parallel(const struct graph_section *section, bool follows_gpu,
+                          struct graph_plan_component *component) {
+    component->replica_count = section->replica_count;
+    component->tensor_parallel =
+        (uint32_t) options_count(section->options, OPT_TENSOR_PARALLEL_SIZE);
+    bool is_written = options_is_set(section->options, OPT_TENSOR_PARALLEL_SIZE);
+    if (follows_gpu && !is_written && section->gpu_count > 1 &&
+        section->gpu_count <= TENSOR_PARALLEL_MAX)
+        component->tensor_parallel = section->gpu_count;
+    component->devices_asked = component->tensor_parallel;
+    if (section->gpu_count > component->tensor_parallel)
+        component->devices_asked = section->gpu_count;
+}
+
+/* ServiceArgs.envs' CUDA_VISIBLE_DEVICES as device numbers; count 0: none, or not numbers. */
+static uint32_t listed_devices(const struct graph_section *section, uint32_t *out) {
+    for (uint32_t i = 0; i < section->env_count; i++) {
+        if (strcmp(section->envs[i].name, "CUDA_VISIBLE_DEVICES") != 0) continue;
+        struct err_text text;
+        uint32_t count = 0;
+        if (device_list_visible(section->envs[i].value, NULL, &text, out, &count)) return 0;
+        return count;
+    }
+    return 0;
+}
+
+static enum err place_components(const struct graph *graph, const struct device_list *devices,
+                                 struct graph_plan *plan) {
+    struct place_request requests[GRAPH_PLAN_COMPONENTS_MAX];
+    uint32_t listed[GRAPH_PLAN_COMPONENTS_MAX][DEVICE_GPUS_MAX];
+    for (uint32_t i = 0; i < plan->component_count; i++) {
+        const struct graph_plan_component *component = &plan->components[i];
+        const struct graph_section *section = &graph->sections[component->section];
+        requests[i] = (struct place_request){
+            .name = graph_section_name(component->section),
+            .replica_count = component->replica_count,
+            .device_count = component->devices_asked,
+            .devices = listed[i],
+            .devices_count =
+                devices->items[0].kind == DEVICE_CUDA ? listed_devices(section, listed[i]) : 0};
+    }
+    enum err e =
+        place_make(requests, plan->component_count, devices, &plan->place_text, &plan->place);
+    plan->has_place = !e;
+    return e == ERR_MEMORY ? e : ERR_OK;
+}
+
+/* The smallest device that a component got (or the first of all). */
+static const struct device *smallest_device(const struct graph_plan *plan, uint32_t index,
+                                            const struct device_list *devices,
+                                            uint64_t *free_bytes) {
+    const struct device *least = NULL;
+    *free_bytes = UINT64_MAX;
+    for (uint32_t g = 0; plan->has_place && g < plan->place.group_count; g++) {
+        const struct place_group *group = &plan->place.groups[g];
+        if (group->request != index) continue;
+        for (uint32_t i = 0; i < group->count; i++) {
+            const struct device *device = &devices->items[plan->place.devices[group->first + i]];
+            if (!least || device->total_bytes < least->total_bytes) least = device;
+            *free_bytes = num_min(*free_bytes, device->free_bytes);
+        }
+    }
+    if (least) return least;
+    *free_bytes = devices->items[0].free_bytes;
+    return &devices->items[0];
+}
+
+static void set_budget(const struct graph_plan_target *target, const struct graph_plan *plan,
+                       uint32_t index, uint32_t worker_count,
+                       struct graph_plan_component *component) {
+    struct plan_budget *budget = &component->budget;
+    if (!target->devices || !target->devices->count) {
+        component->is_cpu = true;
+        component->device_name = "cpu";
+        budget->total_bytes = target->cpu_total_bytes / worker_count;
+        budget->available_bytes = target->cpu_available_bytes / worker_count;
+    } else {
+        uint64_t free_bytes;
+        const struct device *device = smallest_device(plan, index, target->devices, &free_bytes);
+        component->is_cpu = device->kind == DEVICE_CPU;
+        component->device_name = device->name;
+        budget->is_card = !component->is_cpu;
+        budget->total_bytes = device->total_bytes;
+        budget->available_bytes = free_bytes < device->total_bytes ? free_bytes : 0;
+        if (!(budget->utilization > 0)) budget->utilization = GRAPH_PLAN_UTILIZATION;
+    }
+    component->device_bytes = budget->total_bytes;
+    component->options.thread_count = target->thread_count;
+    component->options.model =
+        component->is_cpu && !component->is_sim ? component->model.model : NULL;
+}
+
+/* --- all ------------------------------------------------------------------------------------ */
+
+static enum err plan_component(struct graph_plan_component *component) {
+    if (component->model.source == PLAN_MODEL_UNKNOWN ||
+        component->model.source == PLAN_MODEL_BROKEN) {
+        component->why = component->model.why;
+        return ERR_OK;
+    }
+    component->plan = alloc_zero(1, sizeof *component->plan);
+    if (!component->plan) return ERR_MEMORY;
+    enum err e = make_plan(component, &component->options, &component->budget, &component->why,
+                           component->plan);
+    if (e) {
+        alloc_free(component->plan);
+        component->plan = NULL;
+        return e == ERR_MEMORY ? e : ERR_OK;
+    }
+    if (!component->plan->fits) judge(component);
+    return ERR_OK;
+}
+
+enum err graph_plan_make(const struct graph *graph, const struct graph_plan_target *target,
+                         struct err_text *text, struct graph_plan *out) {
+    memset(out, 0, sizeof *out);
+    uint32_t worker_count = 0;
+    for (int i = GRAPH_VLLM_WORKER; i <= GRAPH_PREFILL_WORKER; i++) {
+        const struct graph_section *section = &graph->sections[i];
+        if (!section->is_used) continue;
+        struct graph_plan_component *component = &out->components[out->component_count++];
+        component->section = (enum graph_section_id) i;
+        read_parallel(section, target->follows_gpu, component);
+        worker_count += section->replica_count;
+        plan_model_find(section->options, target->flags, &component->model);
+        read_options(section->options, component);
+    }
+    enum err e = ERR_OK;
+    bool has_devices = target->devices && target->devices->count;
+    if (has_devices) e = place_components(graph, target->devices, out);
+    out->device_count = has_devices ? target->devices->count : 0;
+    out->fits = !has_devices || out->has_place;
+    for (uint32_t i = 0; !e && i < out->component_count; i++) {
+        struct graph_plan_component *component = &out->components[i];
+        set_budget(target, out, i, worker_count, component);
+        e = plan_component(component);
+        out->fits &= component->plan && component->plan->fits;
+    }
+    if (e) {
+        graph_plan_release(out);
+        return err_set(text, e, "out of memory");
+    }
+    return ERR_OK;
+}
+
+void graph_plan_release(struct graph_plan *plan) {
+    for (uint32_t i = 0; i < plan->component_count; i++) {
+        alloc_free(plan->components[i].plan);
+        plan_model_release(&plan->components[i].model);
+    }
+    place_release(&plan->place);
+    memset(plan, 0, sizeof *plan);
+}
+
+/* Where the reader should look: the degree, else the card's share, else the section. */
+static struct problem_mark mark_of(const struct graph *graph, enum graph_section_id section,
+                                   const char **key) {
+    static const enum option_id ids[] = {OPT_TENSOR_PARALLEL_SIZE, OPT_GPU_MEMORY_UTILIZATION};
+    for (size_t i = 0; i < ARRAY_COUNT(ids); i++) {
+        struct problem_mark mark = graph_mark(graph, section, ids[i]);
+        *key = option_get(ids[i])->name;
+        if (mark.line || mark.is_flag) return mark;
+    }
+    *key = option_get(OPT_TENSOR_PARALLEL_SIZE)->name;
+    return graph->sections[section].mark;
+}
+
+void graph_plan_add_problems(const struct graph_plan *plan, const struct graph *graph,
+                             struct problem_list *problems) {
+    for (uint32_t i = 0; i < plan->component_count; i++) {
+        const struct graph_plan_component *component = &plan->components[i];
+        const char *name = graph_section_name(component->section), *key;
+        if (!component->plan || component->plan->fits) continue;
+        struct problem_mark mark = mark_of(graph, component->section, &key);
+        bool is_kv = component->budget.utilization > 0 && component->plan->kv_tokens > 0 &&
+                     component->plan->kv_tokens < component->plan->model_len_max;
+        problem_add(problems, PROBLEM_ERROR, is_kv ? "kv-too-small" : "does-not-fit", name, key,
+                    mark, component->advice.text[0] ? component->advice.text : NULL, "%s",
+                    component->verdict.text);
+    }
+    if (plan->device_count && !plan->has_place)
+        problem_add(problems, PROBLEM_ERROR, "too-few-devices", "", "", (struct problem_mark){0},
+                    NULL, "%s", plan->place_text.text);
+}

@@ -1,0 +1,74 @@
+/* graph_plan - the plan of every worker of a graph, on the devices it will get.
+ *
+ * For each component that loads the model: its shape, its devices (place.h), and one plan of a
+ * replica on its smallest device; replicas are equal.  Static: looks at model files only.  One
+ * owner. */
+#ifndef GRAMME_PLAN_GRAPH_PLAN_H
+#define GRAMME_PLAN_GRAPH_PLAN_H
+
+#include "config/graph.h"
+#include "plan/place.h"
+#include "plan/plan.h"
+#include "plan/plan_model.h"
+
+#define GRAPH_PLAN_COMPONENTS_MAX 2
+#define GRAPH_PLAN_UTILIZATION 0.9 /* where devices are given and none is written, as vLLM's */
+
+struct graph_plan_target {
+    const struct device_list *devices; /* NULL or empty: shares of this machine's CPU */
+    uint64_t cpu_total_bytes, cpu_available_bytes;
+    uint32_t thread_count;
+    const struct options *flags; /* --shape; NULL: none */
+    bool follows_gpu;            /* an unwritten TP is taken to be resources.gpu (what check would
+                                    fix), so that one mistake is not told twice */
+};
+
+struct graph_plan_component {
+    enum graph_section_id section;
+    uint32_t replica_count;
+    uint32_t tensor_parallel;
+    uint32_t devices_asked; /* a replica: resources.gpu, or TP where none is written */
+    struct plan_model model;
+    struct backend_options options;
+    struct plan_budget budget;
+    bool is_cpu, is_sim;
+    uint64_t device_bytes; /* of its smallest device */
+    const char *device_name;
+    struct plan *plan;   /* owned; NULL: the model is unknown, or cannot be cut so: `why` */
+    struct err_text why; /* why there is no plan */
+    struct err_text verdict, advice; /* when it does not fit */
+};
+
+struct graph_plan {
+    struct graph_plan_component components[GRAPH_PLAN_COMPONENTS_MAX];
+    uint32_t component_count;
+    struct place place;
+    bool has_place;
+    struct err_text place_text; /* why not */
+    uint32_t device_count;
+    bool fits; /* every component has a plan that fits, and all are placed */
+};
+
+/* ERR_OK also when it does not fit.  The graph is borrowed for the call only. */
+MUST_USE enum err graph_plan_make(const struct graph *graph, const struct graph_plan_target *target,
+                                  struct err_text *text, struct graph_plan *out);
+void graph_plan_release(struct graph_plan *plan);
+
+/* The component with other settings (0: as it is): whether it fits; the KV tokens there would be. */
+MUST_USE bool graph_plan_try(const struct graph_plan_component *component, uint32_t tensor_parallel,
+                             double utilization, uint32_t model_len, uint64_t *kv_tokens);
+/* Bytes of weights on the rank with most of them. */
+uint64_t graph_plan_weights(const struct graph_plan_component *component);
+
+/* What does not fit, as problems of the list. */
+void graph_plan_add_problems(const struct graph_plan *plan, const struct graph *graph,
+                             struct problem_list *problems);
+
+struct buf;
+/* The verdict and a row a component: 80 columns. */
+void graph_plan_print(const struct graph_plan *plan, bool is_explained, struct buf *out);
+/* design.md 9's object; problems: what else was found. */
+void graph_plan_print_json(const struct graph_plan *plan, const struct problem_list *problems,
+                           struct buf *out);
+
+#endif

@@ -1,0 +1,122 @@
+/* plan_model - see plan_model.h. */
+#include "plan/plan_model.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "model/model_catalog.h"
+#include "model/model_resolve.h"
+
+/* Bits a weight: groups of 128 with a 16-bit scale and a packed zero for 4 bits; channel scales
+ * (fp8, int8) weigh nothing beside it. */
+static const struct {
+    const char *word, *format;
+    double bits;
+} formats[] = {
+    {"gptq-int4", "gptq", 4.25},
+    {"gptq-int8", "gptq", 8.25},
+    {"gptq_marlin", "gptq", 4.25},
+    {"gptq", "gptq", 4.25},
+    {"awq_marlin", "awq", 4.25},
+    {"awq", "awq", 4.25},
+    {"w4a16", "int4", 4.25},
+    {"int4", "int4", 4.25},
+    {"4bit", "int4", 4.5},
+    {"bitsandbytes", "int4", 4.5},
+    {"bnb", "int4", 4.5},
+    {"w8a8", "int8", 8},
+    {"int8", "int8", 8},
+    {"modelopt_fp4", "fp4", 4.5},
+    {"nvfp4", "fp4", 4.5},
+    {"modelopt", "fp8", 8},
+    {"fp8", "fp8", 8},
+    {"compressed-tensors", "fp8", 8},
+};
+
+static bool contains(const char *text, const char *word) {
+    size_t bytes = strlen(word);
+    for (; *text; text++)
+        if (strncasecmp(text, word, bytes) == 0) return true;
+    return false;
+}
+
+bool plan_model_format_of(const char *word, double *weight_bits, const char **format) {
+    for (size_t i = 0; i < ARRAY_COUNT(formats); i++) {
+        if (!contains(word, formats[i].word)) continue;
+        *weight_bits = formats[i].bits;
+        *format = formats[i].format;
+        return true;
+    }
+    return false;
+}
+
+static const char *last_part(const char *path) {
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/') end--;
+    size_t start = end;
+    while (start && path[start - 1] != '/') start--;
+    return path + start;
+}
+
+static void find_format(const struct options *options, struct plan_model *out) {
+    const char *path = options_text(options, OPT_MODEL), *quantization, *format;
+    double bits = 0;
+    const char *dtype = options_text(options, OPT_DTYPE);
+    out->format.is_fp32 = dtype && strcmp(dtype, "float32") == 0;
+    out->format.weight_bits = out->format.is_fp32 ? 32 : 16;
+    if (out->source == PLAN_MODEL_FILES && tensor_type_is_quantized(out->spec.weight_type))
+        out->format.weight_bits =
+            8.0 * (double) tensor_type_bytes(out->spec.weight_type, 256) / 256;
+    quantization = options_text(options, OPT_QUANTIZATION);
+    if (out->source != PLAN_MODEL_FILES && plan_model_format_of(last_part(path), &bits, &format))
+        out->format.weight_bits = bits;
+    else if (quantization && plan_model_format_of(quantization, &bits, &format))
+        out->format.weight_bits = bits;
+}
+
+/* The NAME of --shape PATH=NAME for this model; NULL: none. */
+static const char *shape_of(const struct options *flags, const char *path) {
+    for (uint32_t i = 0; flags && i < options_list_count(flags, OPT_SHAPE); i++) {
+        const char *item = options_list_item(flags, OPT_SHAPE, i);
+        const char *equals = strrchr(item, '=');
+        if (equals && (size_t) (equals - item) == strlen(path) &&
+            strncmp(item, path, strlen(path)) == 0)
+            return equals + 1;
+    }
+    return NULL;
+}
+
+void plan_model_find(const struct options *options, const struct options *flags,
+                     struct plan_model *out) {
+    memset(out, 0, sizeof *out);
+    out->source = PLAN_MODEL_UNKNOWN;
+    const char *path = options_text(options, OPT_MODEL);
+    if (!path) return;
+    const char *shape = shape_of(flags, path);
+    bool is_dummy = strcmp(options_text(options, OPT_LOAD_FORMAT), "dummy") == 0;
+    struct model_open_options open = {.is_dummy = shape || is_dummy, .shape = shape};
+    CHECK(tensor_type_parse(options_text(options, OPT_DUMMY_TYPE), &open.dummy_type));
+    struct model_source source;
+    enum err e = open.is_dummy ? ERR_OK : model_resolve(path, &out->why, &source);
+    if (e == ERR_NOT_FOUND || (e && !shape)) {
+        out->source =
+            model_catalog_find(path, &out->spec) ? PLAN_MODEL_CATALOG : PLAN_MODEL_UNKNOWN;
+        if (e != ERR_NOT_FOUND) out->source = PLAN_MODEL_BROKEN;
+    } else {
+        e = model_open(path, &open, &out->why, &out->model);
+        out->source = e ? PLAN_MODEL_BROKEN : open.is_dummy ? PLAN_MODEL_SHAPE : PLAN_MODEL_FILES;
+        if (e && open.is_dummy && !shape) out->source = PLAN_MODEL_UNKNOWN;
+        if (!e) {
+            out->spec = *model_get_spec(out->model);
+            out->why.text[0] = '\0';
+        }
+    }
+    find_format(options, out);
+}
+
+void plan_model_release(struct plan_model *model) {
+    model_close(model->model);
+    model->model = NULL;
+}
