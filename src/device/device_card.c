@@ -13,7 +13,7 @@
 
 #include "base/check.h"
 
-#define GIB(n) ((uint64_t) ((n) * 1073741824.0))
+#define GIB(n) ((uint64_t) ((n) *1073741824.0))
 
 /* clang-format off */
 static const struct device_card cards[] = {

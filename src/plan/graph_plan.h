@@ -19,7 +19,7 @@ struct graph_plan_target {
     uint64_t cpu_total_bytes, cpu_available_bytes;
     uint32_t thread_count;
     const struct options *flags; /* --shape; NULL: none */
-    bool follows_gpu;            /* an unwritten TP is taken to be resources.gpu (what check would
+    bool follows_gpu;            /* an unwritten TP is taken to be resources.gpu (what check
                                     fix), so that one mistake is not told twice */
 };
 
