@@ -54,7 +54,7 @@ MUST_USE enum err graph_plan_make(const struct graph *graph, const struct graph_
                                   struct err_text *text, struct graph_plan *out);
 void graph_plan_release(struct graph_plan *plan);
 
-/* The component with other settings (0: as it is): whether it fits; the KV tokens there would be. */
+/* The component with other settings (0: as it is): does it fit, and with how many KV tokens. */
 MUST_USE bool graph_plan_try(const struct graph_plan_component *component, uint32_t tensor_parallel,
                              double utilization, uint32_t model_len, uint64_t *kv_tokens);
 /* Bytes of weights on the rank with most of them. */
