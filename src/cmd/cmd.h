@@ -24,6 +24,7 @@ int cmd_worker(int argc, char **argv);
 int cmd_prefill(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
+int cmd_check(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);

@@ -10,10 +10,11 @@ int cmd_completion(int argc, char **argv) {
         const char *name;
         unsigned command;
     } commands[] = {
-        {"run", OPTION_RUN},           {"chat", OPTION_CHAT},     {"serve", OPTION_SERVE},
-        {"frontend", OPTION_FRONTEND}, {"worker", OPTION_WORKER}, {"prefill", OPTION_WORKER},
-        {"top", OPTION_TOP},           {"plan", OPTION_PLAN},     {"bench", OPTION_BENCH},
-        {"tokenize", OPTION_TOKENIZE}, {"render", OPTION_RENDER}, {"doctor", OPTION_DOCTOR}};
+        {"run", OPTION_RUN},           {"chat", OPTION_CHAT},         {"serve", OPTION_SERVE},
+        {"frontend", OPTION_FRONTEND}, {"worker", OPTION_WORKER},     {"prefill", OPTION_WORKER},
+        {"top", OPTION_TOP},           {"plan", OPTION_PLAN},         {"check", OPTION_CHECK},
+        {"bench", OPTION_BENCH},       {"tokenize", OPTION_TOKENIZE}, {"render", OPTION_RENDER},
+        {"doctor", OPTION_DOCTOR}};
     puts("# bash completion for gramme\n"
          "_gramme() {\n"
          "    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} flags=\n"

@@ -13,6 +13,7 @@ static const char screen[] =
     "  gramme frontend|worker|prefill      one process of a graph, on any node (--join)\n"
     "  gramme top [--url URL]              what a server does now, live\n"
     "  gramme plan -m MODEL [--explain]    the memory it will use, before a byte is loaded\n"
+    "  gramme check GRAPH -f FILE          what is wrong with a graph file, and how to mend it\n"
     "  gramme bench engine|serve           measure\n"
     "  gramme tokenize -m MODEL            text on stdin to token ids\n"
     "  gramme render -m MODEL --input F    messages to the prompt's bytes\n"
@@ -39,7 +40,9 @@ static const struct {
     {"worker", OPTION_WORKER, "gramme worker [GRAPH] --join URL (-m MODEL | -f FILE)"},
     {"prefill", OPTION_WORKER, "gramme prefill [GRAPH] --join URL (-m MODEL | -f FILE)"},
     {"top", OPTION_TOP, "gramme top [--url URL]   (default http://127.0.0.1:8000; q quits)"},
-    {"plan", OPTION_PLAN, "gramme plan -m MODEL [OPTIONS]"},
+    {"plan", OPTION_PLAN,
+     "gramme plan [GRAPH] (-f FILE | -m MODEL) [--devices 16xA100-40GB] [OPTIONS]"},
+    {"check", OPTION_CHECK, "gramme check [GRAPH] -f FILE|- [--devices 16xA100-40GB] [OPTIONS]"},
     {"bench", OPTION_BENCH, "gramme bench engine -m MODEL [OPTIONS] | gramme bench serve --help"},
     {"tokenize", OPTION_TOKENIZE, "gramme tokenize -m MODEL [OPTIONS] < TEXT"},
     {"doctor", OPTION_DOCTOR, "gramme doctor [--json]"},

@@ -12,11 +12,14 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"run", cmd_run},           {"chat", cmd_chat},       {"serve", cmd_serve},
-    {"frontend", cmd_frontend}, {"worker", cmd_worker},   {"prefill", cmd_prefill},
-    {"plan", cmd_plan},         {"bench", cmd_bench},     {"top", cmd_top},
-    {"tokenize", cmd_tokenize}, {"render", cmd_render},   {"doctor", cmd_doctor},
-    {"help", cmd_help},         {"version", cmd_version}, {"completion", cmd_completion},
+    {"run", cmd_run},           {"chat", cmd_chat},
+    {"serve", cmd_serve},       {"frontend", cmd_frontend},
+    {"worker", cmd_worker},     {"prefill", cmd_prefill},
+    {"plan", cmd_plan},         {"check", cmd_check},
+    {"bench", cmd_bench},       {"top", cmd_top},
+    {"tokenize", cmd_tokenize}, {"render", cmd_render},
+    {"doctor", cmd_doctor},     {"help", cmd_help},
+    {"version", cmd_version},   {"completion", cmd_completion},
 };
 
 /* A word that is no command: say which one was meant. */

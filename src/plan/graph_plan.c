@@ -171,13 +171,13 @@ static void judge(struct graph_plan_component *component) {
 
 /* --- devices -------------------------------------------------------------------------------- */
 
-static void read_parallel(const struct graph_section *section, bool follows_gpu,
+static void read_parallel(const struct graph_section *section, bool is_mended,
                           struct graph_plan_component *component) {
     component->replica_count = section->replica_count;
     component->tensor_parallel =
         (uint32_t) options_count(section->options, OPT_TENSOR_PARALLEL_SIZE);
     bool is_written = options_is_set(section->options, OPT_TENSOR_PARALLEL_SIZE);
-    if (follows_gpu && !is_written && section->gpu_count > 1 &&
+    if (is_mended && !is_written && section->gpu_count > 1 &&
         section->gpu_count <= TENSOR_PARALLEL_MAX)
         component->tensor_parallel = section->gpu_count;
     component->devices_asked = component->tensor_parallel;
@@ -284,6 +284,22 @@ static enum err plan_component(struct graph_plan_component *component) {
     return ERR_OK;
 }
 
+/* A worker whose model nobody knows is planned with the other's: check tells that they differ. */
+static void share_model(const struct graph *graph, const struct graph_plan_target *target,
+                        struct graph_plan *plan) {
+    for (uint32_t i = 0; plan->component_count == 2 && i < 2; i++) {
+        struct graph_plan_component *component = &plan->components[i];
+        const struct graph_plan_component *other = &plan->components[1 - i];
+        if (component->model.source != PLAN_MODEL_UNKNOWN ||
+            other->model.source == PLAN_MODEL_UNKNOWN ||
+            !options_text(graph->sections[component->section].options, OPT_MODEL))
+            continue;
+        plan_model_release(&component->model);
+        plan_model_find(graph->sections[other->section].options, target->flags, &component->model);
+        read_options(graph->sections[component->section].options, component);
+    }
+}
+
 enum err graph_plan_make(const struct graph *graph, const struct graph_plan_target *target,
                          struct err_text *text, struct graph_plan *out) {
     memset(out, 0, sizeof *out);
@@ -293,11 +309,12 @@ enum err graph_plan_make(const struct graph *graph, const struct graph_plan_targ
         if (!section->is_used) continue;
         struct graph_plan_component *component = &out->components[out->component_count++];
         component->section = (enum graph_section_id) i;
-        read_parallel(section, target->follows_gpu, component);
+        read_parallel(section, target->is_mended, component);
         worker_count += section->replica_count;
         plan_model_find(section->options, target->flags, &component->model);
         read_options(section->options, component);
     }
+    if (target->is_mended) share_model(graph, target, out);
     enum err e = ERR_OK;
     bool has_devices = target->devices && target->devices->count;
     if (has_devices) e = place_components(graph, target->devices, out);

@@ -19,8 +19,9 @@ struct graph_plan_target {
     uint64_t cpu_total_bytes, cpu_available_bytes;
     uint32_t thread_count;
     const struct options *flags; /* --shape; NULL: none */
-    bool follows_gpu;            /* an unwritten TP is taken to be resources.gpu (what check
-                                    fix), so that one mistake is not told twice */
+    /* As check would have it, so that one mistake is not told twice: an unwritten TP is
+     * resources.gpu, and a worker whose model is unknown loads the other worker's. */
+    bool is_mended;
 };
 
 struct graph_plan_component {

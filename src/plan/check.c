@@ -1,0 +1,29 @@
+/* check - see check.h. */
+#include "plan/check.h"
+
+#include "plan/check_impl.h"
+
+struct problem_mark check_mark(const struct checker *checker, enum graph_section_id section,
+                               enum option_id id) {
+    struct problem_mark mark = graph_mark(checker->graph, section, id);
+    return mark.line || mark.is_flag ? mark : checker->graph->sections[section].mark;
+}
+
+bool check_is_written(const struct checker *checker, enum graph_section_id section,
+                      enum option_id id) {
+    return options_is_set(checker->graph->sections[section].options, id);
+}
+
+enum err check_graph(const struct graph *graph, const struct check_target *target,
+                     struct problem_list *problems) {
+    struct checker checker = {.graph = graph, .target = target, .problems = problems};
+    struct graph_plan_target plan = *target->plan;
+    plan.is_mended = true;
+    struct err_text text;
+    enum err e = graph_plan_make(graph, &plan, &text, &checker.plan);
+    if (e) return e;
+    check_peers(&checker);
+    check_devices(&checker);
+    graph_plan_release(&checker.plan);
+    return problems->is_cut && problems->count < PROBLEMS_MAX ? ERR_MEMORY : ERR_OK;
+}

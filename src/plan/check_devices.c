@@ -1,0 +1,244 @@
+/* check_devices - components against their models and the devices they ask for. */
+#include <stdio.h>
+#include <string.h>
+
+#include "backend/tensor_parallel.h"
+#include "plan/check_impl.h"
+
+#define NODE_CARDS 8 /* where no devices are given */
+/* Below this share and this many full requests the room is worth a word. */
+#define LOW_UTILIZATION 0.75
+#define LOW_REQUESTS 2.0
+
+static double gib(uint64_t bytes) { return (double) bytes / (1u << 30); }
+
+static uint32_t cards_of_node(const struct checker *checker) {
+    const struct device_list *devices = checker->target->plan->devices;
+    if (!devices || !devices->count) return NODE_CARDS;
+    uint32_t widest = 0;
+    for (uint32_t node = 0; node < devices->node_count; node++) {
+        uint32_t count = 0;
+        for (uint32_t i = 0; i < devices->count; i++) count += devices->items[i].node == node;
+        if (count > widest) widest = count;
+    }
+    return widest;
+}
+
+static const struct graph_section *section_of(const struct checker *checker,
+                                              const struct graph_plan_component *component) {
+    return &checker->graph->sections[component->section];
+}
+
+/* --- gpu against tensor-parallel-size ------------------------------------------------------- */
+
+static void refuse_missing_parallel(struct checker *checker,
+                                    const struct graph_plan_component *component) {
+    const struct graph_section *section = section_of(checker, component);
+    char fix[80], weights[160] = "";
+    snprintf(fix, sizeof fix, "write tensor-parallel-size: %u", section->gpu_count);
+    if (component->plan && !component->is_cpu) {
+        /* What all of it on one card would be. */
+        uint64_t all = 0;
+        for (uint32_t i = 0; i < component->plan->rank_count; i++)
+            all += mem_plan_kind_total(&component->plan->ranks[i], MEM_WEIGHTS);
+        snprintf(weights, sizeof weights,
+                 ": weights of %.1f GiB on one card of %.2f (%.1f GiB a card with %u)", gib(all),
+                 gib(component->device_bytes), gib(graph_plan_weights(component)),
+                 section->gpu_count);
+    }
+    problem_add(checker->problems, PROBLEM_ERROR, "tp-missing",
+                graph_section_name(component->section), "tensor-parallel-size", section->mark, fix,
+                "missing, so it is 1, and gpu: %u asks for %u%s", section->gpu_count,
+                section->gpu_count, weights);
+}
+
+static void check_gpu_count(struct checker *checker, const struct graph_plan_component *component) {
+    const struct graph_section *section = section_of(checker, component);
+    const char *name = graph_section_name(component->section);
+    bool is_written = options_is_set(section->options, OPT_TENSOR_PARALLEL_SIZE);
+    uint32_t parallel = (uint32_t) options_count(section->options, OPT_TENSOR_PARALLEL_SIZE);
+    uint32_t cards = cards_of_node(checker), gpu = section->gpu_count;
+    if (is_written && parallel > cards && !component->is_cpu) {
+        problem_add(checker->problems, checker->target->is_serve ? PROBLEM_ERROR : PROBLEM_WARNING,
+                    "not-served", name, "tensor-parallel-size",
+                    check_mark(checker, component->section, OPT_TENSOR_PARALLEL_SIZE), NULL,
+                    "a group of %u spans nodes of %u cards: planned, but not served yet", parallel,
+                    cards);
+        return;
+    }
+    if (!gpu || gpu == parallel) return;
+    if (!is_written) {
+        if (gpu > 1) refuse_missing_parallel(checker, component);
+        return;
+    }
+    char fix[80];
+    snprintf(fix, sizeof fix, "write gpu: %u", parallel);
+    if (gpu > parallel)
+        problem_add(checker->problems, PROBLEM_ERROR, "gpu-differs", name,
+                    "ServiceArgs.resources.gpu", section->gpu_mark, fix,
+                    "gpu is what each worker takes: %u but tensor-parallel-size %u, so %u GPU%s "
+                    "would be taken, %u idle",
+                    gpu, parallel, gpu * section->replica_count,
+                    gpu * section->replica_count == 1 ? "" : "s",
+                    (gpu - parallel) * section->replica_count);
+    else
+        problem_add(checker->problems, PROBLEM_ERROR, "gpu-differs", name,
+                    "ServiceArgs.resources.gpu", section->gpu_mark, fix,
+                    "%u GPU%s a worker and tensor-parallel-size %u (line %u): each rank needs its "
+                    "own",
+                    gpu, gpu == 1 ? "" : "s", parallel,
+                    check_mark(checker, component->section, OPT_TENSOR_PARALLEL_SIZE).line);
+}
+
+/* --- models --------------------------------------------------------------------------------- */
+
+static void check_model(struct checker *checker, const struct graph_plan_component *component) {
+    const struct graph_section *section = section_of(checker, component);
+    const char *name = graph_section_name(component->section);
+    const char *path = options_text(section->options, OPT_MODEL);
+    struct problem_mark mark = check_mark(checker, component->section, OPT_MODEL);
+    if (!path) return; /* told by the reader */
+    enum plan_model_source source = component->model.source;
+    bool is_absent = source == PLAN_MODEL_CATALOG || source == PLAN_MODEL_UNKNOWN;
+    bool must_be_here = checker->target->is_serve || !checker->target->is_elsewhere;
+    if (problem_find(checker->problems, "model-differs", name)) return; /* the same cause */
+    if (source == PLAN_MODEL_BROKEN)
+        problem_add(checker->problems, PROBLEM_ERROR, "model-unreadable", name, "model", mark, NULL,
+                    "%s", component->model.why.text);
+    else if (is_absent && must_be_here)
+        problem_add(checker->problems, PROBLEM_ERROR, "model-not-found", name, "model", mark,
+                    "write a path of this machine; for another one give --devices or --shape", "%s",
+                    component->model.why.text);
+    else if (is_absent)
+        problem_add(checker->problems, PROBLEM_NOTE, "model-elsewhere", name, "model", mark, NULL,
+                    "'%.200s' is not on this machine: its files were not looked at", path);
+    if (source == PLAN_MODEL_UNKNOWN && (!must_be_here || checker->target->is_elsewhere)) {
+        char fix[320];
+        snprintf(fix, sizeof fix, "give --shape '%.200s=NAME' or =config.json", path);
+        problem_add(checker->problems, PROBLEM_WARNING, "model-unknown", name, "model", mark, fix,
+                    "memory not checked: no model of this name is known");
+    }
+}
+
+static void check_shape(struct checker *checker, const struct graph_plan_component *component) {
+    enum plan_model_source source = component->model.source;
+    if (source == PLAN_MODEL_UNKNOWN || source == PLAN_MODEL_BROKEN) return;
+    const char *name = graph_section_name(component->section);
+    const struct model_spec *spec = &component->model.spec;
+    const struct options *options = section_of(checker, component)->options;
+    struct err_text text;
+    if (tensor_parallel_check(spec, component->tensor_parallel, &text))
+        problem_add(checker->problems, PROBLEM_ERROR, "tp-heads", name, "tensor-parallel-size",
+                    check_mark(checker, component->section, OPT_TENSOR_PARALLEL_SIZE), NULL, "%s",
+                    text.text);
+    if (options_is_set(options, OPT_MAX_MODEL_LEN) &&
+        options_count(options, OPT_MAX_MODEL_LEN) > spec->context_tokens) {
+        char fix[64];
+        snprintf(fix, sizeof fix, "write max-model-len: %u", spec->context_tokens);
+        problem_add(checker->problems, PROBLEM_ERROR, "len-beyond-model", name, "max-model-len",
+                    check_mark(checker, component->section, OPT_MAX_MODEL_LEN), fix,
+                    "%llu is more than the %u tokens that %s was made for",
+                    (unsigned long long) options_count(options, OPT_MAX_MODEL_LEN),
+                    spec->context_tokens, spec->name);
+    }
+}
+
+/* --- memory --------------------------------------------------------------------------------- */
+
+static void check_memory(struct checker *checker, const struct graph_plan_component *component) {
+    const char *name = graph_section_name(component->section);
+    const struct plan *plan = component->plan;
+    if (!plan || problem_find(checker->problems, "tp-heads", name) ||
+        problem_find(checker->problems, "not-served", name))
+        return;
+    struct problem_mark mark = check_mark(checker, component->section, OPT_GPU_MEMORY_UTILIZATION);
+    if (!plan->fits) {
+        bool is_kv = component->budget.utilization > 0 && plan->kv_tokens > 0 &&
+                     plan->kv_tokens < plan->model_len_max;
+        bool is_share = strstr(component->advice.text, "utilization") != NULL;
+        bool is_len = strstr(component->advice.text, "max-model-len") != NULL;
+        enum option_id key = is_share ? OPT_GPU_MEMORY_UTILIZATION
+                             : is_len ? OPT_MAX_MODEL_LEN
+                                      : OPT_TENSOR_PARALLEL_SIZE;
+        problem_add(checker->problems, PROBLEM_ERROR, is_kv ? "kv-too-small" : "does-not-fit", name,
+                    option_get(key)->name, check_mark(checker, component->section, key),
+                    component->advice.text[0] ? component->advice.text : NULL, "%s",
+                    component->verdict.text);
+        return;
+    }
+    uint64_t tokens = 0;
+    if (component->budget.utilization < LOW_UTILIZATION && plan->concurrency < LOW_REQUESTS &&
+        check_is_written(checker, component->section, OPT_GPU_MEMORY_UTILIZATION) &&
+        graph_plan_try(component, 0, 0.8, 0, &tokens))
+        problem_add(checker->problems, PROBLEM_WARNING, "kv-small", name, "gpu-memory-utilization",
+                    mark, "write gpu-memory-utilization: 0.8",
+                    "at %.2g the KV room is %llu tokens, %.1f requests of %u; 0.8 gives %llu",
+                    component->budget.utilization, (unsigned long long) plan->kv_tokens,
+                    plan->concurrency, plan->model_len_max, (unsigned long long) tokens);
+}
+
+/* --- placement ------------------------------------------------------------------------------ */
+
+static void check_place(struct checker *checker) {
+    const struct graph_plan *plan = &checker->plan;
+    bool is_excused = problem_find(checker->problems, "not-served", NULL) ||
+                      problem_find(checker->problems, "gpu-differs", NULL);
+    if (plan->device_count && !plan->has_place && !is_excused)
+        problem_add(checker->problems, PROBLEM_ERROR, "too-few-devices", "", "",
+                    (struct problem_mark){0}, "take fewer workers, or more devices", "%s",
+                    plan->place_text.text);
+    if (!plan->has_place || plan->place.shared == UINT32_MAX) return;
+    const struct place_group *a = &plan->place.groups[plan->place.shared_a];
+    const struct place_group *b = &plan->place.groups[plan->place.shared_b];
+    const struct graph_plan_component *component = &plan->components[b->request];
+    problem_add(
+        checker->problems, PROBLEM_ERROR, "device-twice", graph_section_name(component->section),
+        "ServiceArgs.envs", section_of(checker, component)->env_mark,
+        "name other devices in CUDA_VISIBLE_DEVICES", "device %u is given to %s %u and to %s %u",
+        plan->place.shared, graph_section_name(plan->components[a->request].section), a->replica,
+        graph_section_name(component->section), b->replica);
+}
+
+/* Lists by hand, where no devices were given to place on: the numbers alone tell. */
+static void check_lists(struct checker *checker) {
+    uint32_t owner[DEVICE_GPUS_MAX] = {0};
+    if (checker->plan.has_place) return;
+    for (uint32_t i = 0; i < checker->plan.component_count; i++) {
+        const struct graph_plan_component *component = &checker->plan.components[i];
+        const struct graph_section *section = section_of(checker, component);
+        for (uint32_t k = 0; k < section->env_count; k++) {
+            uint32_t numbers[DEVICE_GPUS_MAX], count = 0;
+            struct err_text text;
+            if (strcmp(section->envs[k].name, "CUDA_VISIBLE_DEVICES") != 0 ||
+                device_list_visible(section->envs[k].value, NULL, &text, numbers, &count))
+                continue;
+            bool is_short = count && count < component->replica_count * component->devices_asked;
+            for (uint32_t n = 0; n < count; n++) {
+                if ((owner[numbers[n]] && owner[numbers[n]] != i + 1) || (is_short && n == 0)) {
+                    const char *other = graph_section_name(
+                        checker->plan.components[owner[numbers[n]] ? owner[numbers[n]] - 1 : i]
+                            .section);
+                    problem_add(checker->problems, PROBLEM_ERROR, "device-twice",
+                                graph_section_name(component->section), "ServiceArgs.envs",
+                                section->env_mark, "name other devices in CUDA_VISIBLE_DEVICES",
+                                "device %u is given twice: %s and %s", numbers[n], other,
+                                graph_section_name(component->section));
+                    return;
+                }
+                owner[numbers[n]] = i + 1;
+            }
+        }
+    }
+}
+
+void check_devices(struct checker *checker) {
+    for (uint32_t i = 0; i < checker->plan.component_count; i++) {
+        const struct graph_plan_component *component = &checker->plan.components[i];
+        check_gpu_count(checker, component);
+        check_model(checker, component);
+        check_shape(checker, component);
+        check_memory(checker, component);
+    }
+    check_place(checker);
+    check_lists(checker);
+}

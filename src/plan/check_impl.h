@@ -1,0 +1,25 @@
+/* check_impl - what the files of check share. */
+#ifndef GRAMME_PLAN_CHECK_IMPL_H
+#define GRAMME_PLAN_CHECK_IMPL_H
+
+#include "plan/check.h"
+
+struct checker {
+    const struct graph *graph;
+    const struct check_target *target;
+    struct problem_list *problems;
+    struct graph_plan plan; /* with TP as check would have it */
+};
+
+/* The mark of a written option, else of its section. */
+struct problem_mark check_mark(const struct checker *checker, enum graph_section_id section,
+                               enum option_id id);
+bool check_is_written(const struct checker *checker, enum graph_section_id section,
+                      enum option_id id);
+
+/* Components among themselves (check_peers.c): 7, 8, 9, 12. */
+void check_peers(struct checker *checker);
+/* Components and their devices (check_devices.c): 3, 4, 5, 6, 10, 19, 20. */
+void check_devices(struct checker *checker);
+
+#endif

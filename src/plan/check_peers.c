@@ -1,0 +1,255 @@
+/* check_peers - what the components of a graph say against one another. */
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "plan/check_impl.h"
+#include "plan/plan_model.h"
+
+#define SMALL_STEP_TOKENS 512 /* below, a step is mostly reading weights: prompts crawl */
+
+static const struct options *options_of(const struct checker *checker, enum graph_section_id id) {
+    return checker->graph->sections[id].options;
+}
+
+/* The components of this graph that the file may set apart. */
+static bool takes_part(const struct checker *checker, enum graph_section_id id) {
+    const struct graph_section *section = &checker->graph->sections[id];
+    return section->is_used &&
+           (section->is_present || id == GRAPH_VLLM_WORKER || id == GRAPH_PREFILL_WORKER);
+}
+
+/* --- one model, one block size, one KV format ---------------------------------------------- */
+
+static bool paths_equal(const char *a, const char *b) {
+    size_t a_bytes = strlen(a), b_bytes = strlen(b);
+    while (a_bytes > 1 && a[a_bytes - 1] == '/') a_bytes--;
+    while (b_bytes > 1 && b[b_bytes - 1] == '/') b_bytes--;
+    return a_bytes == b_bytes && memcmp(a, b, a_bytes) == 0;
+}
+
+static const enum graph_section_id peers[] = {GRAPH_PROCESSOR, GRAPH_ROUTER, GRAPH_VLLM_WORKER,
+                                              GRAPH_PREFILL_WORKER};
+
+/* Everyone but `alone` agrees. */
+static bool is_alone(const struct checker *checker, enum graph_section_id alone) {
+    const char *common = NULL;
+    uint32_t count = 0;
+    for (size_t i = 0; i < ARRAY_COUNT(peers); i++) {
+        if (peers[i] == alone || !takes_part(checker, peers[i])) continue;
+        if (!check_is_written(checker, peers[i], OPT_MODEL)) continue;
+        const char *model = options_text(options_of(checker, peers[i]), OPT_MODEL);
+        if (common && !paths_equal(common, model)) return false;
+        common = model;
+        count++;
+    }
+    return count >= 2;
+}
+
+static void compare_models(struct checker *checker) {
+    const char *decode = options_text(options_of(checker, GRAPH_VLLM_WORKER), OPT_MODEL);
+    if (!decode) return;
+    bool is_decode_alone = false;
+    for (size_t i = 0; i < ARRAY_COUNT(peers); i++) {
+        enum graph_section_id id = peers[i];
+        if (id == GRAPH_VLLM_WORKER || !takes_part(checker, id) ||
+            !check_is_written(checker, id, OPT_MODEL))
+            continue;
+        const char *other = options_text(options_of(checker, id), OPT_MODEL);
+        if (paths_equal(decode, other)) continue;
+        bool is_told = is_decode_alone;
+        is_decode_alone |= is_alone(checker, GRAPH_VLLM_WORKER);
+        if (is_told) continue; /* the same cause */
+        enum graph_section_id wrong = is_decode_alone ? GRAPH_VLLM_WORKER : id;
+        enum graph_section_id right = is_decode_alone ? id : GRAPH_VLLM_WORKER;
+        const char *wanted = is_decode_alone ? other : decode;
+        char fix[400];
+        snprintf(fix, sizeof fix, "write model: %.300s", wanted);
+        problem_add(checker->problems, PROBLEM_ERROR, "model-differs", graph_section_name(wrong),
+                    "model", check_mark(checker, wrong, OPT_MODEL), fix,
+                    "'%.200s' differs from %s: '%.200s' (line %u)",
+                    is_decode_alone ? decode : other, graph_section_name(right), wanted,
+                    check_mark(checker, right, OPT_MODEL).line);
+    }
+}
+
+static void refuse_difference(struct checker *checker, enum graph_section_id id, enum option_id key,
+                              const char *code, const char *mine, const char *theirs) {
+    struct problem_mark mark = check_mark(checker, id, key);
+    struct problem_mark decode = check_mark(checker, GRAPH_VLLM_WORKER, key);
+    bool is_written = check_is_written(checker, GRAPH_VLLM_WORKER, key);
+    const char *name = option_get(key)->name;
+    char fix[120];
+    snprintf(fix, sizeof fix, "write %s: %s", name, theirs);
+    problem_add(checker->problems, PROBLEM_ERROR, code, graph_section_name(id), name, mark, fix,
+                "%s differs: %s %s%s (line %u), VllmWorker %s%s (line %u)", name,
+                graph_section_name(id), mine,
+                check_is_written(checker, id, key) ? "" : " (default)", mark.line, theirs,
+                is_written ? "" : " (default)", decode.line);
+}
+
+static void compare_blocks(struct checker *checker) {
+    uint64_t decode = options_count(options_of(checker, GRAPH_VLLM_WORKER), OPT_BLOCK_SIZE);
+    for (size_t i = 0; i < ARRAY_COUNT(peers); i++) {
+        enum graph_section_id id = peers[i];
+        if (id == GRAPH_VLLM_WORKER || !takes_part(checker, id)) continue;
+        /* Processor and Router have no blocks of their own: unwritten, they take the worker's. */
+        if (id != GRAPH_PREFILL_WORKER && !check_is_written(checker, id, OPT_BLOCK_SIZE)) continue;
+        uint64_t other = options_count(options_of(checker, id), OPT_BLOCK_SIZE);
+        if (other == decode) continue;
+        char mine[24], theirs[24];
+        snprintf(mine, sizeof mine, "%llu", (unsigned long long) other);
+        snprintf(theirs, sizeof theirs, "%llu", (unsigned long long) decode);
+        refuse_difference(checker, id, OPT_BLOCK_SIZE, "block-size-differs", mine, theirs);
+    }
+}
+
+static void compare_words(struct checker *checker) {
+    static const struct {
+        enum option_id id;
+        const char *code;
+    } words[] = {{OPT_KV_CACHE_DTYPE, "kv-dtype-differs"}, {OPT_DTYPE, "dtype-differs"}};
+    if (!checker->graph->sections[GRAPH_PREFILL_WORKER].is_used) return;
+    for (size_t i = 0; i < ARRAY_COUNT(words); i++) {
+        const char *decode = options_text(options_of(checker, GRAPH_VLLM_WORKER), words[i].id);
+        const char *prefill = options_text(options_of(checker, GRAPH_PREFILL_WORKER), words[i].id);
+        if (strcmp(decode, prefill) == 0) continue;
+        refuse_difference(checker, GRAPH_PREFILL_WORKER, words[i].id, words[i].code, prefill,
+                          decode);
+    }
+}
+
+static bool shares_name(const struct options *a, const struct options *b) {
+    for (uint32_t i = 0; i < options_list_count(a, OPT_SERVED_MODEL_NAME); i++)
+        for (uint32_t k = 0; k < options_list_count(b, OPT_SERVED_MODEL_NAME); k++)
+            if (strcmp(options_list_item(a, OPT_SERVED_MODEL_NAME, i),
+                       options_list_item(b, OPT_SERVED_MODEL_NAME, k)) == 0)
+                return true;
+    return false;
+}
+
+static void compare_served_names(struct checker *checker) {
+    const struct options *frontend = options_of(checker, GRAPH_FRONTEND);
+    if (!options_is_set(frontend, OPT_SERVED_MODEL_NAME)) return;
+    for (size_t i = 0; i < ARRAY_COUNT(peers); i++) {
+        const struct options *other = options_of(checker, peers[i]);
+        if (!takes_part(checker, peers[i]) || !options_is_set(other, OPT_SERVED_MODEL_NAME) ||
+            shares_name(frontend, other))
+            continue;
+        char fix[320];
+        snprintf(fix, sizeof fix, "write served-model-name: %.250s, or remove it here",
+                 options_list_item(frontend, OPT_SERVED_MODEL_NAME, 0));
+        problem_add(checker->problems, PROBLEM_ERROR, "served-name-differs",
+                    graph_section_name(peers[i]), "served-model-name",
+                    check_mark(checker, peers[i], OPT_SERVED_MODEL_NAME), fix,
+                    "'%.100s' differs from Frontend's '%.100s'",
+                    options_list_item(other, OPT_SERVED_MODEL_NAME, 0),
+                    options_list_item(frontend, OPT_SERVED_MODEL_NAME, 0));
+    }
+}
+
+/* --- prefill, here or there ----------------------------------------------------------------- */
+
+static void check_remote_prefill(struct checker *checker) {
+    const struct options *decode = options_of(checker, GRAPH_VLLM_WORKER);
+    bool is_remote = options_bool(decode, OPT_REMOTE_PREFILL);
+    struct problem_mark mark = check_mark(checker, GRAPH_VLLM_WORKER, OPT_REMOTE_PREFILL);
+    if (graph_is_disagg(checker->graph->kind) && !is_remote) {
+        bool is_conditional = options_bool(decode, OPT_CONDITIONAL_DISAGG);
+        problem_add(checker->problems, PROBLEM_ERROR, "remote-prefill-off", "VllmWorker",
+                    "remote-prefill", mark, "write remote-prefill: true",
+                    "the prefill workers would never get work: remote-prefill is the switch%s",
+                    is_conditional ? ", conditional-disagg alone does nothing" : "");
+    }
+    if (!graph_is_disagg(checker->graph->kind) && is_remote)
+        problem_add(checker->problems, PROBLEM_ERROR, "remote-prefill-agg", "VllmWorker",
+                    "remote-prefill", mark, "remove remote-prefill, or serve disagg",
+                    "the graph %s has no prefill workers", graph_kind_name(checker->graph->kind));
+}
+
+/* --- the step ------------------------------------------------------------------------------ */
+
+static void check_step(struct checker *checker, enum graph_section_id id) {
+    const struct options *options = options_of(checker, id);
+    uint64_t step = options_count(options, OPT_MAX_NUM_BATCHED_TOKENS);
+    uint64_t seats = options_count(options, OPT_MAX_NUM_SEQS);
+    bool has_len = options_is_set(options, OPT_MAX_MODEL_LEN);
+    uint64_t len = has_len ? options_count(options, OPT_MAX_MODEL_LEN) : 0;
+    const struct graph_plan_component *component = NULL;
+    for (uint32_t i = 0; i < checker->plan.component_count; i++)
+        if (checker->plan.components[i].section == id) component = &checker->plan.components[i];
+    if (!has_len && component && component->plan) len = component->plan->model_len_max;
+    struct problem_mark mark = check_mark(checker, id, OPT_MAX_NUM_BATCHED_TOKENS);
+    const char *name = graph_section_name(id), *key = "max-num-batched-tokens";
+    bool is_chunked = options_bool(options, OPT_ENABLE_CHUNKED_PREFILL);
+    char fix[120];
+    snprintf(fix, sizeof fix, "write max-num-batched-tokens: %llu, or enable-chunked-prefill: true",
+             (unsigned long long) len);
+    if (!is_chunked && step < len) {
+        problem_add(checker->problems, PROBLEM_ERROR, "step-too-small", name, key, mark, fix,
+                    "%llu is smaller than max-model-len %llu and chunked prefill is off: longer "
+                    "prompts could not be computed",
+                    (unsigned long long) step, (unsigned long long) len);
+    } else if (step < len && step < SMALL_STEP_TOKENS &&
+               options_is_set(options, OPT_MAX_NUM_BATCHED_TOKENS) &&
+               !options_is_set(options, OPT_ENABLE_CHUNKED_PREFILL) && step >= seats) {
+        problem_add(checker->problems, PROBLEM_WARNING, "step-small", name, key, mark, fix,
+                    "prompts of up to %llu tokens are computed in chunks of %llu: that is slow, "
+                    "and the classic system answered them with nothing",
+                    (unsigned long long) len, (unsigned long long) step);
+    }
+    if (step >= seats) return;
+    snprintf(fix, sizeof fix, "write max-num-batched-tokens: %llu, or max-num-seqs: %llu",
+             (unsigned long long) (seats > 2048 ? seats : 2048), (unsigned long long) step);
+    problem_add(checker->problems, PROBLEM_ERROR, "step-below-seqs", name, key, mark, fix,
+                "%llu is smaller than max-num-seqs %llu%s: a step holds a token of each sequence",
+                (unsigned long long) step, (unsigned long long) seats,
+                check_is_written(checker, id, OPT_MAX_NUM_SEQS) ? "" : " (default)");
+}
+
+static void check_block(struct checker *checker, enum graph_section_id id) {
+    uint64_t block = options_count(options_of(checker, id), OPT_BLOCK_SIZE);
+    if ((block & (block - 1)) == 0) return;
+    problem_add(checker->problems, PROBLEM_ERROR, "bad-value", graph_section_name(id), "block-size",
+                check_mark(checker, id, OPT_BLOCK_SIZE), "write 16, 32, 64 or 128",
+                "%llu is none of 8, 16, 32, 64, 128", (unsigned long long) block);
+}
+
+/* --- weight formats ------------------------------------------------------------------------ */
+
+static void check_quantization(struct checker *checker, enum graph_section_id id) {
+    const struct options *options = options_of(checker, id);
+    const char *written = options_text(options, OPT_QUANTIZATION);
+    const char *model = options_text(options, OPT_MODEL);
+    if (!written || strcasecmp(written, "none") == 0 || strcasecmp(written, "auto") == 0) return;
+    double bits;
+    const char *said = NULL, *named = NULL;
+    struct problem_mark mark = check_mark(checker, id, OPT_QUANTIZATION);
+    if (!plan_model_format_of(written, &bits, &said)) {
+        problem_add(checker->problems, PROBLEM_ERROR, "bad-value", graph_section_name(id),
+                    "quantization", mark, "write fp8, modelopt, awq, gptq, int8, or remove it",
+                    "'%.60s' is no weight format that is known", written);
+        return;
+    }
+    const char *last = model ? strrchr(model, '/') : NULL;
+    last = last ? last + 1 : model;
+    if (!last || !plan_model_format_of(last, &bits, &named) || strcmp(said, named) == 0) return;
+    if (strcmp(written, "compressed-tensors") == 0) return; /* a container of any format */
+    problem_add(checker->problems, PROBLEM_ERROR, "format-differs", graph_section_name(id),
+                "quantization", mark, "remove quantization: the checkpoint tells its own format",
+                "'%.60s' and the checkpoint's name says %s", written, named);
+}
+
+void check_peers(struct checker *checker) {
+    compare_models(checker);
+    compare_blocks(checker);
+    compare_words(checker);
+    compare_served_names(checker);
+    check_remote_prefill(checker);
+    for (int i = GRAPH_VLLM_WORKER; i <= GRAPH_PREFILL_WORKER; i++) {
+        if (!checker->graph->sections[i].is_used) continue;
+        check_step(checker, (enum graph_section_id) i);
+        check_block(checker, (enum graph_section_id) i);
+        check_quantization(checker, (enum graph_section_id) i);
+    }
+}
