@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "backend/sim/sim_kv.h"
@@ -20,7 +21,6 @@ struct seat {
     uint64_t history;
     struct sampling sampling; /* its arrays are the three below */
     uint32_t stop_ids[SAMPLING_STOP_IDS_MAX];
-    uint64_t *allowed; /* vocabulary bits; used when allowed_id_count > 0 */
 };
 
 struct flight {
@@ -184,14 +184,20 @@ static void sim_plan(const struct backend *backend, uint32_t rank, struct mem_pl
                  "prompt logprobs");
 }
 
+/* Thousands of workers share a machine: pages of 4 KiB, touched as they are used.  Without the
+ * advice (an old kernel) it only costs more. */
+static void keep_small(void *base, uint64_t bytes) { (void) madvise(base, bytes, MADV_NOHUGEPAGE); }
+
 static enum err load_rank(struct backend *backend, uint32_t rank, uint32_t block_count,
                           struct mem *mem, struct err_text *text) {
     uint64_t block_bytes = sim_block_bytes(backend, rank);
     void *none, *blocks; /* none: planned as on every body, and never touched */
     enum err e = mem_take(mem, "block 0", block_bytes, text, &none);
     if (!e) e = mem_take(mem, "kv", block_count * block_bytes, text, &blocks);
-    if (!e) sim_kv_place(&backend->kv, rank, blocks);
-    return e;
+    if (e) return e;
+    keep_small(blocks, block_count * block_bytes);
+    sim_kv_place(&backend->kv, rank, blocks);
+    return ERR_OK;
 }
 
 static enum err sim_load(struct backend *backend, const struct model *model, uint32_t block_count,
@@ -208,10 +214,9 @@ static enum err sim_load(struct backend *backend, const struct model *model, uin
     for (uint32_t rank = 0; !e && rank < backend->kv.rank_count; rank++)
         e = load_rank(backend, rank, block_count, mems[rank], text);
     if (e) return e;
+    keep_small(seats, seats_bytes(backend));
+    keep_small(logprobs, o->batched_tokens_max * sizeof(struct token_logprob));
     backend->seats = seats;
-    for (uint32_t i = 0; i < o->seat_count; i++)
-        backend->seats[i].allowed =
-            (uint64_t *) (void *) &backend->seats[o->seat_count] + i * allowed_words(backend);
     backend->results = results;
     backend->prompt_logprobs = logprobs;
     backend->kv.block_count = block_count;
@@ -225,6 +230,12 @@ static void sim_close(struct backend *backend) {
 }
 
 /* --- seats ------------------------------------------------------------------------------------ */
+
+/* A seat's vocabulary bits, used when allowed_id_count > 0; behind all seats. */
+static uint64_t *allowed_of(const struct backend *backend, uint32_t seat) {
+    return (uint64_t *) (void *) &backend->seats[backend->options.seat_count] +
+           seat * allowed_words(backend);
+}
 
 static void check_not_in_flight(const struct backend *backend, uint32_t seat) {
     for (uint32_t f = 0; f < backend->flight_count; f++)
@@ -250,10 +261,10 @@ static enum err sim_seat_set(struct backend *backend, uint32_t seat_index,
         memcpy(seat->stop_ids, s->stop_ids, s->stop_id_count * sizeof *s->stop_ids);
     seat->sampling.stop_ids = seat->stop_ids;
     seat->sampling.allowed_ids = NULL;
-    if (s->allowed_id_count)
-        memset(seat->allowed, 0, allowed_words(backend) * sizeof *seat->allowed);
+    uint64_t *allowed = allowed_of(backend, seat_index);
+    if (s->allowed_id_count) memset(allowed, 0, allowed_words(backend) * sizeof *allowed);
     for (uint32_t i = 0; i < s->allowed_id_count; i++)
-        seat->allowed[s->allowed_ids[i] / 64] |= (uint64_t) 1 << (s->allowed_ids[i] % 64);
+        allowed[s->allowed_ids[i] / 64] |= (uint64_t) 1 << (s->allowed_ids[i] % 64);
     return ERR_OK;
 }
 
@@ -316,7 +327,7 @@ static void run_row(struct backend *backend, const struct batch_row *row,
                            backend->vocab_size,
                            backend->options.sim_stop_period,
                            seat->history};
-    result->token_id = draw(sum, &how, seat->allowed, row->allowed_mask);
+    result->token_id = draw(sum, &how, allowed_of(backend, row->seat), row->allowed_mask);
     seat->last_id = result->token_id;
     seat->history += sim_backend_history(result->token_id);
     if (seat->sampling.logprobs >= 0)
