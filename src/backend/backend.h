@@ -1,7 +1,7 @@
 /* backend - what computes: one table of functions, three bodies (cpu, cuda, sim).
  *
- * A backend serves one worker: the ranks of one tensor-parallel group (rank_count; tensor_parallel.h
- * says who holds what).  All calls come from the worker's step thread.  The life of one is
+ * A backend serves one worker: the rank_count ranks of one tensor-parallel group (who holds what:
+ * tensor_parallel.h).  All calls come from the worker's step thread.  The life of one is
  *
  *   open -> plan -> load -> { seat_set, submit, collect, seat_clear, kv_* } -> close
  *
