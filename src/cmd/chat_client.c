@@ -22,6 +22,7 @@ struct stream {
     void *ctx;
     struct err_text *text;
     enum err failed; /* an error event inside the stream */
+    bool is_unheard; /* on_text said so */
 };
 
 static void error_message(const char *body, size_t bytes, struct err_text *text) {
@@ -43,7 +44,8 @@ static void on_event(struct stream *stream, const char *data, size_t bytes) {
     const json_t *content = json_object_get(json_object_get(choice, "delta"), "content");
     if (json_is_string(content)) {
         buf_add(stream->answer, json_string_value(content), json_string_length(content));
-        stream->on_text(stream->ctx, json_string_value(content), json_string_length(content));
+        if (!stream->on_text(stream->ctx, json_string_value(content), json_string_length(content)))
+            stream->is_unheard = true;
     }
     json_decref(event);
 }
@@ -78,8 +80,8 @@ static size_t on_bytes(char *data, size_t size, size_t count, void *ctx) {
 }
 
 static int on_progress(void *ctx, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d) {
-    (void) ctx, (void) a, (void) b, (void) c, (void) d;
-    return cmd_answer_was_interrupted();
+    (void) a, (void) b, (void) c, (void) d;
+    return cmd_answer_was_interrupted() || ((struct stream *) ctx)->is_unheard;
 }
 
 static enum err perform(struct stream *stream, const char *url) {
@@ -131,6 +133,7 @@ enum err chat_client_ask(const char *url, const char *api_key, json_t *request,
         curl_easy_setopt(stream.curl, CURLOPT_WRITEFUNCTION, on_bytes);
         curl_easy_setopt(stream.curl, CURLOPT_WRITEDATA, &stream);
         curl_easy_setopt(stream.curl, CURLOPT_XFERINFOFUNCTION, on_progress);
+        curl_easy_setopt(stream.curl, CURLOPT_XFERINFODATA, &stream);
         curl_easy_setopt(stream.curl, CURLOPT_NOPROGRESS, 0L);
         curl_easy_setopt(stream.curl, CURLOPT_NOSIGNAL, 1L);
         curl_easy_setopt(stream.curl, CURLOPT_CONNECTTIMEOUT, CONNECT_TIMEOUT_S);

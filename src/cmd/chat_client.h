@@ -10,7 +10,8 @@
 #include "base/buf.h"
 #include "base/err.h"
 
-typedef void (*chat_client_fn)(void *ctx, const char *text, size_t bytes);
+/* false: nobody reads any more; the request is dropped. */
+typedef bool (*chat_client_fn)(void *ctx, const char *text, size_t bytes);
 
 /* Sends `request` (a JSON object; stream is set here) to url + "/v1/chat/completions" and gives
  * each piece of content to on_text; the whole answer is appended to *answer.  api_key may be NULL.

@@ -102,6 +102,7 @@ struct voice {
     struct arena arena;
     struct buf decoded, piece;
     cmd_answer_fn on_text;
+    bool is_unheard; /* on_text said so */
     void *ctx;
     struct cmd_answer *answer;
 };
@@ -131,8 +132,9 @@ static void voice_close(struct voice *voice) {
 static void voice_say(struct voice *voice) {
     if (!voice->piece.bytes) return;
     buf_add(&voice->answer->text, voice->piece.data, voice->piece.bytes);
-    if (voice->on_text)
-        voice->on_text(voice->ctx, (const char *) voice->piece.data, voice->piece.bytes);
+    if (voice->on_text && !voice->is_unheard)
+        voice->is_unheard =
+            !voice->on_text(voice->ctx, (const char *) voice->piece.data, voice->piece.bytes);
     buf_clear(&voice->piece);
 }
 
@@ -185,6 +187,7 @@ static enum err answer_steps(struct cmd_session *session, struct voice *voice,
             answer->is_interrupted = true;
             engine_cancel(engine, REQUEST_ID);
         }
+        if (voice->is_unheard) engine_cancel(engine, REQUEST_ID);
         const struct engine_output *outputs = NULL;
         uint32_t count = 0;
         enum err e = engine_step(engine, clock_now_us(), &outputs, &count);

@@ -35,7 +35,8 @@ struct cmd_answer {
     bool is_interrupted;
 };
 
-typedef void (*cmd_answer_fn)(void *ctx, const char *text, size_t bytes);
+/* false: nobody reads any more; the answer ends here. */
+typedef bool (*cmd_answer_fn)(void *ctx, const char *text, size_t bytes);
 
 MUST_USE enum err cmd_session_open(const struct options *options, const char *model_name,
                                    struct err_text *text, struct cmd_session *out);

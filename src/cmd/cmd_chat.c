@@ -22,10 +22,9 @@ struct chat {
     json_t *messages;
 };
 
-static void say(void *ctx, const char *text, size_t bytes) {
+static bool say(void *ctx, const char *text, size_t bytes) {
     (void) ctx;
-    fwrite(text, 1, bytes, stdout);
-    fflush(stdout);
+    return fwrite(text, 1, bytes, stdout) == bytes && !fflush(stdout);
 }
 
 static void reset(struct chat *chat) {
@@ -41,7 +40,7 @@ static enum err ask_here(struct chat *chat, struct err_text *text, struct buf *a
     struct sampling sampling;
     struct cmd_answer made = {0};
     enum err e = cmd_session_render(&chat->session, chat->messages, text, &ids);
-    if (!e) e = cmd_model_sampling(chat->options, chat->session.model, 1, text, &sampling);
+    if (!e) e = cmd_model_sampling(chat->options, chat->session.model, 0.7f, text, &sampling);
     if (!e) e = sampling_check(&sampling, model_get_spec(chat->session.model)->vocab_size, text);
     if (!e)
         e = cmd_answer_make(&chat->session, chat->options, &ids, &sampling, say, NULL, text, &made);
@@ -142,6 +141,7 @@ static enum err converse(struct chat *chat, struct err_text *text) {
             continue;
         }
         e = turn(chat, line, (size_t) bytes, text);
+        if (ferror(stdout)) break;
         if (!e) continue;
         if (!is_terminal || e == ERR_PEER_GONE) break;
         cmd_fail(e, text);

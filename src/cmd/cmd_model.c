@@ -59,10 +59,6 @@ enum err cmd_model_open(const struct options *options, const char *name, struct 
         return err_set(text, ERR_USAGE, "--shape %s: the model is %s; say --shape '%s=NAME'",
                        options_list_item(options, OPT_SHAPE, 0), name, name);
     if (options_command(options) == OPTION_PLAN) return open_elsewhere(name, &open, text, out);
-    if (open.shape && !open.is_dummy)
-        return err_set(text, ERR_USAGE,
-                       "--shape says what a model is that is not here; to run random weights of "
-                       "that shape add --load-format dummy");
     return model_open(name, &open, text, out);
 }
 
@@ -124,7 +120,7 @@ enum err cmd_model_boot_options(const struct options *options, const struct mode
     if (options_is_set(options, OPT_THREADS))
         boot.backend.thread_count = (uint32_t) options_count(options, OPT_THREADS);
     boot.backend.may_spin = boot.backend.thread_count <= cpu.thread_count;
-    log_line(options_command(options) == OPTION_SERVE ? LOG_INFO : LOG_DEBUG, "%s",
+    log_line(options_command(options) & (OPTION_SERVE | OPTION_WORKER) ? LOG_INFO : LOG_DEBUG, "%s",
              device_cpu_describe(&cpu).text);
     boot.budget.total_bytes = cpu.memory_bytes;
     boot.budget.available_bytes = cpu.memory_available_bytes;
@@ -213,11 +209,16 @@ enum err cmd_model_sampling(const struct options *options, const struct model *m
 
 /* --- progress ---------------------------------------------------------------------------- */
 
+bool cmd_model_has_bar(void) {
+    const char *term = getenv("TERM");
+    return isatty(STDERR_FILENO) && !(term && strcmp(term, "dumb") == 0);
+}
+
 bool cmd_model_progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes) {
     (void) ctx;
     static uint64_t drawn_ns;
     bool is_done = done_bytes >= total_bytes;
-    if (!isatty(STDERR_FILENO)) return true; /* plain output: the caller's one line says it all */
+    if (!cmd_model_has_bar()) return true; /* plain output: the caller's one line says it all */
     uint64_t now_ns = clock_now_ns();
     if (!is_done && now_ns - drawn_ns < 50000000u) return true;
     drawn_ns = now_ns;

@@ -18,6 +18,8 @@ MUST_USE enum err cmd_model_boot_options(const struct options *options,
 MUST_USE enum err cmd_model_sampling(const struct options *options, const struct model *model,
                                      float temperature_default, struct err_text *text,
                                      struct sampling *out);
+/* Whether standard error is a terminal that can draw one. */
+bool cmd_model_has_bar(void);
 /* A bar on a terminal, a line a stage otherwise; a backend_progress_fn (ctx unused). */
 bool cmd_model_progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes);
 

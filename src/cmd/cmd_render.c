@@ -85,7 +85,7 @@ int cmd_render(int argc, char **argv) {
     tokenizer_close(tokenizer);
     buf_release(&file);
     options_destroy(options);
-    if (!e) return fflush(stdout) ? CMD_FAILED : CMD_DONE;
+    if (!e) return CMD_DONE;
     cmd_fail(e, &text);
     /* raise_exception is ERR_USAGE too: the template refuses these messages (exit 1, issue's word);
      * only a missing flag is a usage error of ours. */

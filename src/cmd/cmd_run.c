@@ -30,6 +30,7 @@ static enum err read_prompt(const struct options *options, const char *argument,
                        "no prompt: gramme run -m MODEL \"prompt\", or text on stdin");
     enum err e = cmd_read_all("-", PROMPT_BYTES_MAX, text, out);
     if (!e && out->bytes && out->data[out->bytes - 1] == '\n') out->bytes--;
+    if (!e && !out->bytes) e = err_set(text, ERR_USAGE, "no prompt: standard input is empty");
     return e;
 }
 
@@ -63,9 +64,10 @@ static enum err make_ids(struct cmd_session *session, const struct options *opti
     return e;
 }
 
-static void say(void *ctx, const char *text, size_t bytes) {
+static bool say(void *ctx, const char *text, size_t bytes) {
     bool *is_broken = ctx;
     if (fwrite(text, 1, bytes, stdout) != bytes || fflush(stdout)) *is_broken = true;
+    return !*is_broken;
 }
 
 static json_t *ids_json(const struct tokenizer_ids *ids) {

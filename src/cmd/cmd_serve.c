@@ -350,6 +350,9 @@ static enum err find_kind(const struct cmd_graph_line *line, struct err_text *te
                        "model: gramme serve -m %s",
                        word, word);
     }
+    if (options_list_count(line->flags, OPT_SHAPE))
+        return err_set(text, ERR_USAGE,
+                       "--shape says what a model is that is not here: it is for plan and check");
     if (!options_text(line->flags, OPT_FILE) && !options_text(line->flags, OPT_MODEL) &&
         !line->override_count)
         return err_set(text, ERR_USAGE, "no model: gramme serve -m MODEL, or -f FILE");

@@ -1,9 +1,12 @@
 /* main - the only main(): finds the subcommand and calls it. */
+#include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cmd/cmd.h"
 #include "model/model_resolve.h"
@@ -42,9 +45,30 @@ static int unknown_command(const char *word) {
     return CMD_USAGE;
 }
 
+/* What was printed must have arrived, but for a reader who has left (`| head`). */
+static int finish(int status) {
+    if (!fflush(stdout) && !ferror(stdout)) return status;
+    int why = errno;
+    struct pollfd look = {.fd = STDOUT_FILENO, .events = POLLOUT};
+    if (poll(&look, 1, 0) == 1 && look.revents & (POLLERR | POLLHUP)) return status;
+    fprintf(stderr, "gramme: cannot write to standard output: %s\n", strerror(why));
+    return status == CMD_DONE ? CMD_FAILED : status;
+}
+
+static void on_end(int number) { _exit(128 + number); }
+
+/* The first process of a container gets no default actions, and every orphan.  Subcommands that
+ * drain, or that have children of their own, set their own handlers over these. */
+static void be_first_process(void) {
+    signal(SIGTERM, on_end);
+    signal(SIGINT, on_end);
+    signal(SIGCHLD, SIG_IGN); /* orphans are reaped by the kernel */
+}
+
 int main(int argc, char **argv) {
     /* A reader that leaves is an error of write(), not a death (behaviour.md 4). */
     signal(SIGPIPE, SIG_IGN);
+    if (getpid() == 1) be_first_process();
     model_resolve_configure(getenv("HF_HUB_CACHE"), getenv("HF_HOME"), getenv("XDG_CACHE_HOME"),
                             getenv("HOME"));
     if (argc < 2) {
@@ -57,8 +81,8 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < ARRAY_COUNT(commands); i++) {
         if (strcmp(commands[i].name, word) != 0) continue;
         if (argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0))
-            return cmd_help(1, argv + 1);
-        return commands[i].run(argc - 2, argv + 2);
+            return finish(cmd_help(1, argv + 1));
+        return finish(commands[i].run(argc - 2, argv + 2));
     }
     return unknown_command(word);
 }

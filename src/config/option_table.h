@@ -200,7 +200,7 @@ OPTION(IN_PLACE, "in-place", OPTION_BOOL, OPTION_CHECK, "check", "", "false", 0,
 OPTION(MAX_TOKENS, "max-tokens", OPTION_COUNT, SAMPLING_COMMANDS, "sampling", "tokens", NULL, 1,
        1e8, NULL, "tokens to generate at most (default: to the end)")
 OPTION(TEMPERATURE, "temperature", OPTION_NUMBER, SAMPLING_COMMANDS, "sampling", "", NULL, 0, 2,
-       NULL, "0: greedy (default: the model's, else 1 in chat and 0 in run)")
+       NULL, "0: greedy (default: the model's, else 0.7 in chat, 0 in run)")
 OPTION(TOP_P, "top-p", OPTION_NUMBER, SAMPLING_COMMANDS, "sampling", "", NULL, 1e-9, 1, NULL,
        "probability kept")
 OPTION(TOP_K, "top-k", OPTION_NUMBER, SAMPLING_COMMANDS, "sampling", "", NULL, -1, 1e9, NULL,

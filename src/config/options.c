@@ -1,4 +1,5 @@
 /* options - the values of one run of the program: what option.h calls struct options. */
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -297,9 +298,12 @@ enum err options_read_environment(struct options *options, char *const *environm
             char folded[80];
             snprintf(folded, sizeof folded, "%.*s", (int) bytes, name);
             const char *near = option_suggest(folded, 0);
-            return err_set(error, ERR_USAGE, "unknown variable %s%s%s%s", where,
-                           near ? "; did you mean the variable of --" : "", near ? near : "",
-                           near ? "?" : "");
+            if (!near) return err_set(error, ERR_USAGE, "unknown variable %s", where);
+            snprintf(folded, sizeof folded, "%s", near);
+            for (char *at = folded; *at; at++)
+                *at = *at == '-' ? '_' : (char) toupper((unsigned char) *at);
+            return err_set(error, ERR_USAGE, "unknown variable %s; did you mean GRAMME_%s?", where,
+                           folded);
         }
         if (!(option_get((enum option_id) id)->commands & options->command)) continue;
         enum err e =

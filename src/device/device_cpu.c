@@ -257,6 +257,11 @@ static void look_at_memory(const struct device_roots *roots, const struct level 
             find_number(text, "Cached", &cached_kib))
             available_kib += cached_kib;
     }
+    if (!total_kib) { /* no /proc (a bare chroot): the kernel tells, cached files not counted */
+        uint64_t page_kib = (uint64_t) sysconf(_SC_PAGESIZE) / 1024;
+        total_kib = (uint64_t) sysconf(_SC_PHYS_PAGES) * page_kib;
+        available_kib = (uint64_t) sysconf(_SC_AVPHYS_PAGES) * page_kib;
+    }
     if (total_kib > UINT64_MAX / 1024) total_kib = UINT64_MAX / 1024;
     if (available_kib > total_kib) available_kib = total_kib;
     cpu->memory_bytes = total_kib * 1024;

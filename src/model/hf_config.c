@@ -52,8 +52,6 @@ static const char *const computed_keys[] = {
 
 /* Known to change nothing in inference, or only what the tensors say anyway. */
 static const char *const harmless_keys[] = {
-    "_name_or_path",
-    "_attn_implementation_autoset",
     "attention_dropout",
     "auto_map",
     "bos_token_id",
@@ -157,7 +155,9 @@ static enum err check_keys(const struct source *source) {
     json_t *value;
     enum err e = ERR_OK;
     json_object_foreach((json_t *) source->config, key, value) {
-        if (json_is_null(value) || is_listed(key, computed_keys, ARRAY_COUNT(computed_keys)) ||
+        /* What a library notes for itself begins with an underscore. */
+        if (json_is_null(value) || key[0] == '_' ||
+            is_listed(key, computed_keys, ARRAY_COUNT(computed_keys)) ||
             is_listed(key, harmless_keys, ARRAY_COUNT(harmless_keys)))
             continue;
         bool is_neutral = false;

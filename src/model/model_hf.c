@@ -122,15 +122,9 @@ static enum err name_missing(const struct shards *shards) {
     }
     enum err e = ERR_OK;
     if (count) {
-        char name[MODEL_NAME_BYTES] = "";
-        const char *remedy = "";
-        if (strchr(shards->model->spec.name, '/')) {
-            remedy = "; complete it with: hf download ";
-            snprintf(name, sizeof name, "%s", shards->model->spec.name);
-        }
-        e = err_set(shards->text, ERR_NOT_FOUND, "%s: %u of %u weight files are missing: %.*s%s%s",
+        e = err_set(shards->text, ERR_NOT_FOUND, "%s: %u of %u weight files are missing: %.*s",
                     shards->directory, count, shards->count, (int) missing.bytes,
-                    (const char *) missing.data, remedy, name);
+                    (const char *) missing.data);
     }
     buf_release(&missing);
     return e;

@@ -39,17 +39,28 @@ static enum err open_spec(const struct model_source *source, struct err_text *te
     return e ? e : model_gguf_spec(&model->gguf, text, &model->spec);
 }
 
+static enum err open_source(const struct model_source *source, struct err_text *text,
+                            struct model *model) {
+    enum err e = open_spec(source, text, model);
+    if (e) return e;
+    set_name(model, source->name);
+    e = model_index_create(model, text);
+    if (!e)
+        e = source->kind == MODEL_SOURCE_GGUF ? model_gguf_places(model, text)
+                                              : model_hf_places(model, source->path, text);
+    return e ? e : open_texts(source, text, model);
+}
+
 static enum err open_stored(const char *path_or_name, struct err_text *text, struct model *model) {
     struct model_source source;
     enum err e = model_resolve(path_or_name, text, &source);
-    if (!e) e = open_spec(&source, text, model);
     if (e) return e;
-    set_name(model, source.name);
-    e = model_index_create(model, text);
-    if (!e)
-        e = source.kind == MODEL_SOURCE_GGUF ? model_gguf_places(model, text)
-                                             : model_hf_places(model, source.path, text);
-    return e ? e : open_texts(&source, text, model);
+    e = open_source(&source, text, model);
+    if (e == ERR_NOT_FOUND && source.is_cached) { /* a snapshot that was not fetched whole */
+        struct err_text why = *text;
+        err_set(text, e, "%s; complete it with: hf download %s", why.text, source.name);
+    }
+    return e;
 }
 
 /* --- dummy -------------------------------------------------------------------------------- */

@@ -227,7 +227,13 @@ static enum err not_here(const char *path_or_name, const struct repo *repo, stru
     if (repo)
         snprintf(command, sizeof command, "; get it with: hf download %s%s%s", repo->id,
                  is_main ? "" : " --revision ", is_main ? "" : repo->revision);
-    if (!repo) return err_set(text, ERR_NOT_FOUND, "%s: no such file or folder", path_or_name);
+    if (!repo || ends_with(path_or_name, ".gguf"))
+        return err_set(text, ERR_NOT_FOUND, "%s: no such file or folder", path_or_name);
+    char folder[MODEL_PATH_BYTES];
+    if (hub[0] && model_resolve_join(folder, hub, repo->folder) && is_folder(folder))
+        return err_set(text, ERR_NOT_FOUND,
+                       "%s: the Hugging Face cache has no snapshot of the revision %s in %s%s",
+                       path_or_name, repo->revision, folder, command);
     return err_set(text, ERR_NOT_FOUND,
                    "%s: no such file or folder here, and %s/%s is not in the Hugging Face cache%s",
                    path_or_name, hub[0] ? hub : "(no HOME, HF_HOME or HF_HUB_CACHE)", repo->folder,
@@ -273,10 +279,11 @@ enum err model_resolve(const char *path_or_name, struct err_text *text, struct m
     enum err e;
     if (!*path_or_name)
         return err_set(text, ERR_USAGE, "no model is named: expected a path or org/name");
-    if (stat(path_or_name, &status) == 0)
-        e = S_ISDIR(status.st_mode) ? resolve_folder(path_or_name, text, &source)
-                                    : resolve_file(path_or_name, text, &source);
-    else if (errno != ENOENT && errno != ENOTDIR && errno != ENAMETOOLONG)
+    if (stat(path_or_name, &status) == 0) {
+        if (S_ISDIR(status.st_mode)) e = resolve_folder(path_or_name, text, &source);
+        else if (S_ISREG(status.st_mode)) e = resolve_file(path_or_name, text, &source);
+        else e = err_set(text, ERR_USAGE, "%s: neither a file nor a folder", path_or_name);
+    } else if (errno != ENOENT && errno != ENOTDIR && errno != ENAMETOOLONG)
         e = err_set(text, ERR_IO, "%s: cannot look at it: %m", path_or_name);
     else e = resolve_cached(path_or_name, text, &source);
     if (!e) *out = source;

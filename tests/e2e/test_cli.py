@@ -13,11 +13,13 @@ TINY = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_si
         "max_position_embeddings": 640, "eos_token_id": 3, "tie_word_embeddings": True}
 
 
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("GRAMME_")}
+
+
 def gramme(*arguments, environment=(), **options):
     """Runs the program with the variables of `environment` added and no GRAMME_ ones else."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("GRAMME_")}
     return subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=120,
-                          env={**clean, **dict(environment)}, stdin=options.pop("stdin", subprocess.DEVNULL)
+                          env={**CLEAN, **dict(environment)}, stdin=options.pop("stdin", subprocess.DEVNULL)
                           if "input" not in options else None, **options)
 
 
@@ -55,9 +57,100 @@ class Plan(unittest.TestCase):
                 (("plan", "-m", "/mnt/models/ours"), 1, "--shape '/mnt/models/ours=NAME|config.json'"),
                 (("plan", "-m", "/mnt/models/ours", "--shape", "/x=smollm2-135m"), 2, "the model is"),
                 (("plan", "-m", "/mnt/models/ours", "--shape", "/mnt/models/ours=x"), 1, "no shape of that name"),
-                (("serve", "-m", "ours", "--port", "0", "--shape", "ours=smollm2-135m"), 2, "--load-format dummy")):
+                (("serve", "-m", "ours", "--port", "0", "--shape", "ours=smollm2-135m"), 2, "for plan and check")):
             with self.subTest(arguments):
                 done = gramme(*arguments)
                 self.assertEqual(done.returncode, status, done.stderr)
                 self.assertIn(word, done.stderr)
                 self.assertEqual(done.stdout, "")
+
+
+class Words(unittest.TestCase):
+    """One clear line on standard error, nothing on standard output, the right status."""
+
+    def check(self, arguments, status, word, **options):
+        with self.subTest(arguments):
+            done = gramme(*arguments, **options)
+            self.assertEqual(done.returncode, status, done.stderr)
+            self.assertEqual(done.stdout, "")
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+            self.assertIn(word, done.stderr)
+
+    def test_usage(self):
+        self.check(["versoin"], 2, "did you mean 'version'?")
+        self.check([MODEL], 2, f"gramme run -m {MODEL}")
+        self.check(["serve", MODEL], 2, f"gramme serve -m {MODEL}")
+        self.check(["run", "--max-tokns", "3", "hi"], 2, "did you mean --max-tokens?")
+        self.check(["run", "-m", MODEL, "hi"], 2, "did you mean GRAMME_MAX_TOKENS?",
+                   environment={"GRAMME_MAX_TOKNS": "3"})
+        self.check(["run", "-m", MODEL, "--temperature", "3", "hi"], 2, "out of range, 0 to 2")
+        self.check(["run", "-m", MODEL], 2, "standard input is empty")
+        self.check(["run", "-m", MODEL, "a", "b"], 2, "quote it")
+
+    def test_models_that_are_none(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with open(MODEL, "rb") as file:
+                head = file.read(100000)
+            for name, data in (("cut.gguf", head), ("other.gguf", b"XXXX" + head[4:]), ("w.bin", b"x"),
+                               ("empty.gguf", b"")):
+                with open(os.path.join(folder, name), "wb") as file:
+                    file.write(data)
+                self.check(["run", "-m", os.path.join(folder, name), "hi"], 1, os.path.join(folder, name))
+            os.mkfifo(os.path.join(folder, "fifo"))
+            self.check(["run", "-m", os.path.join(folder, "fifo"), "hi"], 2, "neither a file nor a folder")
+            self.check(["run", "-m", folder, "hi"], 2, "holds 3 GGUF models")
+
+    def test_hugging_face_cache(self):
+        with tempfile.TemporaryDirectory() as hub:
+            cache = {"HF_HUB_CACHE": hub}
+            self.check(["run", "-m", "org/tiny", "hi"], 1, "get it with: hf download org/tiny", environment=cache)
+            snapshot = os.path.join(hub, "models--org--tiny", "snapshots", "abc")
+            os.makedirs(snapshot)
+            os.makedirs(os.path.join(hub, "models--org--tiny", "refs"))
+            with open(os.path.join(hub, "models--org--tiny", "refs", "main"), "w") as file:
+                file.write("abc")
+            self.check(["run", "-m", "org/tiny@v9", "hi"], 1, "no snapshot of the revision v9", environment=cache)
+            with open(os.path.join(snapshot, "config.json"), "w") as file:
+                json.dump(TINY, file)
+            self.check(["run", "-m", "org/tiny", "hi"], 1, "complete it with: hf download org/tiny", environment=cache)
+            with open(os.path.join(snapshot, "model.safetensors.index.json"), "w") as file:
+                json.dump({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}, file)
+            self.check(["run", "-m", "org/tiny", "hi"], 1, "2 of 2 weight files are missing: model-1.safetensors",
+                       environment=cache)
+
+
+class Output(unittest.TestCase):
+    def test_answer_alone_on_stdout(self):
+        done = gramme("run", "-m", MODEL, "--max-tokens", "4", "hi")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        piped = gramme("run", "-m", MODEL, "--max-tokens", "4", input="hi\n")
+        self.assertEqual(piped.stdout, done.stdout)
+        dash = gramme("run", "-m", MODEL, "--max-tokens", "4", "-", input="hi\n")
+        self.assertEqual(dash.stdout, done.stdout)
+
+    def test_full_disk(self):
+        for arguments in (["version"], ["help", "serve"], ["plan", "-m", MODEL],
+                          ["run", "-m", MODEL, "--max-tokens", "2", "hi"]):
+            with self.subTest(arguments), open("/dev/full", "w") as full:
+                done = subprocess.run([BINARY, *arguments], stdout=full, stderr=subprocess.PIPE, text=True,
+                                      stdin=subprocess.DEVNULL, timeout=120, env=CLEAN)
+                self.assertEqual(done.returncode, 1)
+                self.assertIn("cannot write to standard output: No space left", done.stderr)
+
+    def test_reader_who_leaves(self):
+        program = subprocess.Popen([BINARY, "run", "-m", MODEL, "--ignore-eos", "--max-tokens", "2000", "hi"],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                                   env=CLEAN)
+        program.stdout.read(5)
+        program.stdout.close()
+        self.assertEqual(program.stderr.read(), b"")
+        program.stderr.close()
+        self.assertEqual(program.wait(120), 0)
+
+    def test_print_config(self):
+        done = gramme("run", "--print-config", "--kv_cache_memory_bytes", "1.5GiB",
+                      environment={"GRAMME_MAX_MODEL_LEN": "4k", "GRAMME_KV_CACHE_MEMORY_BYTES": "1GiB"})
+        rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+        self.assertEqual(rows["kv-cache-memory-bytes"], ["1.5GiB", "flag"])
+        self.assertEqual(rows["max-model-len"], ["4k", "environment"])
+        self.assertEqual(rows["block-size"], ["16", "default"])

@@ -105,7 +105,7 @@ static void test_sources_rank(void **state) {
     assert_string_equal(options_list_item(options, OPT_API_KEY, 0), "two");
     char *wrong[] = {(char *) (uintptr_t) "GRAMME_PROT=1", NULL};
     assert_int_equal(options_read_environment(options, wrong, &text), ERR_USAGE);
-    assert_non_null(strstr(text.text, "--port"));
+    assert_non_null(strstr(text.text, "did you mean GRAMME_PORT?"));
     struct buf shown;
     buf_init(&shown, 0);
     options_print(options, &shown);

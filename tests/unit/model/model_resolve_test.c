@@ -123,10 +123,12 @@ static void cache(void **state) {
              in_folder("hub"));
     refuse("org/other", ERR_NOT_FOUND, whole);
     snprintf(whole, sizeof whole,
-             "org/name-1.5@v2: no such file or folder here, and %s/models--org--name-1.5 is not in "
-             "the Hugging Face cache; get it with: hf download org/name-1.5 --revision v2",
+             "org/name-1.5@v2: the Hugging Face cache has no snapshot of the revision v2 in "
+             "%s/models--org--name-1.5; get it with: hf download org/name-1.5 --revision v2",
              in_folder("hub"));
     refuse("org/name-1.5@v2", ERR_NOT_FOUND, whole);
+    refuse("x.gguf", ERR_NOT_FOUND, "x.gguf: no such file or folder");
+    refuse("/dev/null", ERR_USAGE, "/dev/null: neither a file nor a folder");
 }
 
 static void places(void **state) {
