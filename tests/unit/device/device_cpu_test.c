@@ -148,7 +148,9 @@ static void broken_files_do_not_bind(void **state) {
 static void nothing_to_read(void **state) {
     struct device_cpu cpu = look();
     assert_true(cpu.thread_count >= 1);
-    assert_int_equal(cpu.memory_bytes, 0);
+    /* A bare chroot has memory all the same: the kernel tells without files. */
+    assert_true(cpu.memory_bytes > 0 && cpu.memory_available_bytes > 0);
+    assert_true(cpu.memory_available_bytes <= cpu.memory_bytes);
 }
 
 static void this_machine(void **state) {
