@@ -19,6 +19,7 @@
 #include "cmd/cmd.h"
 #include "device/device_cpu.h"
 #include "device/device_gpu.h"
+#include "xfer/xfer_look.h"
 
 #define GIB ((double) (1u << 30))
 #define FILES_WANTED 8192u      /* 4,096 connections with room for the rest */
@@ -158,6 +159,21 @@ static bool find_program(const char *name, char *path, size_t room) {
     return false;
 }
 
+/* A test block over each transport that KV blocks may take between processes. */
+static void look_at_lanes(struct doctor *doctor) {
+    struct xfer_look looks[XFER_LOOK_LANES];
+    xfer_look(NULL, looks);
+    for (uint32_t i = XFER_LOOK_POSIX; i < XFER_LOOK_LANES; i++) {
+        bool is_shm = i == XFER_LOOK_POSIX;
+        const char *what = is_shm ? "kv by shm" : "kv by tcp";
+        const char *fix = is_shm ? "docker run --shm-size=1g; blocks go over TCP, several times "
+                                   "slower"
+                                 : "the loopback interface must be up";
+        if (looks[i].error) find(doctor, WARNING, what, fix, "%s", looks[i].text.text);
+        else find(doctor, GOOD, what, NULL, "a block of KV went from one worker to another");
+    }
+}
+
 static void look_at_libraries(struct doctor *doctor) {
     char path[4608];
     if (find_program("nats-server", path, sizeof path))
@@ -174,6 +190,7 @@ static void look_at_libraries(struct doctor *doctor) {
         memcpy(&version, &symbol, sizeof version);
         find(doctor, GOOD, "ucx", NULL, "%s", version ? version() : "libucp.so.0");
         dlclose(ucp);
+        look_at_lanes(doctor);
     } else {
         find(doctor, NOTE, "ucx",
              "apt-get install libucx0 (disagg graphs of several processes need it)", "not found");

@@ -31,6 +31,16 @@ enum err xfer_init(struct xfer *xfer, const struct xfer_ops *ops,
     return ERR_OK;
 }
 
+int xfer_start_thread(pthread_t *thread, void *(*run)(void *), void *ctx) {
+    pthread_attr_t attributes;
+    int status = pthread_attr_init(&attributes);
+    if (status != 0) return status;
+    pthread_attr_setstacksize(&attributes, XFER_STACK_BYTES);
+    status = pthread_create(thread, &attributes, run, ctx);
+    pthread_attr_destroy(&attributes);
+    return status;
+}
+
 static void free_work(struct xfer_work *work) {
     if (!work) return;
     alloc_free(work->blocks);
@@ -348,6 +358,8 @@ void xfer_get_counts(const struct xfer *xfer, struct xfer_counts *out) {
         .checksum_errors = xfer->counts.checksum_errors,
         .peers_lost = xfer->counts.peers_lost,
         .busy_us = xfer->counts.busy_us,
+        .pairs_posix = xfer->counts.pairs_posix,
+        .pairs_tcp = xfer->counts.pairs_tcp,
     };
     uint64_t now_us = clock_now_us();
     if (since_us && now_us > since_us) out->busy_us += now_us - since_us;

@@ -62,7 +62,8 @@ struct xfer_event {
 struct xfer_counts {
     uint64_t sent_bytes, sent_pieces, received_bytes, received_pieces, discarded_pieces;
     uint64_t failed_pieces, checksum_errors, peers_lost;
-    uint64_t busy_us; /* time with at least one send under way */
+    uint64_t busy_us;                /* time with at least one send under way */
+    uint64_t pairs_posix, pairs_tcp; /* peers met now, by what carries them */
 };
 
 MUST_USE enum err xfer_local_create(const struct xfer_options *options, struct err_text *text,
@@ -70,6 +71,10 @@ MUST_USE enum err xfer_local_create(const struct xfer_options *options, struct e
 /* ERR_UNSUPPORTED, with the reason, when the UCX library is not on this machine. */
 MUST_USE enum err xfer_ucx_create(const struct xfer_options *options, struct err_text *text,
                                   struct xfer **out);
+/* Host bytes beside the regions, at most, for the plan: staging, messages, UCX's own queues and
+ * the thread's stack.  What works and pieces take (some 100 bytes a block) is not in it. */
+uint64_t xfer_local_bytes(void);
+uint64_t xfer_ucx_bytes(void);
 /* Waits for the body's thread; whatever was under way is given up. */
 void xfer_destroy(struct xfer *xfer);
 /* Where peers send to: printable text that names the body; for HELLO and PREFILL. */

@@ -12,6 +12,7 @@
 #ifndef GRAMME_XFER_XFER_BODY_H
 #define GRAMME_XFER_XFER_BODY_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -127,10 +128,15 @@ struct xfer {
     struct {
         _Atomic uint64_t sent_bytes, sent_pieces, received_bytes, received_pieces;
         _Atomic uint64_t discarded_pieces, failed_pieces, checksum_errors, peers_lost;
+        _Atomic uint64_t pairs_posix, pairs_tcp;
         _Atomic uint64_t busy_us, busy_since_us; /* since: 0 while nothing is being sent */
     } counts;
     uint32_t sending; /* (body) pieces of which something is under way */
 };
+
+#define XFER_STACK_BYTES (1u << 20) /* of a body's thread */
+/* pthread_create with that stack; 0, or its error. */
+MUST_USE int xfer_start_thread(pthread_t *thread, void *(*run)(void *), void *ctx);
 
 /* The struct is the body's, zeroed.  On failure nothing is kept. */
 MUST_USE enum err xfer_init(struct xfer *xfer, const struct xfer_ops *ops,

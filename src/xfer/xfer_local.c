@@ -181,7 +181,7 @@ enum err xfer_local_create(const struct xfer_options *options, struct err_text *
         return err_set(text, ERR_MEMORY, "no memory for the transfer of KV blocks");
     }
     sem_init(&local->command_count, 0, 0);
-    if (pthread_create(&local->thread, NULL, run, local) != 0) {
+    if (xfer_start_thread(&local->thread, run, local) != 0) {
         sem_destroy(&local->command_count);
         xfer_release(&local->base);
         alloc_free(local);
@@ -196,3 +196,5 @@ enum err xfer_local_create(const struct xfer_options *options, struct err_text *
     *out = &local->base;
     return ERR_OK;
 }
+
+uint64_t xfer_local_bytes(void) { return sizeof(struct xfer_local) + XFER_STACK_BYTES; }

@@ -104,10 +104,17 @@ static void end_probes(struct xfer_ucx_peer *peer, enum err e, const char *reaso
     }
 }
 
+static void count_pair(const struct xfer_ucx_peer *peer, int64_t step) {
+    struct xfer *xfer = &peer->ucx->base;
+    bool is_shm = peer->lane->kind == XFER_LANE_SHM;
+    atomic_fetch_add(is_shm ? &xfer->counts.pairs_posix : &xfer->counts.pairs_tcp, (uint64_t) step);
+}
+
 /* The endpoint only; UCX ends what is under way through its callbacks. */
 static void close_endpoint(struct xfer_ucx_peer *peer) {
     struct xfer_ucx *ucx = peer->ucx;
     if (peer->state == XFER_UCX_MEETING) ucx->under_way--;
+    if (peer->state == XFER_UCX_READY) count_pair(peer, -1);
     peer->state = XFER_UCX_IDLE;
     peer->dial = peer->remote_dial = 0;
     peer->failure = NULL;
@@ -346,6 +353,7 @@ static void meet_elsewhere(struct xfer_ucx_peer *peer, const char *reason) {
 static void tell_lane(struct xfer_ucx_peer *peer) {
     static atomic_bool is_told;
     if (peer->lane->kind == XFER_LANE_SHM) peer->was_shm_good = true;
+    count_pair(peer, 1);
     log_info("transfer: a peer is reached over %s", xfer_ucx_lane_name(peer->lane->kind));
     bool is_node = peer->address.host == peer->ucx->own.host;
     bool wanted_shm = peer->ucx->lanes[XFER_LANE_SHM].worker && is_node &&

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -22,9 +23,11 @@
 
 #include <cmocka.h>
 
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "xfer/xfer.h"
+#include "xfer/xfer_look.h"
 #include "xfer/xfer_ucp.h"
 #include "xfer_rig.h"
 
@@ -609,6 +612,45 @@ static void test_apart(void **state) {
     run_pair(apart_p, apart_d, NULL, NULL, NULL);
 }
 
+/* --- shared memory that does not do ------------------------------------------------------------ */
+
+static const char *shm_options; /* of the tmpfs that both see */
+
+static void small_shm(struct side *side) {
+    CHECK(unshare(CLONE_NEWNS) == 0);
+    CHECK(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
+    bool is_closed = strcmp(shm_options, "ro") == 0;
+    CHECK(mount("tmpfs", "/dev/shm", "tmpfs", is_closed ? MS_RDONLY : 0,
+                is_closed ? "size=1m" : shm_options) == 0);
+}
+
+static void small_p(struct side *side) {
+    small_shm(side);
+    moves_p(side);
+}
+static void small_d(struct side *side) {
+    small_shm(side);
+    moves_d(side);
+}
+
+/* Too small or read-only: all arrives all the same, by whatever way, and nobody dies of SIGBUS. */
+static void test_small_shm(void **state) {
+    if (geteuid() != 0) {
+        skip(); /* mounting needs root */
+        return;
+    }
+    const char *options[] = {"ro", "size=64k", "size=4m", "size=10m", "size=16m", "size=24m"};
+    p_tp = d_tp = 1;
+    head_bytes = 65536;
+    layer_count = 4;
+    piece_count = 20;
+    p_order = d_order = RIG_IMAGE;
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+        shm_options = options[i];
+        run_pair(small_p, small_d, NULL, NULL, NULL);
+    }
+}
+
 /* --- what create refuses ---------------------------------------------------------------------- */
 
 static void refuse_side(struct side *side) {
@@ -625,6 +667,19 @@ static void refuse_side(struct side *side) {
     options.listen = "127.0.0.1";
     options.transports = "carrier-pigeon";
     CHECK(xfer_ucx_create(&options, &text, &xfer) == ERR_IO);
+    options.transports = NULL;
+    for (uint64_t n = 1;; n++) {
+        alloc_fail_at(n, 0);
+        enum err e = xfer_ucx_create(&options, &text, &xfer);
+        uint64_t asked = alloc_count();
+        alloc_fail_at(0, 0);
+        if (!e) {
+            xfer_destroy(xfer);
+            if (n > asked) break; /* a thread's own allocation may have failed since */
+        } else {
+            CHECK(e == ERR_MEMORY && n <= asked);
+        }
+    }
     options.transports = "tcp,self";
     CHECK(!xfer_ucx_create(&options, &text, &xfer));
     struct xfer_id id = {.instance = 3, .attempt = 1};
@@ -635,6 +690,17 @@ static void refuse_side(struct side *side) {
     xfer_destroy(xfer);
     rig_release(&side->rig);
 }
+
+static void look_side(struct side *side) {
+    struct xfer_look looks[XFER_LOOK_LANES];
+    xfer_look(NULL, looks);
+    for (uint32_t i = 0; i < XFER_LOOK_LANES; i++) {
+        if (looks[i].error) fprintf(stderr, "%s: %s\n", looks[i].name, looks[i].text.text);
+        CHECK(!looks[i].error);
+    }
+}
+
+static void test_look(void **state) { run_pair(look_side, look_side, NULL, NULL, NULL); }
 
 static void test_refusals(void **state) { run_pair(refuse_side, refuse_side, NULL, NULL, NULL); }
 
@@ -652,10 +718,11 @@ int main(int argc, char **argv) {
     seed = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t) time(NULL);
     printf("seed %llu\n", (unsigned long long) seed);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_moves),    cmocka_unit_test(test_lanes),
-        cmocka_unit_test(test_death),    cmocka_unit_test(test_stops),
-        cmocka_unit_test(test_forget),   cmocka_unit_test(test_apart),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_moves),     cmocka_unit_test(test_lanes),
+        cmocka_unit_test(test_death),     cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_forget),    cmocka_unit_test(test_apart),
+        cmocka_unit_test(test_refusals),  cmocka_unit_test(test_look),
+        cmocka_unit_test(test_small_shm),
     };
     if (argc > 2) cmocka_set_test_filter(argv[2]);
     if (argc > 3) log_configure(LOG_DEBUG, LOG_HUMAN, NULL);
