@@ -796,7 +796,7 @@ static void send_load(struct worker_core *core, uint64_t now_us) {
     for (const struct sender *sender = core->senders; sender; sender = sender->next)
         core->load_senders[message.sender_count++] =
             (struct msg_load_sender){sender->instance, sender->attempt_highest};
-    if (core->prefill)
+    if (prefill_senders > 0)
         handoff_prefill_get_senders(core->prefill, core->load_senders + message.sender_count);
     message.sender_count += prefill_senders;
     core->had_waiting = message.waiting_requests + message.queued_prefills > 0;
