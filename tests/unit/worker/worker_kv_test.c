@@ -148,7 +148,8 @@ static void routers_init(uint32_t count, uint32_t lost) {
     router_count = count;
     lost_per_mille = lost;
     for (uint32_t i = 0; i < count; i++) {
-        routers[i] = (struct router){.instance = 100 + i};
+        memset(&routers[i], 0, sizeof routers[i]);
+        routers[i].instance = 100 + i;
         routers[i].belief.blocks = calloc(HASHES_MAX, sizeof(struct msg_kv_block));
         routers[i].dump.blocks = calloc(HASHES_MAX, sizeof(struct msg_kv_block));
     }
@@ -299,7 +300,8 @@ static void test_bounds(void **state) {
     assert_int_equal(worker_kv_create(index, hear, NULL, &kv), ERR_OK);
     routers_init(1, 0);
     for (uint32_t i = 0; i < 2 * WORKER_KV_ASKS_MAX; i++) {
-        struct router stranger = {.instance = 1000 + i};
+        static struct router stranger; /* too large for a stack */
+        stranger.instance = 1000 + i;
         router_ask(&stranger, kv);
     }
     worker_kv_get_counts(kv, &counts);
