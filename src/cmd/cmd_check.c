@@ -8,6 +8,7 @@
 
 #include "cmd/cmd.h"
 #include "cmd/cmd_target.h"
+#include "config/yaml_fix.h"
 #include "plan/check.h"
 
 static bool has_colour(void) {
@@ -46,6 +47,87 @@ static enum err find_problems(const struct cmd_graph_line *line, enum graph_kind
     return e == ERR_MEMORY ? e : ERR_OK;
 }
 
+static bool is_syntax(const struct problem_list *problems) {
+    for (uint32_t i = 0; i < problems->count; i++)
+        if (strncmp(problems->items[i].code, "yaml-", 5) == 0) return true;
+    return false;
+}
+
+/* --- --fix -------------------------------------------------------------------------------- */
+
+#define PASSES_MAX 8 /* one mistake may hide another: syntax, then names, then numbers */
+
+/* Mends `file` until nothing changes; `problems` are those of the last text. */
+static enum err mend(const struct cmd_graph_line *line, enum graph_kind kind,
+                     const struct cmd_target *target, const char *name, struct buf *file,
+                     struct problem_list *problems) {
+    for (int pass = 0; pass < PASSES_MAX; pass++) {
+        struct buf next;
+        struct problem_list after = {0};
+        buf_init(&next, CMD_TARGET_FILE_BYTES_MAX);
+        bool has_changed = yaml_fix_apply(file->data, file->bytes, problems, &next) > 0 &&
+                           !next.failed && next.bytes;
+        enum err e = has_changed ? find_problems(line, kind, target, name, &next, &after) : ERR_OK;
+        /* A text that got worse (no YAML any more) is not taken. */
+        bool is_broken =
+            problem_count(&after, PROBLEM_ERROR) && !is_syntax(problems) && is_syntax(&after);
+        if (e || !has_changed || is_broken) {
+            problem_release(&after);
+            buf_release(&next);
+            return e;
+        }
+        problem_release(problems);
+        *problems = after;
+        buf_release(file);
+        *file = next;
+    }
+    return ERR_OK;
+}
+
+static enum err write_file(const char *path, const struct buf *text, struct err_text *error) {
+    FILE *file = fopen(path, "wb");
+    if (!file) return err_set(error, ERR_IO, "%s: %m", path);
+    size_t written = fwrite(text->data, 1, text->bytes, file);
+    bool is_closed = fclose(file) == 0;
+    if (written == text->bytes && is_closed) return ERR_OK;
+    return err_set(error, ERR_IO, "%s: %m", path);
+}
+
+/* The file mended, its difference shown; written only where asked. */
+static enum err fix(const struct cmd_graph_line *line, enum graph_kind kind,
+                    const struct cmd_target *target, const char *name, const struct buf *file,
+                    struct err_text *text, struct problem_list *problems) {
+    const char *path = options_text(line->flags, OPT_FILE);
+    const char *output = options_text(line->flags, OPT_OUTPUT);
+    struct buf mended, diff;
+    buf_init(&mended, 0);
+    buf_init(&diff, 0);
+    buf_add(&mended, file->data, file->bytes);
+    enum err e = mended.failed ? ERR_MEMORY : mend(line, kind, target, name, &mended, problems);
+    if (!e) yaml_fix_diff(name, file->data, file->bytes, mended.data, mended.bytes, &diff);
+    if (!e && !options_bool(line->flags, OPT_JSON) && diff.data)
+        fwrite(diff.data, 1, diff.bytes, stdout);
+    if (!e && output) e = write_file(output, &mended, text);
+    if (!e && options_bool(line->flags, OPT_IN_PLACE) && diff.bytes)
+        e = write_file(path, &mended, text);
+    buf_release(&mended);
+    buf_release(&diff);
+    return e;
+}
+
+static enum err check_flags(const struct options *flags, struct err_text *text) {
+    const char *path = options_text(flags, OPT_FILE);
+    bool is_fix = options_bool(flags, OPT_FIX), is_in_place = options_bool(flags, OPT_IN_PLACE);
+    if (!path) return err_set(text, ERR_USAGE, "no file: gramme check GRAPH -f FILE");
+    if (!is_fix && (is_in_place || options_text(flags, OPT_OUTPUT)))
+        return err_set(text, ERR_USAGE, "-o and --in-place go with --fix");
+    if (is_in_place && options_text(flags, OPT_OUTPUT))
+        return err_set(text, ERR_USAGE, "-o or --in-place, not both");
+    if (is_in_place && strcmp(path, "-") == 0)
+        return err_set(text, ERR_USAGE, "stdin cannot be overwritten: give -o FILE");
+    return ERR_OK;
+}
+
 static enum err run(const struct cmd_graph_line *line, struct err_text *text, int *status) {
     struct cmd_target target = {0};
     struct problem_list problems = {0};
@@ -53,14 +135,14 @@ static enum err run(const struct cmd_graph_line *line, struct err_text *text, in
     enum graph_kind kind;
     const char *name = "";
     buf_init(&file, 0);
-    enum err e = ERR_OK;
-    if (!options_text(line->flags, OPT_FILE))
-        e = err_set(text, ERR_USAGE, "no file: gramme check GRAPH -f FILE");
+    enum err e = check_flags(line->flags, text);
     if (!e) e = cmd_target_kind(line, text, &kind);
     if (!e) e = cmd_target_file(line->flags, text, &file, &name);
     if (!e) e = cmd_target_find(line->flags, text, &target);
     if (!e && !file.bytes) buf_add_byte(&file, '\n'); /* an empty file is no absent one */
     if (!e) e = find_problems(line, kind, &target, name, &file, &problems);
+    if (!e && options_bool(line->flags, OPT_FIX))
+        e = fix(line, kind, &target, name, &file, text, &problems);
     if (!e) {
         print(&problems, name, options_bool(line->flags, OPT_JSON));
         uint32_t count = problem_count(&problems, PROBLEM_ERROR);

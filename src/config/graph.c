@@ -122,9 +122,11 @@ static void read_top_pair(struct graph_reader *reader, struct yaml_file_pair pai
         const char *near = graph_schema_suggest_top(name);
         char fix[80];
         snprintf(fix, sizeof fix, "write %s", near ? near : "");
-        problem_add(reader->problems, PROBLEM_ERROR, "unknown-section", name, "", mark,
-                    near ? fix : "remove it", "unknown section%s%s%s",
-                    near ? ", did you mean " : "", near ? near : "", near ? "?" : "");
+        struct problem *problem =
+            problem_add(reader->problems, PROBLEM_ERROR, "unknown-section", name, "", mark,
+                        near ? fix : "remove it", "unknown section%s%s%s",
+                        near ? ", did you mean " : "", near ? near : "", near ? "?" : "");
+        if (near) problem_set_edit(problem, PROBLEM_EDIT_KEY, 0, "%s", near);
     }
     }
 }

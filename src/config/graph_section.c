@@ -32,10 +32,11 @@ struct section_reader {
     struct place places[OPT_COUNT];
 };
 
-static void add_problem(struct section_reader *reader, enum problem_severity severity,
-                        const char *code, const char *key, struct problem_mark mark,
-                        const char *fix, const char *message) {
-    problem_add(reader->all->problems, severity, code, reader->name, key, mark, fix, "%s", message);
+static struct problem *add_problem(struct section_reader *reader, enum problem_severity severity,
+                                   const char *code, const char *key, struct problem_mark mark,
+                                   const char *fix, const char *message) {
+    return problem_add(reader->all->problems, severity, code, reader->name, key, mark, fix, "%s",
+                       message);
 }
 
 static struct problem_mark place_mark(const struct section_reader *reader,
@@ -74,8 +75,9 @@ static void refuse_unknown(struct section_reader *reader, uint32_t key, enum gra
     snprintf(message, sizeof message, "unknown key%s%s%s", near ? ", did you mean " : "",
              near ? near : "", near ? "?" : "");
     snprintf(fix, sizeof fix, near ? "write %s" : "remove it", near);
-    add_problem(reader, PROBLEM_ERROR, "unknown-key", name, yaml_file_mark(yaml, key), fix,
-                message);
+    struct problem *problem = add_problem(reader, PROBLEM_ERROR, "unknown-key", name,
+                                          yaml_file_mark(yaml, key), fix, message);
+    if (near) problem_set_edit(problem, PROBLEM_EDIT_KEY, 0, "%s", near);
 }
 
 static void note_misplaced(struct section_reader *reader, uint32_t key) {
@@ -166,8 +168,9 @@ static void refuse_common_name(struct section_reader *reader, uint32_t item) {
              near ? ", did you mean " : "", near ? near : "", near ? "?" : "");
     if (near) snprintf(fix, sizeof fix, "write %s", near);
     else snprintf(fix, sizeof fix, "write '%.80s' in Common, or remove it here", name);
-    add_problem(reader, PROBLEM_ERROR, "common-missing", "common-configs",
-                yaml_file_mark(all->yaml, item), fix, message);
+    struct problem *problem = add_problem(reader, PROBLEM_ERROR, "common-missing", "common-configs",
+                                          yaml_file_mark(all->yaml, item), fix, message);
+    if (near) problem_set_edit(problem, PROBLEM_EDIT_KEY, 0, "%s", near);
 }
 
 static void take_common(struct section_reader *reader, uint32_t item) {
@@ -205,9 +208,11 @@ static void read_common_configs(struct section_reader *reader, uint32_t node) {
     const struct yaml_file *yaml = reader->all->yaml;
     if (yaml_file_is_null(yaml, node)) return;
     if (yaml_file_kind(yaml, node) != YAML_FILE_LIST) {
-        add_problem(reader, PROBLEM_ERROR, "wrong-type", "common-configs",
-                    yaml_file_mark(yaml, node), "write a list of names: [model, block-size]",
-                    "a list is wanted");
+        struct problem *problem = add_problem(
+            reader, PROBLEM_ERROR, "wrong-type", "common-configs", yaml_file_mark(yaml, node),
+            "write a list of names: [model, block-size]", "a list is wanted");
+        if (yaml_file_kind(yaml, node) == YAML_FILE_SCALAR)
+            problem_set_edit(problem, PROBLEM_EDIT_VALUE, 0, "[%s]", yaml_file_text(yaml, node));
         return;
     }
     for (uint32_t i = 0; i < yaml_file_list_count(yaml, node); i++)
@@ -295,8 +300,11 @@ static void refuse_service_key(struct section_reader *reader, const char *prefix
     snprintf(message, sizeof message, "unknown key%s%s%s", near ? ", did you mean " : "",
              near ? near : "", near ? "?" : "");
     snprintf(fix, sizeof fix, near ? "write %s" : "remove it", near);
-    add_problem(reader, PROBLEM_ERROR, "unknown-key", path, yaml_file_mark(yaml, key), fix,
-                message);
+    struct problem *problem = add_problem(reader, PROBLEM_ERROR, "unknown-key", path,
+                                          yaml_file_mark(yaml, key), fix, message);
+    if (near && strcmp(name, "env") == 0 && strcmp(near, "envs") == 0)
+        problem_set_edit(problem, PROBLEM_EDIT_ENVS, 0, "%s", near);
+    else if (near) problem_set_edit(problem, PROBLEM_EDIT_KEY, 0, "%s", near);
 }
 
 static void read_resources(struct section_reader *reader, uint32_t node) {
@@ -404,15 +412,19 @@ static void refuse_value(struct section_reader *reader, enum option_id id, const
     const char *message = why->text;
     size_t prefix = strlen(WHERE ": ");
     if (strncmp(message, WHERE ": ", prefix) == 0) message += prefix;
-    char fix[96] = "";
+    char fix[96] = "", edit[64] = "";
     double number = strtod(text, NULL);
-    if (id == OPT_GPU_MEMORY_UTILIZATION && number > 1 && number <= 100)
-        snprintf(fix, sizeof fix, "write a share: %s: %.15g", key,
-                 number < 10 ? number / 10 : number / 100);
-    else if (id == OPT_DTYPE)
+    if (id == OPT_GPU_MEMORY_UTILIZATION && number > 1 && number <= 100) {
+        snprintf(edit, sizeof edit, "%.15g", number < 10 ? number / 10 : number / 100);
+        snprintf(fix, sizeof fix, "write a share: %.60s: %s", key, edit);
+    } else if (id == OPT_DTYPE) {
+        snprintf(edit, sizeof edit, "auto");
         snprintf(fix, sizeof fix, "weights tell their own format; write dtype: auto");
+    }
     const char *code = e == ERR_UNSUPPORTED ? "not-supported" : "bad-value";
-    add_problem(reader, PROBLEM_ERROR, code, key, mark, fix[0] ? fix : NULL, message);
+    struct problem *problem =
+        add_problem(reader, PROBLEM_ERROR, code, key, mark, fix[0] ? fix : NULL, message);
+    if (edit[0]) problem_set_edit(problem, PROBLEM_EDIT_VALUE, 0, "%s", edit);
 }
 
 static void set_text(struct section_reader *reader, enum option_id id, const struct place *place,
@@ -429,7 +441,9 @@ static void set_text(struct section_reader *reader, enum option_id id, const str
     struct err_text fix = {0};
     if (!e && id == OPT_KV_TRANSFER_CONFIG &&
         (e = graph_schema_check_connector(text, &why, &fix)) != ERR_OK)
-        add_problem(reader, PROBLEM_ERROR, "kv-transfer-config", key, mark, fix.text, why.text);
+        problem_set_edit(
+            add_problem(reader, PROBLEM_ERROR, "kv-transfer-config", key, mark, fix.text, why.text),
+            PROBLEM_EDIT_VALUE, 0, "'{\"kv_connector\":\"DynamoNixlConnector\"}'");
     if (!e && option_get(id)->standing == OPTION_IGNORED)
         add_ignored(reader->all, option_get(id)->name, mark);
 }

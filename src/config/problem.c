@@ -40,10 +40,10 @@ static bool has_room(struct problem_list *list) {
     return true;
 }
 
-void problem_add(struct problem_list *list, enum problem_severity severity, const char *code,
-                 const char *component, const char *key, struct problem_mark mark, const char *fix,
-                 const char *format, ...) {
-    if (is_repeated(list, code, key, mark)) return;
+struct problem *problem_add(struct problem_list *list, enum problem_severity severity,
+                            const char *code, const char *component, const char *key,
+                            struct problem_mark mark, const char *fix, const char *format, ...) {
+    if (is_repeated(list, code, key, mark)) return NULL;
     char message[MESSAGE_BYTES_MAX];
     va_list args;
     va_start(args, format);
@@ -54,7 +54,7 @@ void problem_add(struct problem_list *list, enum problem_severity severity, cons
         if ((unsigned char) *at < ' ' || *at == 127) *at = ' ';
     if (!has_room(list)) {
         list->is_cut = true;
-        return;
+        return NULL;
     }
     struct problem problem = {.severity = severity, .mark = mark};
     snprintf(problem.code, sizeof problem.code, "%s", code);
@@ -66,9 +66,27 @@ void problem_add(struct problem_list *list, enum problem_severity severity, cons
         alloc_free(problem.message);
         alloc_free(problem.fix);
         list->is_cut = true;
-        return;
+        return NULL;
     }
-    list->items[list->count++] = problem;
+    list->items[list->count] = problem;
+    return &list->items[list->count++];
+}
+
+void problem_set_edit(struct problem *problem, enum problem_edit edit, uint32_t line,
+                      const char *format, ...) {
+    if (!problem || problem->mark.is_flag || (edit != PROBLEM_EDIT_INSERT && !problem->mark.line) ||
+        (edit == PROBLEM_EDIT_INSERT && !line))
+        return;
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    int bytes = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (bytes < 0 || (size_t) bytes >= sizeof text) return;
+    alloc_free(problem->edit_text);
+    problem->edit_text = alloc_string(text, strlen(text));
+    problem->edit = problem->edit_text ? edit : PROBLEM_EDIT_NONE;
+    problem->edit_line = line;
 }
 
 uint32_t problem_count(const struct problem_list *list, enum problem_severity severity) {
@@ -198,6 +216,7 @@ void problem_release(struct problem_list *list) {
     for (uint32_t i = 0; i < list->count; i++) {
         alloc_free(list->items[i].message);
         alloc_free(list->items[i].fix);
+        alloc_free(list->items[i].edit_text);
     }
     alloc_free(list->items);
     *list = (struct problem_list){0};

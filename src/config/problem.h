@@ -22,6 +22,17 @@ struct problem_mark {
     bool is_common;        /* written in Common */
 };
 
+/* How the file would be mended, for check --fix (yaml_fix.h). */
+enum problem_edit {
+    PROBLEM_EDIT_NONE,   /* needs a decision */
+    PROBLEM_EDIT_VALUE,  /* write edit_text for the value at the mark */
+    PROBLEM_EDIT_KEY,    /* write edit_text for the word at the mark */
+    PROBLEM_EDIT_INSERT, /* add edit_text ("key: value") to the section in edit_line */
+    PROBLEM_EDIT_REMOVE, /* drop the key whose name or value stands at the mark */
+    PROBLEM_EDIT_SPACE,  /* a space is missing at the mark */
+    PROBLEM_EDIT_ENVS,   /* the mapping under the key at the mark becomes a list of name, value */
+};
+
 struct problem {
     enum problem_severity severity;
     char code[40];      /* "unknown-key", "tp-missing", ...: stable, for scripts */
@@ -30,6 +41,9 @@ struct problem {
     struct problem_mark mark;
     char *message; /* owned: the numbers and the reason */
     char *fix;     /* owned: what to write instead; NULL: none */
+    enum problem_edit edit;
+    uint32_t edit_line; /* INSERT: of the section's name */
+    char *edit_text;    /* owned; NULL: none */
 };
 
 struct problem_list {
@@ -39,10 +53,15 @@ struct problem_list {
 };
 #define PROBLEMS_MAX 1000u
 
-/* fix may be NULL.  The message is printf's. */
-void problem_add(struct problem_list *list, enum problem_severity severity, const char *code,
-                 const char *component, const char *key, struct problem_mark mark, const char *fix,
-                 const char *format, ...) __attribute__((format(printf, 8, 9)));
+/* fix may be NULL.  The message is printf's.  Returns the problem (valid until the next), or NULL
+ * when it was not added: told before, or no room. */
+struct problem *problem_add(struct problem_list *list, enum problem_severity severity,
+                            const char *code, const char *component, const char *key,
+                            struct problem_mark mark, const char *fix, const char *format, ...)
+    __attribute__((format(printf, 8, 9)));
+/* Says how the file is mended; problem NULL and places that are no file's change nothing. */
+void problem_set_edit(struct problem *problem, enum problem_edit edit, uint32_t line,
+                      const char *format, ...) __attribute__((format(printf, 4, 5)));
 uint32_t problem_count(const struct problem_list *list, enum problem_severity severity);
 const char *problem_severity_name(enum problem_severity severity);
 /* The problem with this code and component (NULL: any), or NULL. */

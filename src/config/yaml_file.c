@@ -99,8 +99,10 @@ static bool explain(const uint8_t *yaml, size_t bytes, const uint32_t *lines, si
         struct line line = line_at(yaml, bytes, lines[i]);
         struct problem_mark mark = {.line = lines[i], .column = missing_space_column(line)};
         if (mark.column) {
-            refuse(problems, "yaml-syntax", mark, "put a space behind the ':'",
-                   "a space is missing after ':'");
+            struct problem *problem =
+                problem_add(problems, PROBLEM_ERROR, "yaml-syntax", "", "", mark,
+                            "put a space behind the ':'", "a space is missing after ':'");
+            problem_set_edit(problem, PROBLEM_EDIT_SPACE, 0, " ");
             return true;
         }
     }
@@ -247,6 +249,13 @@ static int compare_keys(const void *left, const void *right) {
     return a->pair < b->pair ? -1 : a->pair > b->pair;
 }
 
+/* Two scalars of one text: either may go. */
+static bool are_same(const struct yaml_file *file, uint32_t a, uint32_t b) {
+    return yaml_file_kind(file, a) == YAML_FILE_SCALAR &&
+           yaml_file_kind(file, b) == YAML_FILE_SCALAR &&
+           strcmp(yaml_file_text(file, a), yaml_file_text(file, b)) == 0;
+}
+
 /* Of pairs [first, pair_count) keeps the first of equal keys; tells of later ones below own_end
  * (those above came by merge and simply give way). */
 static void drop_duplicates(struct yaml_file *file, uint32_t first, uint32_t own_end) {
@@ -269,10 +278,13 @@ static void drop_duplicates(struct yaml_file *file, uint32_t first, uint32_t own
         uint32_t pair = refs[i].pair;
         if (pair < own_end) {
             file->has_duplicates = true;
-            problem_add(file->problems, PROBLEM_ERROR, "duplicate-key", "", refs[i].text,
-                        yaml_file_mark(file, file->pairs[pair].key), "keep one of them",
-                        "written twice, first in line %u",
-                        yaml_file_mark(file, file->pairs[refs[kept].pair].key).line);
+            struct problem *problem =
+                problem_add(file->problems, PROBLEM_ERROR, "duplicate-key", "", refs[i].text,
+                            yaml_file_mark(file, file->pairs[pair].key), "keep one of them",
+                            "written twice, first in line %u",
+                            yaml_file_mark(file, file->pairs[refs[kept].pair].key).line);
+            if (are_same(file, file->pairs[pair].value, file->pairs[refs[kept].pair].value))
+                problem_set_edit(problem, PROBLEM_EDIT_REMOVE, 0, "-");
         }
         file->pairs[pair].key = 0;
     }

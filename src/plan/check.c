@@ -1,6 +1,9 @@
 /* check - see check.h. */
 #include "plan/check.h"
 
+#include <stdio.h>
+#include <string.h>
+
 #include "plan/check_impl.h"
 
 struct problem_mark check_mark(const struct checker *checker, enum graph_section_id section,
@@ -12,6 +15,26 @@ struct problem_mark check_mark(const struct checker *checker, enum graph_section
 bool check_is_written(const struct checker *checker, enum graph_section_id section,
                       enum option_id id) {
     return options_is_set(checker->graph->sections[section].options, id);
+}
+
+/* As it may stand in YAML behind a ':'. */
+static bool is_plain(const char *value) {
+    for (const char *at = value; *at; at++)
+        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+", *at))
+            return false;
+    return *value && !strchr("-+.", *value);
+}
+
+void check_mend(const struct checker *checker, struct problem *problem,
+                enum graph_section_id section, enum option_id id, const char *value) {
+    struct problem_mark mark = graph_mark(checker->graph, section, id);
+    char text[512];
+    if (strchr(value, '\'') || strlen(value) > 400) return;
+    snprintf(text, sizeof text, is_plain(value) ? "%s" : "'%s'", value);
+    if (mark.line && !mark.is_common) problem_set_edit(problem, PROBLEM_EDIT_VALUE, 0, "%s", text);
+    else
+        problem_set_edit(problem, PROBLEM_EDIT_INSERT, checker->graph->sections[section].mark.line,
+                         "%s: %s", option_get(id)->name, text);
 }
 
 enum err check_graph(const struct graph *graph, const struct check_target *target,

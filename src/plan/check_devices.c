@@ -46,10 +46,14 @@ static void refuse_missing_parallel(struct checker *checker,
                  gib(component->device_bytes), gib(graph_plan_weights(component)),
                  section->gpu_count);
     }
-    problem_add(checker->problems, PROBLEM_ERROR, "tp-missing",
-                graph_section_name(component->section), "tensor-parallel-size", section->mark, fix,
-                "missing, so it is 1, and gpu: %u asks for %u%s", section->gpu_count,
-                section->gpu_count, weights);
+    struct problem *problem =
+        problem_add(checker->problems, PROBLEM_ERROR, "tp-missing",
+                    graph_section_name(component->section), "tensor-parallel-size", section->mark,
+                    fix, "missing, so it is 1, and gpu: %u asks for %u%s", section->gpu_count,
+                    section->gpu_count, weights);
+    char value[16];
+    snprintf(value, sizeof value, "%u", section->gpu_count);
+    check_mend(checker, problem, component->section, OPT_TENSOR_PARALLEL_SIZE, value);
 }
 
 static void check_gpu_count(struct checker *checker, const struct graph_plan_component *component) {
@@ -73,21 +77,25 @@ static void check_gpu_count(struct checker *checker, const struct graph_plan_com
     }
     char fix[80];
     snprintf(fix, sizeof fix, "write gpu: %u", parallel);
+    struct problem *problem;
     if (gpu > parallel)
-        problem_add(checker->problems, PROBLEM_ERROR, "gpu-differs", name,
-                    "ServiceArgs.resources.gpu", section->gpu_mark, fix,
-                    "gpu is what each worker takes: %u but tensor-parallel-size %u, so %u GPU%s "
-                    "would be taken, %u idle",
-                    gpu, parallel, gpu * section->replica_count,
-                    gpu * section->replica_count == 1 ? "" : "s",
-                    (gpu - parallel) * section->replica_count);
+        problem = problem_add(
+            checker->problems, PROBLEM_ERROR, "gpu-differs", name, "ServiceArgs.resources.gpu",
+            section->gpu_mark, fix,
+            "gpu is what each worker takes: %u but tensor-parallel-size %u, so %u GPU%s "
+            "would be taken, %u idle",
+            gpu, parallel, gpu * section->replica_count,
+            gpu * section->replica_count == 1 ? "" : "s",
+            (gpu - parallel) * section->replica_count);
     else
-        problem_add(checker->problems, PROBLEM_ERROR, "gpu-differs", name,
-                    "ServiceArgs.resources.gpu", section->gpu_mark, fix,
-                    "%u GPU%s a worker and tensor-parallel-size %u (line %u): each rank needs its "
-                    "own",
-                    gpu, gpu == 1 ? "" : "s", parallel,
-                    check_mark(checker, component->section, OPT_TENSOR_PARALLEL_SIZE).line);
+        problem = problem_add(
+            checker->problems, PROBLEM_ERROR, "gpu-differs", name, "ServiceArgs.resources.gpu",
+            section->gpu_mark, fix,
+            "%u GPU%s a worker and tensor-parallel-size %u (line %u): each rank needs its "
+            "own",
+            gpu, gpu == 1 ? "" : "s", parallel,
+            check_mark(checker, component->section, OPT_TENSOR_PARALLEL_SIZE).line);
+    problem_set_edit(problem, PROBLEM_EDIT_VALUE, 0, "%u", parallel);
 }
 
 /* --- models --------------------------------------------------------------------------------- */
@@ -135,11 +143,13 @@ static void check_shape(struct checker *checker, const struct graph_plan_compone
         options_count(options, OPT_MAX_MODEL_LEN) > spec->context_tokens) {
         char fix[64];
         snprintf(fix, sizeof fix, "write max-model-len: %u", spec->context_tokens);
-        problem_add(checker->problems, PROBLEM_ERROR, "len-beyond-model", name, "max-model-len",
-                    check_mark(checker, component->section, OPT_MAX_MODEL_LEN), fix,
-                    "%llu is more than the %u tokens that %s was made for",
-                    (unsigned long long) options_count(options, OPT_MAX_MODEL_LEN),
-                    spec->context_tokens, spec->name);
+        struct problem *problem =
+            problem_add(checker->problems, PROBLEM_ERROR, "len-beyond-model", name, "max-model-len",
+                        check_mark(checker, component->section, OPT_MAX_MODEL_LEN), fix,
+                        "%llu is more than the %u tokens that %s was made for",
+                        (unsigned long long) options_count(options, OPT_MAX_MODEL_LEN),
+                        spec->context_tokens, spec->name);
+        problem_set_edit(problem, PROBLEM_EDIT_VALUE, 0, "%u", spec->context_tokens);
     }
 }
 
@@ -160,10 +170,15 @@ static void check_memory(struct checker *checker, const struct graph_plan_compon
         enum option_id key = is_share ? OPT_GPU_MEMORY_UTILIZATION
                              : is_len ? OPT_MAX_MODEL_LEN
                                       : OPT_TENSOR_PARALLEL_SIZE;
-        problem_add(checker->problems, PROBLEM_ERROR, is_kv ? "kv-too-small" : "does-not-fit", name,
-                    option_get(key)->name, check_mark(checker, component->section, key),
-                    component->advice.text[0] ? component->advice.text : NULL, "%s",
-                    component->verdict.text);
+        struct problem *problem =
+            problem_add(checker->problems, PROBLEM_ERROR, is_kv ? "kv-too-small" : "does-not-fit",
+                        name, option_get(key)->name, check_mark(checker, component->section, key),
+                        component->advice.text[0] ? component->advice.text : NULL, "%s",
+                        component->verdict.text);
+        static const char share[] = "set gpu-memory-utilization: ";
+        if (strncmp(component->advice.text, share, strlen(share)) == 0)
+            check_mend(checker, problem, component->section, OPT_GPU_MEMORY_UTILIZATION,
+                       component->advice.text + strlen(share));
         return;
     }
     uint64_t tokens = 0;

@@ -65,11 +65,13 @@ static void compare_models(struct checker *checker) {
         const char *wanted = is_decode_alone ? other : decode;
         char fix[400];
         snprintf(fix, sizeof fix, "write model: %.300s", wanted);
-        problem_add(checker->problems, PROBLEM_ERROR, "model-differs", graph_section_name(wrong),
-                    "model", check_mark(checker, wrong, OPT_MODEL), fix,
-                    "'%.200s' differs from %s: '%.200s' (line %u)",
-                    is_decode_alone ? decode : other, graph_section_name(right), wanted,
-                    check_mark(checker, right, OPT_MODEL).line);
+        struct problem *problem = problem_add(
+            checker->problems, PROBLEM_ERROR, "model-differs", graph_section_name(wrong), "model",
+            check_mark(checker, wrong, OPT_MODEL), fix,
+            "'%.200s' differs from %s: '%.200s' (line %u)", is_decode_alone ? decode : other,
+            graph_section_name(right), wanted, check_mark(checker, right, OPT_MODEL).line);
+        /* Two that differ need a decision; one against two others does not. */
+        if (is_alone(checker, wrong)) check_mend(checker, problem, wrong, OPT_MODEL, wanted);
     }
 }
 
@@ -81,11 +83,12 @@ static void refuse_difference(struct checker *checker, enum graph_section_id id,
     const char *name = option_get(key)->name;
     char fix[120];
     snprintf(fix, sizeof fix, "write %s: %s", name, theirs);
-    problem_add(checker->problems, PROBLEM_ERROR, code, graph_section_name(id), name, mark, fix,
-                "%s differs: %s %s%s (line %u), VllmWorker %s%s (line %u)", name,
-                graph_section_name(id), mine,
-                check_is_written(checker, id, key) ? "" : " (default)", mark.line, theirs,
-                is_written ? "" : " (default)", decode.line);
+    struct problem *problem = problem_add(
+        checker->problems, PROBLEM_ERROR, code, graph_section_name(id), name, mark, fix,
+        "%s differs: %s %s%s (line %u), VllmWorker %s%s (line %u)", name, graph_section_name(id),
+        mine, check_is_written(checker, id, key) ? "" : " (default)", mark.line, theirs,
+        is_written ? "" : " (default)", decode.line);
+    check_mend(checker, problem, id, key, theirs);
 }
 
 static void compare_blocks(struct checker *checker) {
@@ -139,12 +142,14 @@ static void compare_served_names(struct checker *checker) {
         char fix[320];
         snprintf(fix, sizeof fix, "write served-model-name: %.250s, or remove it here",
                  options_list_item(frontend, OPT_SERVED_MODEL_NAME, 0));
-        problem_add(checker->problems, PROBLEM_ERROR, "served-name-differs",
-                    graph_section_name(peers[i]), "served-model-name",
-                    check_mark(checker, peers[i], OPT_SERVED_MODEL_NAME), fix,
-                    "'%.100s' differs from Frontend's '%.100s'",
-                    options_list_item(other, OPT_SERVED_MODEL_NAME, 0),
-                    options_list_item(frontend, OPT_SERVED_MODEL_NAME, 0));
+        struct problem *problem = problem_add(
+            checker->problems, PROBLEM_ERROR, "served-name-differs", graph_section_name(peers[i]),
+            "served-model-name", check_mark(checker, peers[i], OPT_SERVED_MODEL_NAME), fix,
+            "'%.100s' differs from Frontend's '%.100s'",
+            options_list_item(other, OPT_SERVED_MODEL_NAME, 0),
+            options_list_item(frontend, OPT_SERVED_MODEL_NAME, 0));
+        check_mend(checker, problem, peers[i], OPT_SERVED_MODEL_NAME,
+                   options_list_item(frontend, OPT_SERVED_MODEL_NAME, 0));
     }
 }
 
@@ -156,15 +161,20 @@ static void check_remote_prefill(struct checker *checker) {
     struct problem_mark mark = check_mark(checker, GRAPH_VLLM_WORKER, OPT_REMOTE_PREFILL);
     if (graph_is_disagg(checker->graph->kind) && !is_remote) {
         bool is_conditional = options_bool(decode, OPT_CONDITIONAL_DISAGG);
-        problem_add(checker->problems, PROBLEM_ERROR, "remote-prefill-off", "VllmWorker",
-                    "remote-prefill", mark, "write remote-prefill: true",
-                    "the prefill workers would never get work: remote-prefill is the switch%s",
-                    is_conditional ? ", conditional-disagg alone does nothing" : "");
+        struct problem *problem =
+            problem_add(checker->problems, PROBLEM_ERROR, "remote-prefill-off", "VllmWorker",
+                        "remote-prefill", mark, "write remote-prefill: true",
+                        "the prefill workers would never get work: remote-prefill is the switch%s",
+                        is_conditional ? ", conditional-disagg alone does nothing" : "");
+        check_mend(checker, problem, GRAPH_VLLM_WORKER, OPT_REMOTE_PREFILL, "true");
     }
-    if (!graph_is_disagg(checker->graph->kind) && is_remote)
-        problem_add(checker->problems, PROBLEM_ERROR, "remote-prefill-agg", "VllmWorker",
-                    "remote-prefill", mark, "remove remote-prefill, or serve disagg",
-                    "the graph %s has no prefill workers", graph_kind_name(checker->graph->kind));
+    if (!graph_is_disagg(checker->graph->kind) && is_remote) {
+        struct problem *problem = problem_add(
+            checker->problems, PROBLEM_ERROR, "remote-prefill-agg", "VllmWorker", "remote-prefill",
+            mark, "remove remote-prefill, or serve disagg", "the graph %s has no prefill workers",
+            graph_kind_name(checker->graph->kind));
+        if (!mark.is_common) problem_set_edit(problem, PROBLEM_EDIT_REMOVE, 0, "-");
+    }
 }
 
 /* --- the step ------------------------------------------------------------------------------ */
@@ -182,14 +192,17 @@ static void check_step(struct checker *checker, enum graph_section_id id) {
     struct problem_mark mark = check_mark(checker, id, OPT_MAX_NUM_BATCHED_TOKENS);
     const char *name = graph_section_name(id), *key = "max-num-batched-tokens";
     bool is_chunked = options_bool(options, OPT_ENABLE_CHUNKED_PREFILL);
-    char fix[120];
+    char fix[120], value[24];
     snprintf(fix, sizeof fix, "write max-num-batched-tokens: %llu, or enable-chunked-prefill: true",
              (unsigned long long) len);
     if (!is_chunked && step < len) {
-        problem_add(checker->problems, PROBLEM_ERROR, "step-too-small", name, key, mark, fix,
-                    "%llu is smaller than max-model-len %llu and chunked prefill is off: longer "
-                    "prompts could not be computed",
-                    (unsigned long long) step, (unsigned long long) len);
+        struct problem *problem = problem_add(
+            checker->problems, PROBLEM_ERROR, "step-too-small", name, key, mark, fix,
+            "%llu is smaller than max-model-len %llu and chunked prefill is off: longer "
+            "prompts could not be computed",
+            (unsigned long long) step, (unsigned long long) len);
+        snprintf(value, sizeof value, "%llu", (unsigned long long) len);
+        check_mend(checker, problem, id, OPT_MAX_NUM_BATCHED_TOKENS, value);
     } else if (step < len && step < SMALL_STEP_TOKENS &&
                options_is_set(options, OPT_MAX_NUM_BATCHED_TOKENS) &&
                !options_is_set(options, OPT_ENABLE_CHUNKED_PREFILL) && step >= seats) {
@@ -201,10 +214,13 @@ static void check_step(struct checker *checker, enum graph_section_id id) {
     if (step >= seats) return;
     snprintf(fix, sizeof fix, "write max-num-batched-tokens: %llu, or max-num-seqs: %llu",
              (unsigned long long) (seats > 2048 ? seats : 2048), (unsigned long long) step);
-    problem_add(checker->problems, PROBLEM_ERROR, "step-below-seqs", name, key, mark, fix,
-                "%llu is smaller than max-num-seqs %llu%s: a step holds a token of each sequence",
-                (unsigned long long) step, (unsigned long long) seats,
-                check_is_written(checker, id, OPT_MAX_NUM_SEQS) ? "" : " (default)");
+    struct problem *problem = problem_add(
+        checker->problems, PROBLEM_ERROR, "step-below-seqs", name, key, mark, fix,
+        "%llu is smaller than max-num-seqs %llu%s: a step holds a token of each sequence",
+        (unsigned long long) step, (unsigned long long) seats,
+        check_is_written(checker, id, OPT_MAX_NUM_SEQS) ? "" : " (default)");
+    snprintf(value, sizeof value, "%llu", (unsigned long long) (seats > 2048 ? seats : 2048));
+    check_mend(checker, problem, id, OPT_MAX_NUM_BATCHED_TOKENS, value);
 }
 
 static void check_block(struct checker *checker, enum graph_section_id id) {
@@ -235,9 +251,11 @@ static void check_quantization(struct checker *checker, enum graph_section_id id
     last = last ? last + 1 : model;
     if (!last || !plan_model_format_of(last, &bits, &named) || strcmp(said, named) == 0) return;
     if (strcmp(written, "compressed-tensors") == 0) return; /* a container of any format */
-    problem_add(checker->problems, PROBLEM_ERROR, "format-differs", graph_section_name(id),
-                "quantization", mark, "remove quantization: the checkpoint tells its own format",
-                "'%.60s' and the checkpoint's name says %s", written, named);
+    struct problem *problem = problem_add(
+        checker->problems, PROBLEM_ERROR, "format-differs", graph_section_name(id), "quantization",
+        mark, "remove quantization: the checkpoint tells its own format",
+        "'%.60s' and the checkpoint's name says %s", written, named);
+    if (!mark.is_common) problem_set_edit(problem, PROBLEM_EDIT_REMOVE, 0, "-");
 }
 
 void check_peers(struct checker *checker) {

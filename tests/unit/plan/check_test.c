@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "base/alloc.h"
+#include "config/yaml_fix.h"
 #include "plan/check.h"
 
 static char text_of_file[65536];
@@ -114,6 +115,49 @@ static void test_wrong_files(void **state) {
     assert_true(visit("check", check_file) >= 25);
 }
 
+/* Mended as far as it goes, a file has only problems left that need a decision, and each of its
+ * comments. */
+static void mend_file(const char *folder, const char *name) {
+    load(folder, name);
+    char devices[64] = "", comment[256];
+    const char *at = strstr(text_of_file, "# devices: ");
+    if (at) sscanf(at, "# devices: %63s", devices);
+    snprintf(comment, sizeof comment, "%.*s", (int) strcspn(text_of_file, "\n"), text_of_file);
+    struct problem_list problems = {0};
+    assert_int_equal(check_text(name, devices, &problems), ERR_OK);
+    for (int pass = 0; pass < 8; pass++) {
+        struct buf out;
+        buf_init(&out, sizeof text_of_file - 1);
+        uint32_t edits =
+            yaml_fix_apply((const uint8_t *) text_of_file, strlen(text_of_file), &problems, &out);
+        assert_int_equal(out.failed, ERR_OK);
+        memcpy(text_of_file, out.data, out.bytes);
+        text_of_file[out.bytes] = '\0';
+        buf_release(&out);
+        problem_release(&problems);
+        assert_int_equal(check_text(name, devices, &problems), ERR_OK);
+        if (!edits) break;
+    }
+    static const char *const decisions[] = {"bad-value", "tp-heads", "kv-too-small",
+                                            "too-few-devices", "device-twice"};
+    for (uint32_t i = 0; i < problems.count; i++) {
+        const struct problem *problem = &problems.items[i];
+        bool is_decision = problem->severity != PROBLEM_ERROR;
+        for (size_t k = 0; k < ARRAY_COUNT(decisions); k++)
+            is_decision |= strcmp(problem->code, decisions[k]) == 0;
+        if (is_decision && problem->edit == PROBLEM_EDIT_NONE) continue;
+        dump(name, &problems);
+        fail();
+    }
+    assert_non_null(strstr(text_of_file, comment));
+    problem_release(&problems);
+}
+
+static void test_mended_files(void **state) {
+    (void) state;
+    assert_true(visit("check", mend_file) >= 25);
+}
+
 /* No error, whatever the cards: four nodes of H100 hold every shipped layout. */
 static void check_legal(const char *folder, const char *name) {
     load(folder, name);
@@ -157,6 +201,7 @@ static void test_no_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_wrong_files),
+        cmocka_unit_test(test_mended_files),
         cmocka_unit_test(test_legal_files),
         cmocka_unit_test(test_no_memory),
     };
