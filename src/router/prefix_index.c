@@ -509,9 +509,10 @@ struct walk {
 };
 
 static void add_hits(struct walk *walk, uint32_t word, uint64_t members, uint32_t block_count) {
+    struct prefix_hit *hit = walk->hits + walk->hit_count;
+    walk->hit_count += (uint32_t) __builtin_popcountll(members);
     for (; members; members &= members - 1)
-        walk->hits[walk->hit_count++] =
-            (struct prefix_hit){word * 64 + (uint32_t) __builtin_ctzll(members), block_count};
+        *hit++ = (struct prefix_hit){word * 64 + (uint32_t) __builtin_ctzll(members), block_count};
 }
 
 /* Position 0: who is there at all. */
@@ -556,21 +557,49 @@ static void enter(struct walk *walk, uint32_t position, uint32_t value) {
     }
 }
 
+/* The positions between two probes, with their lines and then their sets asked for. */
+struct window {
+    uint32_t first, end;
+    struct aim aims[STRIDE];
+    uint32_t values[STRIDE];
+};
+
 static void ask(const struct prefix_index *index, uint64_t hash) {
     struct aim aim = aim_at(index, hash);
     prefetch(&aim);
 }
 
-static uint32_t value_of(const struct prefix_index *index, uint64_t hash) {
-    struct aim aim = aim_at(index, hash);
-    return value_at(&aim);
+static void ask_window(const struct walk *walk, struct window *window, uint32_t first,
+                       uint32_t end) {
+    window->first = first;
+    window->end = end;
+    for (uint32_t i = 0; i < end - first; i++) {
+        window->aims[i] = aim_at(walk->index, walk->hashes[first + i]);
+        prefetch(&window->aims[i]);
+    }
 }
 
-/* Positions first..end - 1, of which the last one's holders are known. */
-static void enter_range(struct walk *walk, uint32_t first, uint32_t end, uint32_t last_value) {
-    for (uint32_t at = first; at + 1 < end; at++) ask(walk->index, walk->hashes[at]);
-    for (uint32_t at = first; at < end && walk->first < walk->end; at++) {
-        uint32_t value = at + 1 == end ? last_value : value_of(walk->index, walk->hashes[at]);
+/* Whose holders differ from those of the position before it. */
+static uint32_t value_before(const struct window *window, uint32_t i, uint32_t before) {
+    return i ? window->values[i - 1] : before;
+}
+
+static void look(const struct walk *walk, struct window *window, uint32_t before) {
+    const struct prefix_set *sets = walk->index->sets;
+    uint32_t count = window->end - window->first;
+    for (uint32_t i = 0; i < count; i++) {
+        window->values[i] = value_at(&window->aims[i]);
+        if (window->values[i] != value_before(window, i, before))
+            prefix_set_fetch(sets, window->values[i]);
+    }
+    for (uint32_t i = 0; i < count; i++)
+        if (window->values[i] != value_before(window, i, before))
+            prefix_set_fetch_bits(sets, window->values[i]);
+}
+
+static void enter_window(struct walk *walk, const struct window *window) {
+    for (uint32_t at = window->first; at < window->end && walk->first < walk->end; at++) {
+        uint32_t value = window->values[at - window->first];
         if (value != walk->value) enter(walk, at, value);
     }
 }
@@ -582,21 +611,24 @@ uint32_t prefix_index_match(const struct prefix_index *index, const uint64_t *ha
     if (!count || !index->live_count) return 0;
     struct walk walk = {
         .index = index, .hashes = hashes, .is_full = floor != NULL, .quiet = above, .hits = hits};
-    uint32_t strides = count / STRIDE;
-    ask(index, hashes[0]);
-    for (uint32_t i = 1; i <= strides && i <= AHEAD; i++) ask(index, hashes[i * STRIDE - 1]);
+    struct window window;
+    uint32_t words = WORDS(index->holder_top);
+    ask_window(&walk, &window, 0, count < STRIDE ? count : STRIDE);
+    for (uint32_t i = 2; i <= count / STRIDE && i <= AHEAD; i++) ask(index, hashes[i * STRIDE - 1]);
     ask(index, hashes[count - 1]);
-    if (count <= STRIDE) /* short enough to ask for all of it at once */
-        for (uint32_t i = 1; i + 1 < count; i++) ask(index, hashes[i]);
-    begin(&walk, WORDS(index->holder_top), value_of(index, hashes[0]));
+    look(&walk, &window, 0);
+    begin(&walk, words, window.values[0]);
     bool was_full = walk.is_full;
-    for (uint32_t first = 1, end; first < count && walk.first < walk.end; first = end) {
-        end = first == 1 ? STRIDE : first + STRIDE;
-        if (end > count) end = count;
+    enter_window(&walk, &window);
+    for (uint32_t first = STRIDE, end; first < count && walk.first < walk.end; first = end) {
+        end = first + STRIDE < count ? first + STRIDE : count;
         uint32_t ahead = end + AHEAD * STRIDE - 1;
         if (ahead < count) ask(index, hashes[ahead]);
-        uint32_t value = value_of(index, hashes[end - 1]);
-        if (value != walk.value) enter_range(&walk, first, end, value);
+        struct aim last = aim_at(index, hashes[end - 1]);
+        if (value_at(&last) == walk.value) continue;
+        ask_window(&walk, &window, first, end);
+        look(&walk, &window, walk.value);
+        enter_window(&walk, &window);
     }
     if (was_full) *floor = walk.is_full ? count : walk.floor;
     if (!walk.is_full && count > walk.quiet)

@@ -101,6 +101,16 @@ uint32_t prefix_set_count(const struct prefix_set *sets, uint32_t value) {
     return is_interned(value) ? set_of(sets, value)->count : value != 0;
 }
 
+void prefix_set_fetch(const struct prefix_set *sets, uint32_t value) {
+    if (is_interned(value)) __builtin_prefetch(set_of(sets, value));
+}
+
+void prefix_set_fetch_bits(const struct prefix_set *sets, uint32_t value) {
+    if (!is_interned(value)) return;
+    const struct set *set = set_of(sets, value);
+    for (uint32_t w = 0; w < set->words; w += 8) __builtin_prefetch(&set->members.bits[w]);
+}
+
 static void set_bit(uint64_t *bits, uint32_t first, uint32_t end, uint32_t holder) {
     if (holder / 64 >= first && holder / 64 < end) bits[holder / 64] |= 1ull << (holder % 64);
 }

@@ -38,6 +38,9 @@ uint32_t prefix_set_count(const struct prefix_set *sets, uint32_t value);
 /* Writes words first..end - 1 of bits; members elsewhere are left out. */
 void prefix_set_bits(const struct prefix_set *sets, uint32_t value, uint64_t *bits, uint32_t first,
                      uint32_t end);
+/* Asks for what prefix_set_bits will read: first the one of every set to come, then the other. */
+void prefix_set_fetch(const struct prefix_set *sets, uint32_t value);
+void prefix_set_fetch_bits(const struct prefix_set *sets, uint32_t value);
 /* Whether any member is in bits, which have room for every holder. */
 bool prefix_set_meets(const struct prefix_set *sets, uint32_t value, const uint64_t *bits);
 /* A number that the caller keeps with an interned set (0 at first): which pass found it clean. */
