@@ -171,13 +171,16 @@ static bool serve_closing(struct xfer_ucx *ucx) {
 /* --- control messages ------------------------------------------------------------------------- */
 
 static void on_control_sent(void *request, ucs_status_t status, void *user_data) {
-    alloc_free(user_data); /* an error shows on the endpoint too */
+    struct xfer_ucx_control *control = user_data;
+    control->lane->ucx->ucp->request_free(request);
+    alloc_free(control); /* an error shows on the endpoint too */
 }
 
 static void send_control(struct xfer_ucx_peer *peer, enum xfer_hello_kind kind, uint64_t echo) {
     struct xfer_ucx *ucx = peer->ucx;
     struct xfer_ucx_control *control = alloc_zero(1, sizeof *control);
     if (!control) return; /* the meeting times out */
+    control->lane = peer->lane;
     control->hello.kind = (uint8_t) kind;
     control->hello.lane = (uint8_t) peer->lane->kind;
     control->hello.dial = peer->dial;
@@ -194,7 +197,6 @@ static void send_control(struct xfer_ucx_peer *peer, enum xfer_hello_kind kind, 
     void *request = ucx->ucp->am_send_nbx(peer->ep, CONTROL_ID, control->header, header_bytes,
                                           ucx->pattern, XFER_UCX_PATTERN_BYTES, &param);
     if (!UCS_PTR_IS_PTR(request)) alloc_free(control);
-    else ucx->ucp->request_free(request); /* lives on until its callback */
     if (UCS_PTR_IS_ERR(request)) peer->failure = peer_gone;
 }
 
