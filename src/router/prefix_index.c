@@ -185,6 +185,11 @@ static inline void prefetch(const struct aim *aim) {
     __builtin_prefetch(&aim->shard->lines[aim->home]); /* without lines: of address 0 */
 }
 
+static void ask(const struct prefix_index *index, uint64_t hash) {
+    struct aim aim = aim_at(index, hash);
+    prefetch(&aim);
+}
+
 struct place {
     struct line *line;
     uint32_t slot;
@@ -483,6 +488,8 @@ enum err prefix_index_apply(struct prefix_index *index, uint32_t holder,
     check_holder(index, holder);
     for (uint32_t at = 0, end; at < count; at = end) {
         for (end = at + 1; end < count && events[end].kind == events[at].kind;) end++;
+        /* a step's events are few of each kind: the next kind's lines come meanwhile */
+        for (uint32_t i = end; i < count && i < end + AHEAD; i++) ask(index, events[i].hash);
         struct batch batch = {.hashes = &events[at].hash,
                               .stride = sizeof *events / sizeof(uint64_t),
                               .count = end - at};
@@ -563,11 +570,6 @@ struct window {
     struct aim aims[STRIDE];
     uint32_t values[STRIDE];
 };
-
-static void ask(const struct prefix_index *index, uint64_t hash) {
-    struct aim aim = aim_at(index, hash);
-    prefetch(&aim);
-}
 
 static void ask_window(const struct walk *walk, struct window *window, uint32_t first,
                        uint32_t end) {
