@@ -11,6 +11,7 @@
 struct cmd_frontend_setup {
     const struct options *options;
     const struct options *local_worker; /* of the worker in this process; NULL: none */
+    uint64_t local_device_bytes;        /* of its ranks' devices; 0: the machine's own memory */
     struct bus *bus;                    /* borrowed */
     uint64_t instance;
     int report_fd;      /* -1: nobody supervises us */

@@ -38,7 +38,18 @@ void cmd_graph_release_line(struct cmd_graph_line *line) {
     *line = (struct cmd_graph_line){0};
 }
 
-int cmd_graph_read(const struct cmd_graph_line *line, enum graph_kind kind, struct graph *out) {
+static void print_problems(struct problem_list *problems, const char *name) {
+    if (!problems->count) return;
+    struct buf shown;
+    buf_init(&shown, 0);
+    problem_sort(problems);
+    problem_print(problems, name, false, &shown);
+    if (shown.data) fwrite(shown.data, 1, shown.bytes, stderr);
+    buf_release(&shown);
+}
+
+int cmd_graph_read(const struct cmd_graph_line *line, enum graph_kind kind,
+                   const struct check_target *target, struct graph *out) {
     const char *path = options_text(line->flags, OPT_FILE);
     struct buf file;
     buf_init(&file, 0);
@@ -48,7 +59,7 @@ int cmd_graph_read(const struct cmd_graph_line *line, enum graph_kind kind, stru
         buf_release(&file);
         return cmd_fail(e, &text);
     }
-    const char *name = !path ? "" : strcmp(path, "-") == 0 ? "stdin" : path;
+    const char *name = !path ? "command line" : strcmp(path, "-") == 0 ? "stdin" : path;
     struct graph_source source = {.name = name,
                                   .yaml = file.data,
                                   .bytes = file.bytes,
@@ -57,18 +68,17 @@ int cmd_graph_read(const struct cmd_graph_line *line, enum graph_kind kind, stru
                                   .flags = line->flags};
     struct problem_list problems = {0};
     e = graph_read(kind, &source, &problems, out);
-    struct buf shown;
-    buf_init(&shown, 0);
-    problem_sort(&problems);
-    if (problems.count) problem_print(&problems, name, false, &shown);
-    if (shown.data) fwrite(shown.data, 1, shown.bytes, stderr);
-    buf_release(&shown);
-    buf_release(&file);
-    bool is_told = problem_count(&problems, PROBLEM_ERROR) > 0;
+    bool is_read = !e;
+    if (is_read && target) e = check_graph(out, target, &problems);
+    print_problems(&problems, name);
+    uint32_t errors = problem_count(&problems, PROBLEM_ERROR);
+    bool is_forced = is_read && options_bool(line->flags, OPT_FORCE);
     problem_release(&problems);
-    if (!e) return CMD_DONE;
-    if (e != ERR_MEMORY) graph_release(out);
-    return is_told ? CMD_USAGE : cmd_fail(e, NULL);
+    buf_release(&file);
+    if (!e && (!errors || is_forced)) return CMD_DONE;
+    if (is_read || e != ERR_MEMORY) graph_release(out);
+    if (errors) return is_read ? CMD_FAILED : CMD_USAGE;
+    return cmd_fail(e, NULL);
 }
 
 void cmd_graph_print(const struct graph *graph) {

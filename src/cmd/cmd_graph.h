@@ -4,6 +4,7 @@
 
 #include "config/graph.h"
 #include "config/option.h"
+#include "plan/check.h"
 
 #define CMD_OVERRIDES_MAX 256
 
@@ -19,9 +20,11 @@ struct cmd_graph_line {
 /* CMD_DONE, or the status to exit with (the reason is printed).  Sets up the log. */
 int cmd_graph_read_line(unsigned command, int argc, char **argv, struct cmd_graph_line *out);
 void cmd_graph_release_line(struct cmd_graph_line *line);
-/* Reads -f FILE (or none) as a graph of that kind, with the line's flags and overrides.  Prints the
- * problems.  CMD_DONE or the status. */
-int cmd_graph_read(const struct cmd_graph_line *line, enum graph_kind kind, struct graph *out);
+/* Reads -f FILE (or none) as a graph of that kind, with the line's flags and overrides; with a
+ * target it is checked too (plan/check.h).  Prints the problems.  CMD_DONE or the status; with
+ * --force errors of the check are told and passed over. */
+int cmd_graph_read(const struct cmd_graph_line *line, enum graph_kind kind,
+                   const struct check_target *target, struct graph *out);
 /* --print-config: each section in use, its replicas, its options with their sources. */
 void cmd_graph_print(const struct graph *graph);
 

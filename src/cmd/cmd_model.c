@@ -45,6 +45,10 @@ static enum err open_elsewhere(const char *name, struct model_open_options *open
     return e;
 }
 
+static bool is_sim(const struct options *options) {
+    return strcasecmp(options_text(options, OPT_ENGINE), "sim") == 0;
+}
+
 enum err cmd_model_open(const struct options *options, const char *name, struct err_text *text,
                         struct model **out) {
     if (!name) name = options_text(options, OPT_MODEL);
@@ -59,14 +63,20 @@ enum err cmd_model_open(const struct options *options, const char *name, struct 
         return err_set(text, ERR_USAGE, "--shape %s: the model is %s; say --shape '%s=NAME'",
                        options_list_item(options, OPT_SHAPE, 0), name, name);
     if (options_command(options) == OPTION_PLAN) return open_elsewhere(name, &open, text, out);
-    return model_open(name, &open, text, out);
+    enum err e = model_open(name, &open, text, out);
+    if (e != ERR_NOT_FOUND || open.is_dummy || !is_sim(options)) return e;
+    /* It computes nothing: the shape of a known name is enough to try a layout. */
+    struct err_text why;
+    open.is_dummy = true;
+    if (model_open(name, &open, &why, out)) return e;
+    log_info("%s is not here: simulated by its shape", name);
+    return ERR_OK;
 }
 
 static enum err read_engine_options(const struct options *options, const struct model_spec *spec,
                                     struct err_text *text, struct worker_boot_options *out) {
     struct backend_options *backend = &out->backend;
-    bool is_sim = strcasecmp(options_text(options, OPT_ENGINE), "sim") == 0;
-    out->ops = is_sim ? &sim_backend_ops : &cpu_backend_ops;
+    out->ops = is_sim(options) ? &sim_backend_ops : &cpu_backend_ops;
     uint64_t block_size = options_count(options, OPT_BLOCK_SIZE);
     if (block_size < 8 || block_size > 128 || (block_size & (block_size - 1)))
         return err_set(text, ERR_USAGE, "--block-size: %llu is none of 8, 16, 32, 64, 128",

@@ -107,7 +107,7 @@ static int read_command_line(unsigned command, enum graph_section_id section, in
         (line.positional_count == 1 && !graph_kind_of(line.positional[0], &kind)))
         e = err_set(&text, ERR_USAGE, "'%s' is no graph",
                     line.positional[line.positional_count - 1]);
-    status = e ? cmd_fail(e, &text) : cmd_graph_read(&line, kind, &graph);
+    status = e ? cmd_fail(e, &text) : cmd_graph_read(&line, kind, NULL, &graph);
     if (!status) {
         out->options = graph.sections[section].options;
         graph.sections[section].options = NULL; /* ours now */

@@ -19,8 +19,11 @@
 #include "cmd/cmd_frontend.h"
 #include "cmd/cmd_graph.h"
 #include "cmd/cmd_process.h"
+#include "cmd/cmd_target.h"
 #include "device/device_cpu.h"
 #include "fleet/supervisor.h"
+#include "plan/check.h"
+#include "plan/graph_plan.h"
 
 extern char **environ;
 
@@ -38,12 +41,20 @@ static bool is_one_process(const struct graph *graph, const struct options *flag
            !options_text(flags, OPT_BUS_LISTEN);
 }
 
-static int serve_in_one_process(const struct graph *graph) {
+/* Each of the component's devices has at least so many; 0: no devices were given. */
+static uint64_t device_bytes_of(const struct graph_plan *plan, enum graph_section_id section) {
+    for (uint32_t i = 0; plan->has_place && i < plan->component_count; i++)
+        if (plan->components[i].section == section) return plan->components[i].device_bytes;
+    return 0;
+}
+
+static int serve_in_one_process(const struct graph *graph, uint64_t device_bytes) {
     struct bus *bus = NULL;
     enum err e = bus_local_create(RING_MESSAGES, RING_BYTES, &bus);
     if (e) return cmd_fail(e, NULL);
     struct cmd_frontend_setup setup = {.options = graph->sections[GRAPH_FRONTEND].options,
                                        .local_worker = graph->sections[GRAPH_VLLM_WORKER].options,
+                                       .local_device_bytes = device_bytes,
                                        .bus = bus,
                                        .instance = cmd_process_draw_instance(),
                                        .report_fd = -1,
@@ -58,6 +69,8 @@ static int serve_in_one_process(const struct graph *graph) {
 struct fleet {
     const struct graph *graph;
     const struct options *flags;
+    const struct cmd_target *target;
+    const struct graph_plan *plan; /* made only for --devices */
     uv_loop_t loop;
     uv_signal_t on_term, on_int, on_hup;
     struct terminal *terminal;
@@ -72,6 +85,28 @@ struct fleet {
     char join[1400]; /* the line other nodes type; "" none */
     int status;
 };
+
+/* "VllmWorker.0: cpu 4, 5, 6, 7 with 1.00 GiB each" */
+static void log_devices(const struct fleet *fleet, const char *name, enum graph_section_id section,
+                        uint32_t replica) {
+    const struct graph_plan *plan = fleet->plan;
+    struct buf line;
+    buf_init(&line, 0);
+    for (uint32_t g = 0; g < plan->place.group_count; g++) {
+        const struct place_group *group = &plan->place.groups[g];
+        if (plan->components[group->request].section != section || group->replica != replica)
+            continue;
+        for (uint32_t i = 0; i < group->count; i++) {
+            uint32_t device = plan->place.devices[group->first + i];
+            if (!i) buf_add_format(&line, "%s", fleet->target->devices.items[device].name);
+            buf_add_format(&line, "%s %u", i ? "," : "", device);
+        }
+    }
+    const char *text = buf_string(&line);
+    log_info("%s: devices %s with %.2f GiB each", name, text ? text : "",
+             (double) device_bytes_of(plan, section) / (1u << 30));
+    buf_release(&line);
+}
 
 static void add_components(struct fleet *fleet, enum graph_section_id id, enum unit_role role,
                            const struct handover *share) {
@@ -93,7 +128,9 @@ static void add_components(struct fleet *fleet, enum graph_section_id id, enum u
                                                    .environment = (const char *const *) environment,
                                                    .environment_count = section->env_count};
         component->handover.tells_workers = role == UNIT_FRONTEND && i == 0;
+        component->handover.device_bytes = device_bytes_of(fleet->plan, id);
         snprintf(component->name, sizeof component->name, "%s.%u", graph_section_name(id), i);
+        if (component->handover.device_bytes) log_devices(fleet, component->name, id, i);
     }
 }
 
@@ -309,8 +346,10 @@ static void listen_for_signals(struct fleet *fleet) {
     }
 }
 
-static int serve_as_fleet(const struct graph *graph, const struct options *flags) {
-    struct fleet fleet = {.graph = graph, .flags = flags, .status = CMD_FAILED};
+static int serve_as_fleet(const struct graph *graph, const struct options *flags,
+                          const struct cmd_target *target, const struct graph_plan *plan) {
+    struct fleet fleet = {
+        .graph = graph, .flags = flags, .target = target, .plan = plan, .status = CMD_FAILED};
     struct err_text text = {0};
     enum err e = find_bus(&fleet, &text);
     if (e)
@@ -359,6 +398,36 @@ static enum err find_kind(const struct cmd_graph_line *line, struct err_text *te
     return ERR_OK;
 }
 
+/* What stands in a file, or is meant for devices, is checked before anything starts. */
+static int read_graph(const struct cmd_graph_line *line, enum graph_kind kind,
+                      const struct cmd_target *target, struct graph *graph) {
+    bool is_sim = strcasecmp(options_text(line->flags, OPT_ENGINE), "sim") == 0;
+    struct check_target check = {.plan = &target->plan,
+                                 .is_elsewhere = target->is_elsewhere,
+                                 .is_serve = !is_sim || !target->is_elsewhere};
+    bool is_checked = options_text(line->flags, OPT_FILE) || options_text(line->flags, OPT_DEVICES);
+    return cmd_graph_read(line, kind, is_checked ? &check : NULL, graph);
+}
+
+static int serve(const struct cmd_graph_line *line, const struct graph *graph,
+                 const struct cmd_target *target) {
+    struct graph_plan plan = {0};
+    struct err_text text = {0};
+    bool has_devices = options_text(line->flags, OPT_DEVICES) != NULL;
+    enum err e = has_devices ? graph_plan_make(graph, &target->plan, &text, &plan) : ERR_OK;
+    if (!e && has_devices && !plan.has_place) {
+        e = ERR_NO_ROOM;
+        text = plan.place_text;
+    }
+    int status;
+    if (e) status = cmd_fail(e, &text);
+    else if (is_one_process(graph, line->flags))
+        status = serve_in_one_process(graph, device_bytes_of(&plan, GRAPH_VLLM_WORKER));
+    else status = serve_as_fleet(graph, line->flags, target, &plan);
+    graph_plan_release(&plan);
+    return status;
+}
+
 int cmd_serve(int argc, char **argv) {
     struct cmd_graph_line line;
     int status = cmd_graph_read_line(OPTION_SERVE, argc, argv, &line);
@@ -366,19 +435,21 @@ int cmd_serve(int argc, char **argv) {
     struct err_text text = {0};
     enum graph_kind kind;
     struct graph graph;
+    struct cmd_target target = {0};
     enum err e = find_kind(&line, &text, &kind);
     if (options_bool(line.flags, OPT_PRINT_CONFIG) && !options_text(line.flags, OPT_FILE)) {
         cmd_print_config(line.flags);
         cmd_graph_release_line(&line);
         return CMD_DONE;
     }
-    status = e ? cmd_fail(e, &text) : cmd_graph_read(&line, kind, &graph);
+    if (!e) e = cmd_target_find(line.flags, &text, &target);
+    status = e ? cmd_fail(e, &text) : read_graph(&line, kind, &target, &graph);
     if (!status) {
         if (options_bool(line.flags, OPT_PRINT_CONFIG)) cmd_graph_print(&graph);
-        else if (is_one_process(&graph, line.flags)) status = serve_in_one_process(&graph);
-        else status = serve_as_fleet(&graph, line.flags);
+        else status = serve(&line, &graph, &target);
         graph_release(&graph);
     }
+    cmd_target_release(&target);
     cmd_graph_release_line(&line);
     return status;
 }

@@ -19,6 +19,10 @@
 #include "cmd/cmd_model.h"
 #include "cmd/cmd_process.h"
 #include "cmd/cmd_system_port.h"
+#include "device/device_list.h"
+#include "plan/graph_plan.h"
+
+#define SIM_KV_BYTES_MAX (16u << 20) /* on a device: some 43,000 blocks */
 
 enum phase { OPENING, LOADING, SERVING, DRAINING, CLOSING };
 
@@ -86,6 +90,44 @@ static enum err read_handoff(const struct cmd_worker_setup *setup, struct err_te
     return read_ports(options_text(o, OPT_TRANSFER_PORTS), text, out);
 }
 
+/* The smallest of the devices that --devices gives this worker's ranks. */
+static enum err read_devices(const struct options *options, uint32_t rank_count,
+                             struct err_text *text, uint64_t *bytes) {
+    const char *written = options_text(options, OPT_DEVICES);
+    if (!written) return ERR_OK;
+    struct device_list devices;
+    enum err e = device_list_parse(written, NULL, text, &devices);
+    if (e) return e;
+    if (devices.count < rank_count)
+        e = err_set(text, ERR_USAGE, "--devices: %u of them, and tensor-parallel-size is %u",
+                    devices.count, rank_count);
+    for (uint32_t i = 0; !e && i < rank_count; i++)
+        if (!i || devices.items[i].total_bytes < *bytes) *bytes = devices.items[i].total_bytes;
+    device_list_release(&devices);
+    return e;
+}
+
+/* The room a rank has: its device's, or a share of the machine's. */
+static enum err set_budget(const struct cmd_worker_setup *setup, uint32_t rank_count,
+                           struct err_text *text, struct plan_budget *budget) {
+    bool is_sim = strcasecmp(options_text(setup->options, OPT_ENGINE), "sim") == 0;
+    uint64_t device_bytes = setup->device_bytes;
+    enum err e =
+        device_bytes ? ERR_OK : read_devices(setup->options, rank_count, text, &device_bytes);
+    if (e) return e;
+    if (device_bytes) {
+        budget->total_bytes = device_bytes;
+        budget->available_bytes = 0;
+        if (!(budget->utilization > 0)) budget->utilization = GRAPH_PLAN_UTILIZATION;
+        /* A simulated block is a few bytes: a card full of them would drown the host's own books. */
+        if (is_sim && !budget->kv_bytes) budget->kv_bytes = SIM_KV_BYTES_MAX;
+    } else if (setup->memory_sharers > 1) {
+        budget->total_bytes /= setup->memory_sharers;
+        budget->available_bytes /= setup->memory_sharers;
+    }
+    return ERR_OK;
+}
+
 enum err cmd_worker_create(const struct cmd_worker_setup *setup, const struct model *model,
                            uint64_t tokenizer_digest, struct bus *bus, struct err_text *text,
                            struct worker **out) {
@@ -100,10 +142,8 @@ enum err cmd_worker_create(const struct cmd_worker_setup *setup, const struct mo
     if (setup->thread_count && !options_is_set(options, OPT_THREADS))
         boot.backend.thread_count = setup->thread_count;
     boot.backend.may_spin = boot.backend.may_spin && setup->may_spin;
-    if (setup->memory_sharers > 1) {
-        boot.budget.total_bytes /= setup->memory_sharers;
-        boot.budget.available_bytes /= setup->memory_sharers;
-    }
+    e = set_budget(setup, boot.backend.rank_count, text, &boot.budget);
+    if (e) return e;
     if (setup->is_prefill) { /* what is computed is sent while the next chunk is */
         boot.engine.is_chunked_prefill = true;
         boot.engine.prefill_chunk_max = (uint32_t) options_count(options, OPT_HANDOFF_CHUNK_TOKENS);
@@ -255,6 +295,7 @@ static void on_model_open(uv_work_t *work, int uv_status) {
                                            .thread_count = handover->thread_count,
                                            .may_spin = handover->may_spin,
                                            .memory_sharers = handover->memory_sharers,
+                                           .device_bytes = handover->device_bytes,
                                            .http_port = process->http_port,
                                            .is_prefill = process->is_prefill};
     struct err_text text = {0};

@@ -19,6 +19,7 @@ struct cmd_worker_setup {
     uint32_t thread_count;   /* its share of the cores; 0: all of them */
     bool may_spin;           /* no other worker computes on these cores */
     uint32_t memory_sharers; /* workers on this machine's memory; 0, 1: alone */
+    uint64_t device_bytes;   /* of each rank's device; 0: as --devices says, or the machine's own */
     uint32_t http_port;      /* of its own /metrics; 0: none */
     bool is_prefill;
 };

@@ -199,13 +199,9 @@ static void join_frontend(struct graph_reader *reader) {
         fill_frontend(reader, GRAPH_PROCESSOR, id);
         fill_frontend(reader, GRAPH_ROUTER, id);
     }
-    static const enum option_id of_worker[] = {OPT_MODEL,
-                                               OPT_ROUTER,
-                                               OPT_MAX_MODEL_LEN,
-                                               OPT_BLOCK_SIZE,
-                                               OPT_SERVED_MODEL_NAME,
-                                               OPT_LOAD_FORMAT,
-                                               OPT_GENERATION_CONFIG};
+    static const enum option_id of_worker[] = {
+        OPT_MODEL,       OPT_ROUTER,     OPT_MAX_MODEL_LEN, OPT_BLOCK_SIZE, OPT_SERVED_MODEL_NAME,
+        OPT_LOAD_FORMAT, OPT_DUMMY_TYPE, OPT_DUMMY_SEED,    OPT_ENGINE,     OPT_GENERATION_CONFIG};
     for (size_t i = 0; i < ARRAY_COUNT(of_worker); i++)
         fill_frontend(reader, GRAPH_VLLM_WORKER, of_worker[i]);
 }

@@ -18,12 +18,13 @@ OPTION(MODEL, "model", OPTION_TEXT, ALL_COMMANDS, "model", "", NULL, 0, 0, NULL,
 OPTION(SERVED_MODEL_NAME, "served-model-name", OPTION_LIST,
        GRAPH_COMMANDS | OPTION_FRONTEND | OPTION_WORKER, "model", "", NULL, 0, 0, NULL,
        "name in the API; repeatable (default: org/name or the file's stem)")
-OPTION(LOAD_FORMAT, "load-format", OPTION_WORD, ENGINE_COMMANDS, "model", "", "auto", 0, 0,
-       "auto|dummy", "dummy: random weights of the model's shape")
-OPTION(DUMMY_SEED, "dummy-seed", OPTION_COUNT, ENGINE_COMMANDS, "model", "", "0", 0, 1e18, NULL,
-       "seed of dummy weights")
-OPTION(DUMMY_TYPE, "dummy-type", OPTION_WORD, ENGINE_COMMANDS, "model", "", "bf16", 0, 0,
-       "f32|f16|bf16|q8_0|q4_0|q4_1|q5_0|q5_1|q4_k|q5_k|q6_k", "storage of dummy matrices")
+OPTION(LOAD_FORMAT, "load-format", OPTION_WORD, ENGINE_COMMANDS | OPTION_FRONTEND, "model", "",
+       "auto", 0, 0, "auto|dummy", "dummy: random weights of the model's shape")
+OPTION(DUMMY_SEED, "dummy-seed", OPTION_COUNT, ENGINE_COMMANDS | OPTION_FRONTEND, "model", "", "0",
+       0, 1e18, NULL, "seed of dummy weights")
+OPTION(DUMMY_TYPE, "dummy-type", OPTION_WORD, ENGINE_COMMANDS | OPTION_FRONTEND, "model", "",
+       "bf16", 0, 0, "f32|f16|bf16|q8_0|q4_0|q4_1|q5_0|q5_1|q4_k|q5_k|q6_k",
+       "storage of dummy matrices")
 OPTION(GENERATION_CONFIG, "generation-config", OPTION_WORD,
        OPTION_RUN | OPTION_CHAT | PROCESS_COMMANDS, "model", "", "auto", 0, 0, "auto|none",
        "take sampling defaults from generation_config.json")
@@ -88,8 +89,8 @@ OPTION(ROUTER_PREDICTED_TTL, "router-predicted-ttl-secs", OPTION_DURATION, SERVE
 OPTION(ROUTER_MAX_TREE_SIZE, "router-max-tree-size", OPTION_COUNT, SERVER_COMMANDS, "routing",
        "blocks", "1048576", 0, 4e9, NULL, "kv: guesses kept; the oldest go first")
 
-OPTION(ENGINE, "engine", OPTION_WORD, ENGINE_COMMANDS, "engine", "", "cpu", 0, 0, "cpu|sim",
-       "what computes; sim computes nothing and needs no weights")
+OPTION(ENGINE, "engine", OPTION_WORD, ENGINE_COMMANDS | OPTION_FRONTEND, "engine", "", "cpu", 0, 0,
+       "cpu|sim", "what computes; sim computes nothing and needs no weights")
 OPTION(TENSOR_PARALLEL_SIZE, "tensor-parallel-size", OPTION_COUNT, ENGINE_COMMANDS, "engine", "",
        "1", 1, 64, NULL, "ranks of a worker")
 OPTION(MAX_MODEL_LEN, "max-model-len", OPTION_COUNT, ENGINE_COMMANDS | OPTION_FRONTEND, "engine",

@@ -45,6 +45,7 @@ static void encode(const struct handover *handover, const struct options *option
     add_number(out, "thread_count", handover->thread_count);
     add_number(out, "may_spin", handover->may_spin);
     add_number(out, "memory_sharers", handover->memory_sharers);
+    add_number(out, "device_bytes", handover->device_bytes);
     add_number(out, "tells_workers", handover->tells_workers);
     for (int id = 0; id < OPT_COUNT; id++) {
         char key[128];
@@ -112,6 +113,7 @@ static enum err read_pair(const char *key, const char *value, struct handover *h
     else if (strcmp(key, "thread_count") == 0) handover->thread_count = (uint32_t) number;
     else if (strcmp(key, "may_spin") == 0) handover->may_spin = number != 0;
     else if (strcmp(key, "memory_sharers") == 0) handover->memory_sharers = (uint32_t) number;
+    else if (strcmp(key, "device_bytes") == 0) handover->device_bytes = number;
     else if (strcmp(key, "tells_workers") == 0) handover->tells_workers = number != 0;
     else return err_set(text, ERR_FORMAT, "handover: a strange key");
     return ERR_OK;

@@ -28,6 +28,7 @@ struct handover {
     uint32_t thread_count;   /* its share of the node's cores; 0: all */
     bool may_spin;           /* every compute thread of the node has a core of its own */
     uint32_t memory_sharers; /* workers that share this machine's memory; 0, 1: none */
+    uint64_t device_bytes;   /* of each of its ranks' devices; 0: the machine's own memory */
     bool tells_workers;      /* a frontend: exports the gauges of the workers too */
 };
 

@@ -400,6 +400,20 @@ class Trouble(unittest.TestCase):
                             "--VllmWorker.model=/nowhere/model.gguf"), 1, "/nowhere/model.gguf", "given up")
         self.assertNotIn("starts again", said)
 
+    def test_file_is_checked(self):
+        """A file with a mistake, or that does not fit, is refused before anything starts."""
+        cases = [
+            (("-f", str(EXAMPLES / "agg.yaml"), "--Common.model=/nowhere/model.gguf"), 1, "/nowhere/model.gguf"),
+            (("-f", str(EXAMPLES / "agg.yaml"), f"--Common.model={MODEL}", "--VllmWorker.max-num-sequences=4"), 2,
+             "max-num-seqs"),
+            (("-m", MODEL, "--devices", "1xcpu:0.05GiB"), 1, "0.05 GiB"),
+            (("-m", MODEL, TWO, "--devices", "1xcpu:1GiB"), 1, "device"),
+        ]
+        for arguments, status, *words in cases:
+            with self.subTest(arguments):
+                said = self.refuse(("agg", *arguments), status, *words)
+                self.assertNotIn("started, pid", said)
+
     def test_port_taken(self):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -589,6 +603,16 @@ class Views(unittest.TestCase):
             # nothing secret in any command line or process title
             for pid in [graph.process.pid, *children(graph.process.pid).values()]:
                 self.assertNotIn(b"s3cret", pathlib.Path(f"/proc/{pid}/cmdline").read_bytes())
+
+    def test_sixteen_cards(self):
+        """The layout of the 32B on 16 cards, simulated: no weights, no card, every worker has four."""
+        with Graph("disagg_router", model=None, max_model_len=32768,
+                   arguments=("-f", str(EXAMPLES / "disagg_router-32b.yaml"), "--devices", "16xA100-40GB")) as graph:
+            graph.wait_all_ready()
+            graph.complete(PROMPTS[0])
+            workers = graph.request("GET", "/gramme/status").json()["workers"]
+            self.assertEqual([w["tensor_parallel"] for w in workers], [4] * 4)
+            self.assertEqual(graph.log().count("with 39.39 GiB each"), 4)
 
     def test_systemd(self):
         """READY=1 when all are there, STOPPING=1 at the drain."""

@@ -23,6 +23,7 @@ static const struct handover sample = {.instance = 0xfedcba9876543210u,
                                        .thread_count = 3,
                                        .memory_sharers = 2,
                                        .may_spin = true,
+                                       .device_bytes = 1ull << 40,
                                        .tells_workers = true};
 
 static struct options *make_options(void) {
