@@ -119,7 +119,7 @@ static enum err set_budget(const struct cmd_worker_setup *setup, uint32_t rank_c
         budget->total_bytes = device_bytes;
         budget->available_bytes = 0;
         if (!(budget->utilization > 0)) budget->utilization = GRAPH_PLAN_UTILIZATION;
-        /* A simulated block is a few bytes: a card full of them would drown the host's own books. */
+        /* A simulated block is a few bytes: a card full of them would drown the host. */
         if (is_sim && !budget->kv_bytes) budget->kv_bytes = SIM_KV_BYTES_MAX;
     } else if (setup->memory_sharers > 1) {
         budget->total_bytes /= setup->memory_sharers;
