@@ -208,11 +208,10 @@ static uint32_t next_line(const struct shard *shard, uint32_t line_index) {
     return line_index + 1 == shard->line_count ? 0 : line_index + 1;
 }
 
-static bool find(const struct aim *aim, struct place *out) {
+/* Past the home line, which has passed some on. */
+static __attribute__((noinline)) bool find_far(const struct aim *aim, struct place *out) {
     const struct shard *shard = aim->shard;
-    if (!shard->line_count) return false;
-    uint32_t at = aim->home;
-    do {
+    for (uint32_t at = next_line(shard, aim->home); at != aim->home; at = next_line(shard, at)) {
         struct line *line = &shard->lines[at];
         uint32_t found = find_slots(line, aim->hash);
         if (found) {
@@ -220,14 +219,28 @@ static bool find(const struct aim *aim, struct place *out) {
             return true;
         }
         if (!line->passed_count) return false;
-        at = next_line(shard, at);
-    } while (at != aim->home);
+    }
     return false;
 }
 
-static uint32_t value_at(const struct aim *aim) {
+static inline bool find(const struct aim *aim, struct place *out) {
+    if (!aim->shard->line_count) return false;
+    struct line *line = &aim->shard->lines[aim->home];
+    uint32_t found = find_slots(line, aim->hash);
+    if (found) {
+        *out = (struct place){line, (uint32_t) __builtin_ctz(found), aim->home, aim->home};
+        return true;
+    }
+    return line->passed_count && find_far(aim, out);
+}
+
+static inline uint32_t value_at(const struct aim *aim) {
+    if (!aim->shard->line_count) return 0;
+    const struct line *line = &aim->shard->lines[aim->home];
+    uint32_t found = find_slots(line, aim->hash);
+    if (found) return line->values[__builtin_ctz(found)];
     struct place place;
-    return find(aim, &place) ? place.line->values[place.slot] : 0;
+    return line->passed_count && find_far(aim, &place) ? place.line->values[place.slot] : 0;
 }
 
 /* The hash is not there, and the shard has room. */
@@ -569,6 +582,8 @@ struct window {
     uint32_t first, end;
     struct aim aims[STRIDE];
     uint32_t values[STRIDE];
+    uint32_t changes[STRIDE]; /* where the holders are not those of the position before */
+    uint32_t change_count;
 };
 
 static void ask_window(const struct walk *walk, struct window *window, uint32_t first,
@@ -581,28 +596,30 @@ static void ask_window(const struct walk *walk, struct window *window, uint32_t 
     }
 }
 
-/* Whose holders differ from those of the position before it. */
-static uint32_t value_before(const struct window *window, uint32_t i, uint32_t before) {
-    return i ? window->values[i - 1] : before;
-}
-
 static void look(const struct walk *walk, struct window *window, uint32_t before) {
     const struct prefix_set *sets = walk->index->sets;
-    uint32_t count = window->end - window->first;
+    uint32_t count = window->end - window->first, value = before;
+    window->change_count = 0;
     for (uint32_t i = 0; i < count; i++) {
-        window->values[i] = value_at(&window->aims[i]);
-        if (window->values[i] != value_before(window, i, before))
-            prefix_set_fetch(sets, window->values[i]);
+        uint32_t next = value_at(&window->aims[i]);
+        window->values[i] = next;
+        if (next == value) continue;
+        value = next;
+        window->changes[window->change_count++] = i;
+        prefix_set_fetch(sets, value);
+        if (!value) { /* nobody holds what follows either, or so we bet */
+            for (uint32_t rest = i + 1; rest < count; rest++) window->values[rest] = 0;
+            break;
+        }
     }
-    for (uint32_t i = 0; i < count; i++)
-        if (window->values[i] != value_before(window, i, before))
-            prefix_set_fetch_bits(sets, window->values[i]);
+    for (uint32_t i = 0; i < window->change_count; i++)
+        prefix_set_fetch_bits(sets, window->values[window->changes[i]]);
 }
 
 static void enter_window(struct walk *walk, const struct window *window) {
-    for (uint32_t at = window->first; at < window->end && walk->first < walk->end; at++) {
-        uint32_t value = window->values[at - window->first];
-        if (value != walk->value) enter(walk, at, value);
+    for (uint32_t i = 0; i < window->change_count && walk->first < walk->end; i++) {
+        uint32_t at = window->changes[i];
+        if (window->first + at) enter(walk, window->first + at, window->values[at]);
     }
 }
 

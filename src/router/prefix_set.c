@@ -287,25 +287,39 @@ static void set_draft_form(struct prefix_set *sets, uint32_t words) {
             draft->members.list[at++] = (uint16_t) (w * 64 + (uint32_t) __builtin_ctzll(rest));
 }
 
+/* A list with one member more or less, which is a list again. */
+static void draft_list(struct prefix_set *sets, const struct set *from, uint32_t holder,
+                       bool is_out) {
+    struct set *draft = &sets->draft;
+    uint32_t at = 0, count = 0;
+    for (; at < from->count && from->members.list[at] < holder; at++)
+        draft->members.list[count++] = from->members.list[at];
+    if (is_out) at++;
+    else draft->members.list[count++] = (uint16_t) holder;
+    for (; at < from->count; at++) draft->members.list[count++] = from->members.list[at];
+}
+
+static void draft_bits(struct prefix_set *sets, uint32_t value, uint32_t holder) {
+    const struct set *set = set_of(sets, value);
+    uint32_t words = holder / 64 + 1;
+    uint32_t top = set->words ? set->words : set->members.list[set->count - 1] / 64u + 1;
+    if (top > words) words = top;
+    prefix_set_bits(sets, value, sets->bits, 0, words);
+    sets->bits[holder / 64] ^= 1ull << (holder % 64);
+    set_draft_form(sets, words);
+}
+
 /* holder is (not) a member: the change is real. */
 static enum err change(struct prefix_set *sets, uint32_t value, uint32_t holder, bool is_out,
                        uint32_t *out) {
-    uint32_t words = holder / 64 + 1;
-    if (is_interned(value)) {
-        const struct set *set = set_of(sets, value);
-        uint32_t top = set->words ? set->words : set->members.list[set->count - 1] / 64u + 1;
-        if (top > words) words = top;
-    } else if ((value - 1) / 64 + 1 > words) {
-        words = (value - 1) / 64 + 1;
-    }
-    prefix_set_bits(sets, value, sets->bits, 0, words);
-    sets->bits[holder / 64] ^= 1ull << (holder % 64);
-    uint64_t hash = is_interned(value) ? set_of(sets, value)->hash : hash_holder(value - 1);
-    uint32_t count = prefix_set_count(sets, value);
-    sets->draft =
-        (struct set){.hash = hash ^ hash_holder(holder), .count = is_out ? count - 1 : count + 1};
-    set_draft_form(sets, words);
-    if (sets->draft.count == 1) {
+    struct set single = {.hash = hash_holder(value - 1), .count = 1};
+    single.members.list[0] = (uint16_t) (value - 1);
+    const struct set *from = is_interned(value) ? set_of(sets, value) : &single;
+    uint32_t count = is_out ? from->count - 1 : from->count + 1;
+    sets->draft = (struct set){.hash = from->hash ^ hash_holder(holder), .count = count};
+    if (!from->words && count <= SMALL) draft_list(sets, from, holder, is_out);
+    else draft_bits(sets, value, holder);
+    if (count == 1) {
         *out = sets->draft.members.list[0] + 1u;
         return ERR_OK;
     }
