@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """vs_llama_cpp - gramme beside llama.cpp: same machine, same files, one run, as ratios.
 
-usage: bench/vs_llama_cpp.py [--cases decode,prefill,serve,1b,start] [--rounds N] [--threads N]
+usage: bench/vs_llama_cpp.py [--cases decode,prefill,serve,formats,1b] [--rounds N] [--threads N]
                              [--build FOLDER] [--peer FOLDER]
 
 Builds llama.cpp once from the source that the PyPI package llama-cpp-python 0.3.36 carries, into
 build-peer/ (about 15 minutes on 2 cores; needs cmake), and makes the dummy 1B-shaped files there.
+"serve" puts both servers on the demo file; "formats" puts gramme on the demo file beside llama-server
+on the demo model in each of Q4_1, Q8_0, F16 and BF16 (made by llama-quantize), and counts its best.
 Each case runs both programs in turn, round by round, and prints the median of each and the ratio.
 One JSON line a figure is appended to build-peer/results.jsonl.
 """
@@ -51,7 +53,8 @@ def build_peer(folder):
     build = os.path.join(folder, "llama-build")
     subprocess.run(["cmake", "-S", source, "-B", build, "-G", "Ninja", *SWITCHES], check=True,
                    stdout=subprocess.DEVNULL)
-    subprocess.run(["ninja", "-C", build, "llama-bench", "llama-server"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["ninja", "-C", build, "llama-bench", "llama-server", "llama-quantize"], check=True,
+                   stdout=subprocess.DEVNULL)
     return os.path.dirname(binary)
 
 
@@ -130,27 +133,61 @@ def load(tools, url, requests):
     return json.loads(out.strip().splitlines()[-1])["output_tokens_per_s"]
 
 
+def serve_once(tools, command, port, requests):
+    """Seconds to ready, and output tokens a second of 16 streams."""
+    url = f"http://127.0.0.1:{port}"
+    process = server(command)
+    start_s = wait_healthy(url, process)
+    speed = load(tools, url, requests)
+    process.terminate()
+    process.wait()
+    return start_s, speed
+
+
+def serve_llama(tools, model, threads):
+    return serve_once(tools, [tools["llama"] + "/llama-server", "-m", model, "-c", "16384", "-np", "16", "-t",
+                              str(threads), "--host", "127.0.0.1", "--port", "18081"], 18081, 32)
+
+
+def serve_gramme(tools, model, threads):
+    return serve_once(tools, [tools["gramme"], "serve", "agg", "-m", model, "--threads", str(threads), "--port",
+                              "18082"], 18082, 64)
+
+
+def formats_case(report, tools, demo, folder, rounds, threads):
+    files = {"Q4_1": demo}
+    for kind in ("Q8_0", "F16", "BF16"):
+        files[kind] = os.path.join(folder, f"demo-{kind.lower()}.gguf")
+        if not os.path.exists(files[kind]):
+            subprocess.run([os.path.join(tools["llama"], "llama-quantize"), "--allow-requantize", demo, files[kind],
+                            kind], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ours, theirs = [], {kind: [] for kind in files}
+    for _ in range(rounds):
+        for kind, path in files.items():
+            theirs[kind].append(serve_llama(tools, path, threads)[1])
+        ours.append(serve_gramme(tools, demo, threads)[1])
+    for kind, speeds in theirs.items():
+        say(f"  llama-server, {kind}: {statistics.median(speeds):.1f} tokens/s")
+    best = max(theirs, key=lambda kind: statistics.median(theirs[kind]))
+    report.ratio(f"16 streams, HTTP, demo Q4_1; peer's best {best}", ours, theirs[best], "tokens/s", ">= 1.7")
+
+
 def serve_case(report, tools, model, rounds, threads):
     ours, theirs, ours_start, theirs_start = [], [], [], []
     for _ in range(rounds):
-        peer = server([tools["llama"] + "/llama-server", "-m", model, "-c", "16384", "-np", "16", "-t", str(threads),
-                       "--host", "127.0.0.1", "--port", "18081"])
-        theirs_start.append(wait_healthy("http://127.0.0.1:18081", peer))
-        theirs.append(load(tools, "http://127.0.0.1:18081", 32))
-        peer.terminate()
-        peer.wait()
-        own = server([tools["gramme"], "serve", "agg", "-m", model, "--threads", str(threads), "--port", "18082"])
-        ours_start.append(wait_healthy("http://127.0.0.1:18082", own))
-        ours.append(load(tools, "http://127.0.0.1:18082", 64))
-        own.terminate()
-        own.wait()
+        start_s, speed = serve_llama(tools, model, threads)
+        theirs_start.append(start_s)
+        theirs.append(speed)
+        start_s, speed = serve_gramme(tools, model, threads)
+        ours_start.append(start_s)
+        ours.append(speed)
     report.ratio("16 streams, 200 in 64 out, HTTP, demo Q4_1", ours, theirs, "tokens/s", ">= 3")
     report.ratio("start to /health 200, demo Q4_1", ours_start, theirs_start, "s", "gramme <= 0.7 s", is_time=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="decode,prefill,serve,1b")
+    parser.add_argument("--cases", default="decode,prefill,serve,formats,1b")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--build", default=os.path.join(ROOT, "build"))
@@ -167,6 +204,8 @@ def main():
         engine_case(report, tools, "prefill 512, demo Q4_1", demo, 512, 0, "prefill", ">= 3", rounds, threads)
     if "serve" in cases:
         serve_case(report, tools, demo, max(1, rounds // 2), threads)
+    if "formats" in cases:
+        formats_case(report, tools, demo, arguments.peer, max(1, rounds // 2), threads)
     if "1b" in cases:
         for kind in ("q8_0", "bf16"):
             path = os.path.join(arguments.peer, f"dummy-1b-{kind}.gguf")
