@@ -108,14 +108,15 @@ struct edits {
 };
 
 static void add(struct edits *edits, size_t from, size_t to, const struct buf *text) {
+    const char *data = text->bytes ? (const char *) text->data : "";
     for (uint32_t i = 0; i < edits->count; i++) {
         const struct edit *other = &edits->items[i];
         if (from < other->to && other->from < to) return; /* one at a time */
         if (from == other->from && strlen(other->text) == text->bytes &&
-            memcmp(other->text, text->data, text->bytes) == 0)
+            memcmp(other->text, data, text->bytes) == 0)
             return;
     }
-    char *copy = alloc_string((const char *) text->data, text->bytes);
+    char *copy = alloc_string(data, text->bytes);
     if (copy) edits->items[edits->count++] = (struct edit){from, to, copy};
 }
 
@@ -230,7 +231,7 @@ static int compare(const void *left, const void *right) {
 
 uint32_t yaml_fix_apply(const uint8_t *yaml, size_t bytes, const struct problem_list *problems,
                         struct buf *out) {
-    struct text text = {(const char *) yaml, bytes};
+    struct text text = {bytes ? (const char *) yaml : "", bytes};
     struct edits edits = {.items = alloc_zero(problems->count + 1, sizeof *edits.items)};
     for (uint32_t i = 0; edits.items && i < problems->count; i++)
         if (problems->items[i].edit) make_edit(text, &problems->items[i], &edits);

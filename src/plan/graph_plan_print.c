@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backend/tensor_parallel.h"
 #include "base/buf.h"
 #include "base/num.h"
 #include "plan/graph_plan.h"
@@ -149,6 +150,21 @@ static void add_idle(const struct graph_plan *plan, struct buf *out) {
     buf_add_byte(out, '\n');
 }
 
+/* What else would do: the fewest ranks, and the longest request. */
+static void add_room(const struct graph_plan_component *component, struct buf *out) {
+    uint32_t fewest = 0;
+    for (uint32_t ranks = 1; ranks <= component->tensor_parallel && !fewest; ranks++)
+        if (tensor_parallel_is_legal(&component->model.spec, ranks) &&
+            graph_plan_try(component, ranks, 0, 0, NULL))
+            fewest = ranks;
+    if (!fewest) return;
+    uint64_t longest = num_min(component->plan->kv_tokens, component->model.spec.context_tokens);
+    buf_add_format(out, "%s: smallest tensor-parallel-size %u, largest max-model-len ",
+                   graph_section_name(component->section), fewest);
+    add_grouped(out, longest, 0);
+    buf_add_byte(out, '\n');
+}
+
 static void add_limit(const struct graph_plan *plan, struct buf *out) {
     const struct graph_plan_component *tightest = NULL;
     for (uint32_t i = 0; i < plan->component_count; i++) {
@@ -206,6 +222,8 @@ void graph_plan_print(const struct graph_plan *plan, bool is_explained, struct b
     bool has_estimates = plan->component_count && !plan->components[0].is_cpu;
     if (has_estimates) buf_add_string(out, "context and graphs of a card are estimated\n");
     add_idle(plan, out);
+    for (uint32_t i = 0; plan->fits && i < plan->component_count; i++)
+        if (plan->components[i].budget.utilization > 0) add_room(&plan->components[i], out);
     add_limit(plan, out);
     for (uint32_t i = 0; is_explained && i < plan->component_count; i++)
         add_explanation(&plan->components[i], out);

@@ -8,11 +8,13 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <jansson.h>
 
 #include "base/alloc.h"
 #include "plan/graph_plan.h"
 
 #define MODEL "/path/my/DeepSeek-R1-Distill-Qwen-32B"
+#define RENAMED "--PrefillWorker.model=" MODEL
 
 struct rig {
     struct graph graph;
@@ -69,7 +71,7 @@ static void check_screen(const struct rig *rig) {
 
 static void test_the_story(void **state) {
     (void) state;
-    static const char *const renamed[] = {"--PrefillWorker.model=" MODEL};
+    static const char *const renamed[] = {RENAMED};
     struct rig rig;
     start(&rig, "16xA100-40GB", renamed, 1);
     assert_false(rig.plan.fits);
@@ -91,8 +93,7 @@ static void test_the_story(void **state) {
 
 static void test_the_story_mended(void **state) {
     (void) state;
-    static const char *const half[] = {"--PrefillWorker.model=" MODEL,
-                                       "--PrefillWorker.tensor-parallel-size=4"};
+    static const char *const half[] = {RENAMED, "--PrefillWorker.tensor-parallel-size=4"};
     struct rig rig;
     start(&rig, "16xA100-40GB", half, 2);
     assert_true(rig.plan.fits);
@@ -116,8 +117,7 @@ static void test_the_story_mended(void **state) {
 /* design.md 9: the parts add up to the budget. */
 static void test_the_parts_add_up(void **state) {
     (void) state;
-    static const char *const mended[] = {"--PrefillWorker.model=" MODEL,
-                                         "--PrefillWorker.tensor-parallel-size=4"};
+    static const char *const mended[] = {RENAMED, "--PrefillWorker.tensor-parallel-size=4"};
     static const char *const devices[] = {"2x(8xA100-40GB)", "16xA100-40GB", "16xH100-80GB",
                                           "16xcpu:60GiB"};
     for (size_t i = 0; i < ARRAY_COUNT(devices); i++) {
@@ -134,10 +134,46 @@ static void test_the_parts_add_up(void **state) {
     }
 }
 
+/* design.md 9's object, as a machine reads it. */
+static void test_json(void **state) {
+    (void) state;
+    static const char *const mended[] = {RENAMED, "--PrefillWorker.tensor-parallel-size=4"};
+    struct rig rig;
+    start(&rig, "16xA100-40GB", mended, 2);
+    struct buf out;
+    buf_init(&out, 0);
+    graph_plan_print_json(&rig.plan, &rig.problems, &out);
+    json_t *root = json_loads(buf_string(&out), JSON_REJECT_DUPLICATES, NULL);
+    assert_non_null(root);
+    assert_true(json_is_true(json_object_get(root, "fits")));
+    json_t *components = json_object_get(root, "components");
+    assert_int_equal(json_array_size(components), 2);
+    for (size_t i = 0; i < 2; i++) {
+        json_t *component = json_array_get(components, i);
+        json_t *device = json_object_get(component, "per_device");
+        json_t *groups = json_object_get(component, "devices");
+        assert_int_equal(json_array_size(groups), 2);
+        assert_int_equal(json_array_size(json_array_get(groups, 1)), 4);
+        static const char *const parts[] = {"weights_bytes", "activations_bytes", "workspace_bytes",
+                                            "context_bytes", "kv_bytes",          "headroom_bytes"};
+        long long sum = 0;
+        for (size_t k = 0; k < ARRAY_COUNT(parts); k++) {
+            json_t *part = json_object_get(device, parts[k]);
+            assert_true(json_is_integer(part));
+            sum += json_integer_value(part);
+        }
+        assert_int_equal(sum, json_integer_value(json_object_get(device, "budget_bytes")));
+        assert_int_equal(json_integer_value(json_object_get(device, "kv_tokens")),
+                         64 * json_integer_value(json_object_get(device, "kv_blocks")));
+    }
+    json_decref(root);
+    buf_release(&out);
+    stop(&rig);
+}
+
 static void test_too_few_devices(void **state) {
     (void) state;
-    static const char *const mended[] = {"--PrefillWorker.model=" MODEL,
-                                         "--PrefillWorker.tensor-parallel-size=4"};
+    static const char *const mended[] = {RENAMED, "--PrefillWorker.tensor-parallel-size=4"};
     struct rig rig;
     start(&rig, "12xA100-40GB", mended, 2);
     assert_false(rig.plan.fits);
@@ -150,9 +186,9 @@ static void test_too_few_devices(void **state) {
 static void test_advice_works(void **state) {
     (void) state;
     static const char *const cards[] = {"16xL4", "16xA10", "16xA100-80GB", "16xT4", "16xH200"};
-    static const char *const overrides[] = {
-        "--PrefillWorker.model=" MODEL, "--PrefillWorker.ServiceArgs.resources.gpu=1",
-        "--VllmWorker.ServiceArgs.resources.gpu=1", "--VllmWorker.tensor-parallel-size=1"};
+    static const char *const overrides[] = {RENAMED, "--PrefillWorker.ServiceArgs.resources.gpu=1",
+                                            "--VllmWorker.ServiceArgs.resources.gpu=1",
+                                            "--VllmWorker.tensor-parallel-size=1"};
     for (size_t i = 0; i < ARRAY_COUNT(cards); i++) {
         struct rig rig;
         start(&rig, cards[i], overrides, 4);
@@ -177,7 +213,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_story),        cmocka_unit_test(test_the_story_mended),
         cmocka_unit_test(test_the_parts_add_up), cmocka_unit_test(test_too_few_devices),
-        cmocka_unit_test(test_advice_works),
+        cmocka_unit_test(test_advice_works),     cmocka_unit_test(test_json),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
