@@ -8,12 +8,16 @@
 
 #include <stdbool.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/alloc.h"
 #include "base/num.h"
 #include "router/prefix_set.h"
 
 #define SHARDS 256u
+#define LEVELS 22u     /* 2^21 x LEVEL_LINES lines a shard: 5 thousand million blocks */
+#define LEVEL_LINES 2u /* of the smallest shard */
+#define LARGE_PAGE_BYTES (2u << 20)
 #define LINE_BLOCKS 5u
 #define LINE_BYTES 64u
 #define FULL_NUMERATOR 15u /* a shard doubles at 15/20 = 3/4 of its room */
@@ -34,13 +38,21 @@ struct line {
 _Static_assert(sizeof(struct line) == LINE_BYTES, "one cache line");
 
 struct shard {
-    struct line *lines; /* aligned, in memory */
-    void *memory;       /* owned */
+    struct line *lines; /* in the region of its level */
     uint32_t line_count, block_count, block_max;
+    uint32_t level; /* lines are LEVEL_LINES << level; 0 lines: none yet */
+};
+
+/* The lines of all shards of one size lie together, so that large pages can hold them. */
+struct region {
+    void *memory; /* owned; NULL while no shard has this size */
+    struct line *lines;
+    uint32_t shard_count; /* that live here */
 };
 
 struct prefix_index {
     struct shard shards[SHARDS];
+    struct region regions[LEVELS];
     struct prefix_set *sets; /* owned */
     uint32_t *holder_blocks; /* by holder, owned */
     uint64_t *is_live;       /* bits by holder, owned: has not left */
@@ -73,7 +85,7 @@ enum err prefix_index_create(struct prefix_index **out) {
 
 void prefix_index_destroy(struct prefix_index *index) {
     if (!index) return;
-    for (uint32_t i = 0; i < SHARDS; i++) alloc_free(index->shards[i].memory);
+    for (uint32_t i = 0; i < LEVELS; i++) alloc_free(index->regions[i].memory);
     prefix_set_destroy(index->sets);
     alloc_free(index->holder_blocks);
     alloc_free(index->is_live);
@@ -267,16 +279,38 @@ static void erase(struct shard *shard, const struct place *place) {
     shard->block_count--;
 }
 
+static enum err open_region(struct region *region, uint32_t level) {
+    size_t bytes = ((size_t) SHARDS * LEVEL_LINES << level) * sizeof(struct line);
+    region->memory = alloc_zero(bytes + LINE_BYTES, 1);
+    if (!region->memory) return ERR_MEMORY;
+    uintptr_t at = ((uintptr_t) region->memory + LINE_BYTES - 1) & ~(uintptr_t) (LINE_BYTES - 1);
+    region->lines = (struct line *) at;
+    /* Fewer misses of addresses; where it is refused, all is as well but slower. */
+    uintptr_t first = (at + LARGE_PAGE_BYTES - 1) & ~(uintptr_t) (LARGE_PAGE_BYTES - 1);
+    uintptr_t end = (at + bytes) & ~(uintptr_t) (LARGE_PAGE_BYTES - 1);
+    if (end > first) (void) !madvise((void *) first, end - first, MADV_HUGEPAGE);
+    return ERR_OK;
+}
+
+static void leave_region(struct region *region) {
+    if (--region->shard_count) return;
+    alloc_free(region->memory);
+    *region = (struct region){0};
+}
+
 static __attribute__((noinline)) enum err grow(struct prefix_index *index, struct shard *shard) {
-    struct shard larger = {.line_count = shard->line_count + shard->line_count + 2};
-    if (larger.line_count > UINT32_MAX / LINE_BYTES) return ERR_LIMIT;
+    struct shard larger = {.level = shard->line_count ? shard->level + 1 : 0};
+    if (larger.level == LEVELS) return ERR_LIMIT;
+    struct region *region = &index->regions[larger.level];
+    if (!region->memory) {
+        enum err e = open_region(region, larger.level);
+        if (e) return e;
+    }
+    larger.line_count = LEVEL_LINES << larger.level;
     larger.block_max =
         (uint32_t) ((uint64_t) larger.line_count * LINE_BLOCKS * FULL_NUMERATOR / 20);
-    larger.memory = alloc_zero(larger.line_count + 1, sizeof(struct line));
-    if (!larger.memory) return ERR_MEMORY;
-    uintptr_t aligned =
-        ((uintptr_t) larger.memory + LINE_BYTES - 1) & ~(uintptr_t) (LINE_BYTES - 1);
-    larger.lines = (struct line *) aligned;
+    larger.lines = region->lines + (size_t) (shard - index->shards) * larger.line_count;
+    region->shard_count++;
     for (uint32_t i = 0; i < shard->line_count; i++) {
         const struct line *line = &shard->lines[i];
         for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++) {
@@ -287,7 +321,7 @@ static __attribute__((noinline)) enum err grow(struct prefix_index *index, struc
             insert(&aim, line->values[slot]);
         }
     }
-    alloc_free(shard->memory);
+    if (shard->line_count) leave_region(&index->regions[shard->level]);
     *shard = larger;
     if (index->is_sweeping && shard == &index->shards[index->sweep_shard]) index->sweep_line = 0;
     return ERR_OK;
@@ -666,8 +700,7 @@ void prefix_index_get_counts(const struct prefix_index *index, struct prefix_ind
     out->bytes += 5 * WORDS(index->holder_room) * sizeof(uint64_t);
     for (uint32_t i = 0; i < SHARDS; i++) {
         out->blocks += index->shards[i].block_count;
-        if (index->shards[i].memory)
-            out->bytes += ((uint64_t) index->shards[i].line_count + 1) * LINE_BYTES;
+        out->bytes += (uint64_t) index->shards[i].line_count * LINE_BYTES;
     }
 }
 
@@ -706,11 +739,20 @@ static void check_shard(const struct prefix_index *index, const struct shard *sh
         }
     }
     CHECK(block_count == shard->block_count && passed_count == distance);
+    CHECK(!shard->line_count ||
+          shard->lines == index->regions[shard->level].lines +
+                              (size_t) (shard - index->shards) * shard->line_count);
 }
 
 void prefix_index_check(const struct prefix_index *index) {
     uint64_t entry_count = 0, holder_sum = 0;
     for (uint32_t i = 0; i < SHARDS; i++) check_shard(index, &index->shards[i], &entry_count);
+    for (uint32_t level = 0; level < LEVELS; level++) {
+        uint32_t shard_count = 0;
+        for (uint32_t i = 0; i < SHARDS; i++)
+            shard_count += index->shards[i].line_count == LEVEL_LINES << level;
+        CHECK(shard_count == index->regions[level].shard_count);
+    }
     uint32_t live_count = 0;
     for (uint32_t holder = 0; holder < index->holder_top; holder++) {
         CHECK(has_bit(index->is_live, holder) + has_bit(index->is_leaving, holder) +
