@@ -95,8 +95,6 @@ IGNORED(DISABLE_HYBRID_KV_CACHE_MANAGER, "disable-hybrid-kv-cache-manager", OPTI
 IGNORED(ENABLE_PROMPT_TOKENS_DETAILS, "enable-prompt-tokens-details", OPTION_BOOL)
 IGNORED(SAFETENSORS_LOAD_STRATEGY, "safetensors-load-strategy", OPTION_TEXT)
 
-REFUSED(PIPELINE_PARALLEL_SIZE, "pipeline-parallel-size", OPTION_TEXT, "1",
-        "layers are not spread over devices; use tensor-parallel-size")
 REFUSED(DATA_PARALLEL_SIZE, "data-parallel-size", OPTION_TEXT, "1",
         "use ServiceArgs.workers: replicas behind the router")
 REFUSED(ENABLE_EXPERT_PARALLEL, "enable-expert-parallel", OPTION_BOOL, NULL,

@@ -128,6 +128,9 @@ OPTION(SIM_STEP, "sim-step", OPTION_DURATION, ENGINE_COMMANDS, "engine", "ms", "
 OPTION(SIM_TOKEN, "sim-token", OPTION_DURATION, ENGINE_COMMANDS, "engine", "ms", "0", 0, 1e6, NULL,
        "sim: time of each token row in a step")
 
+OPTION(PIPELINE_PARALLEL_SIZE, "pipeline-parallel-size", OPTION_COUNT,
+       GRAPH_COMMANDS | OPTION_WORKER, "engine", "", "1", 1, 64, NULL,
+       "planned and checked only: layers are not spread over devices")
 OPTION(DTYPE, "dtype", OPTION_WORD, GRAPH_COMMANDS | OPTION_WORKER, "engine", "", "auto", 0, 0,
        "auto|float16|bfloat16|float32",
        "compute type on GPUs; on the CPU --numerics and the weights' format decide")

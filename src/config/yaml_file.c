@@ -138,6 +138,11 @@ static void refuse_syntax(const yaml_parser_t *parser, const uint8_t *yaml, size
     uint32_t context_line = parser->context ? (uint32_t) parser->context_mark.line + 1 : 0;
     const uint32_t lines[] = {problem_line, context_line, problem_line - 1};
     if (explain(yaml, bytes, lines, ARRAY_COUNT(lines), problems)) return;
+    if (parser->problem && context_line && strstr(parser->problem, "could not find expected ':'")) {
+        refuse(problems, "yaml-syntax", mark_of(parser->context_mark), "write 'key: value'",
+               "not YAML: a ':' is missing in this line");
+        return;
+    }
     char message[240];
     snprintf(message, sizeof message, "not YAML: %s%s%s",
              parser->problem ? parser->problem : "it cannot be read", parser->context ? " " : "",

@@ -59,9 +59,17 @@ static void refuse_missing_parallel(struct checker *checker,
 static void check_gpu_count(struct checker *checker, const struct graph_plan_component *component) {
     const struct graph_section *section = section_of(checker, component);
     const char *name = graph_section_name(component->section);
-    bool is_written = options_is_set(section->options, OPT_TENSOR_PARALLEL_SIZE);
-    uint32_t parallel = (uint32_t) options_count(section->options, OPT_TENSOR_PARALLEL_SIZE);
+    bool has_stages = component->pipeline > 1;
+    bool is_written = options_is_set(section->options, OPT_TENSOR_PARALLEL_SIZE) || has_stages;
+    uint32_t parallel =
+        (uint32_t) options_count(section->options, OPT_TENSOR_PARALLEL_SIZE) * component->pipeline;
     uint32_t cards = cards_of_node(checker), gpu = section->gpu_count;
+    if (has_stages)
+        problem_add(checker->problems, checker->target->is_serve ? PROBLEM_ERROR : PROBLEM_WARNING,
+                    "not-served", name, "pipeline-parallel-size",
+                    check_mark(checker, component->section, OPT_PIPELINE_PARALLEL_SIZE), NULL,
+                    "%u stages: planned, but not served yet; tensor-parallel-size %u would be",
+                    component->pipeline, parallel);
     if (is_written && parallel > cards && !component->is_cpu) {
         problem_add(checker->problems, checker->target->is_serve ? PROBLEM_ERROR : PROBLEM_WARNING,
                     "not-served", name, "tensor-parallel-size",
@@ -82,18 +90,18 @@ static void check_gpu_count(struct checker *checker, const struct graph_plan_com
         problem = problem_add(
             checker->problems, PROBLEM_ERROR, "gpu-differs", name, "ServiceArgs.resources.gpu",
             section->gpu_mark, fix,
-            "gpu is what each worker takes: %u but tensor-parallel-size %u, so %u GPU%s "
+            "gpu is what each worker takes: %u but tensor-parallel-size%s %u, so %u GPU%s "
             "would be taken, %u idle",
-            gpu, parallel, gpu * section->replica_count,
-            gpu * section->replica_count == 1 ? "" : "s",
+            gpu, has_stages ? " x pipeline-parallel-size" : "", parallel,
+            gpu * section->replica_count, gpu * section->replica_count == 1 ? "" : "s",
             (gpu - parallel) * section->replica_count);
     else
         problem = problem_add(
             checker->problems, PROBLEM_ERROR, "gpu-differs", name, "ServiceArgs.resources.gpu",
             section->gpu_mark, fix,
-            "%u GPU%s a worker and tensor-parallel-size %u (line %u): each rank needs its "
+            "%u GPU%s a worker and tensor-parallel-size%s %u (line %u): each rank needs its "
             "own",
-            gpu, gpu == 1 ? "" : "s", parallel,
+            gpu, gpu == 1 ? "" : "s", has_stages ? " x pipeline-parallel-size" : "", parallel,
             check_mark(checker, component->section, OPT_TENSOR_PARALLEL_SIZE).line);
     problem_set_edit(problem, PROBLEM_EDIT_VALUE, 0, "%u", parallel);
 }
@@ -110,6 +118,9 @@ static void check_model(struct checker *checker, const struct graph_plan_compone
     bool is_absent = source == PLAN_MODEL_CATALOG || source == PLAN_MODEL_UNKNOWN;
     bool must_be_here = checker->target->is_serve || !checker->target->is_elsewhere;
     if (problem_find(checker->problems, "model-differs", name)) return; /* the same cause */
+    const struct graph_plan_component *first = &checker->plan.components[0];
+    const char *told = options_text(section_of(checker, first)->options, OPT_MODEL);
+    if (component != first && told && strcmp(told, path) == 0) return;
     if (source == PLAN_MODEL_BROKEN)
         problem_add(checker->problems, PROBLEM_ERROR, "model-unreadable", name, "model", mark, NULL,
                     "%s", component->model.why.text);

@@ -73,7 +73,6 @@ bool graph_plan_try(const struct graph_plan_component *component, uint32_t tenso
     if (tensor_parallel) options.rank_count = tensor_parallel;
     if (utilization > 0) budget.utilization = utilization;
     if (model_len) options.model_len_max = model_len;
-    budget.may_shrink_len = false;
     budget.available_bytes = 0;
     if (!(budget.utilization > 0)) return false;
     struct plan *plan = alloc_zero(1, sizeof *plan);
@@ -97,7 +96,8 @@ static double gib(uint64_t bytes) { return (double) bytes / (1u << 30); }
 
 /* The smallest degree above the present one that fits; 0: none. */
 static uint32_t wider(const struct graph_plan_component *component, double utilization) {
-    for (uint32_t ranks = component->tensor_parallel + 1; ranks <= 16; ranks++)
+    uint32_t most = component->node_devices ? component->node_devices : 16;
+    for (uint32_t ranks = component->tensor_parallel + 1; ranks <= most; ranks++)
         if (tensor_parallel_is_legal(&component->model.spec, ranks) &&
             graph_plan_try(component, ranks, utilization, 0, NULL))
             return ranks;
@@ -176,12 +176,14 @@ static void read_parallel(const struct graph_section *section, bool is_mended,
     component->replica_count = section->replica_count;
     component->tensor_parallel =
         (uint32_t) options_count(section->options, OPT_TENSOR_PARALLEL_SIZE);
-    bool is_written = options_is_set(section->options, OPT_TENSOR_PARALLEL_SIZE);
+    bool is_written = options_is_set(section->options, OPT_TENSOR_PARALLEL_SIZE) ||
+                      options_is_set(section->options, OPT_PIPELINE_PARALLEL_SIZE);
     if (is_mended && !is_written && section->gpu_count > 1 &&
         section->gpu_count <= TENSOR_PARALLEL_MAX)
         component->tensor_parallel = section->gpu_count;
-    component->devices_asked = component->tensor_parallel;
-    if (section->gpu_count > component->tensor_parallel)
+    component->pipeline = (uint32_t) options_count(section->options, OPT_PIPELINE_PARALLEL_SIZE);
+    component->devices_asked = component->tensor_parallel * component->pipeline;
+    if (section->gpu_count > component->devices_asked)
         component->devices_asked = section->gpu_count;
 }
 
@@ -257,6 +259,10 @@ static void set_budget(const struct graph_plan_target *target, const struct grap
         budget->available_bytes = free_bytes < device->total_bytes ? free_bytes : 0;
         if (!(budget->utilization > 0)) budget->utilization = GRAPH_PLAN_UTILIZATION;
     }
+    for (uint32_t i = 0; target->devices && i < target->devices->count; i++) {
+        const struct device *device = &target->devices->items[i];
+        component->node_devices = (uint32_t) num_max(component->node_devices, device->ordinal + 1);
+    }
     component->device_bytes = budget->total_bytes;
     component->options.thread_count = target->thread_count;
     component->options.model =
@@ -270,6 +276,11 @@ static enum err plan_component(struct graph_plan_component *component) {
         component->model.source == PLAN_MODEL_BROKEN) {
         component->why = component->model.why;
         return ERR_OK;
+    }
+    if (component->pipeline > 1) {
+        struct model_spec *spec = &component->model.spec;
+        spec->layer_count = (uint32_t) num_div_up(spec->layer_count, component->pipeline);
+        component->options.model = NULL; /* its tensors are those of all stages */
     }
     component->plan = alloc_zero(1, sizeof *component->plan);
     if (!component->plan) return ERR_MEMORY;

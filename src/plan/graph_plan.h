@@ -28,7 +28,10 @@ struct graph_plan_component {
     enum graph_section_id section;
     uint32_t replica_count;
     uint32_t tensor_parallel;
-    uint32_t devices_asked; /* a replica: resources.gpu, or TP where none is written */
+    uint32_t pipeline;      /* stages; the plan is that of the first */
+    uint32_t devices_asked; /* a replica: resources.gpu, or TP x stages where none is written */
+    uint32_t node_devices;  /* of the largest node; 0: none were given */
+
     struct plan_model model;
     struct backend_options options;
     struct plan_budget budget;

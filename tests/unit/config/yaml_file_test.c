@@ -29,6 +29,8 @@ static void test_bad_texts_cost_one_line(void **state) {
         {"a: 1\nb:\n\tc: 2\n", "yaml-tab", "tab", 3, 1},
         {"a:\n  b: 1\n  \tc: 2\n", "yaml-tab", "tab", 3, 3},
         {"a:\n  port:8000\n  b: 1\n", "yaml-syntax", "space is missing after ':'", 2, 8},
+        {"a:\n  b 2\n", NULL, NULL, 0, 0},
+        {"a:\n  b: 1\n  c 2\n", "yaml-syntax", "':' is missing in this line", 3, 3},
         {"a: b: c\n", "yaml-syntax", "mapping values are not allowed", 1, 5},
         {"a: [1, 2\nb: 3\n", "yaml-syntax", "expected", 2, 2},
         {"a: 'open\n", "yaml-syntax", "end of stream", 2, 1},
@@ -51,7 +53,7 @@ static void test_bad_texts_cost_one_line(void **state) {
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         struct problem_list problems = {0};
         struct yaml_file *file = NULL;
-        size_t bytes = i == 15 ? 3 : strlen(cases[i].text);
+        size_t bytes = i == 17 ? 3 : strlen(cases[i].text);
         enum err e = read_text(cases[i].text, bytes, &problems, &file);
         if (!cases[i].code) {
             assert_int_equal(e, ERR_OK);
