@@ -216,6 +216,7 @@ static void open_model(uv_work_t *work) {
         if (chat_template_create(source, strlen(source), &why, &frontend->chat_template))
             log_warn("no chat completions: %s", why.text);
     }
+    if (!e && !frontend->setup->local_worker) model_drop_pages(frontend->model);
     frontend->open_error = e;
 }
 

@@ -273,6 +273,7 @@ static void open_model(uv_work_t *work) {
     if (!e) e = model_open_tokenizer(process->model, text, &tokenizer);
     if (!e) process->tokenizer_digest = tokenizer_digest(tokenizer);
     tokenizer_close(tokenizer);
+    if (!e) model_drop_pages(process->model);
     process->open_error = e;
 }
 

@@ -20,7 +20,7 @@
 #define BUS_START_US 5000000u
 #define ROSTER_US 100000u     /* specified: protocol.md 2 */
 #define DEAD_MAX 1024u        /* specified: msg.h */
-#define GRACE_US 5000000u     /* beyond a drain before SIGKILL */
+#define GRACE_MS 5000u        /* beyond a drain before SIGKILL */
 #define BUS_GRACE_US 2000000u /* nats-server keeps nothing: it has nothing to finish */
 #define HOPELESS_US 1000000u  /* for frontends when nothing can serve */
 
@@ -136,10 +136,15 @@ static void signal_phase(struct supervisor *supervisor, int number) {
         }
 }
 
-static void enter_phase(struct supervisor *supervisor, enum phase phase, uint64_t grace_us) {
+static uint64_t grace_us(const struct supervisor *supervisor) {
+    uint32_t grace_ms = supervisor->options.grace_ms;
+    return (uint64_t) (grace_ms ? grace_ms : GRACE_MS) * 1000;
+}
+
+static void enter_phase(struct supervisor *supervisor, enum phase phase, uint64_t until_us) {
     supervisor->phase = phase;
     supervisor->is_killed_off = false;
-    supervisor->phase_until_us = clock_now_us() + grace_us;
+    supervisor->phase_until_us = clock_now_us() + until_us;
     signal_phase(supervisor, SIGTERM);
 }
 
@@ -154,7 +159,7 @@ static void go_on_draining(struct supervisor *supervisor) {
             supervisor->is_killed_off = true;
             return;
         }
-        if (supervisor->phase == FRONTENDS) enter_phase(supervisor, WORKERS, GRACE_US);
+        if (supervisor->phase == FRONTENDS) enter_phase(supervisor, WORKERS, grace_us(supervisor));
         else if (supervisor->phase == WORKERS) {
             close_port(supervisor);
             enter_phase(supervisor, BUS, BUS_GRACE_US);
@@ -169,7 +174,8 @@ void supervisor_drain(struct supervisor *supervisor) {
     if (supervisor->phase >= FRONTENDS) return;
     notify_send(supervisor->options.notify_socket, "STOPPING=1");
     terminal_status(supervisor->options.terminal, "");
-    enter_phase(supervisor, FRONTENDS, (uint64_t) supervisor->options.drain_ms * 1000 + GRACE_US);
+    enter_phase(supervisor, FRONTENDS,
+                (uint64_t) supervisor->options.drain_ms * 1000 + grace_us(supervisor));
     go_on_draining(supervisor);
 }
 

@@ -36,6 +36,7 @@ struct supervisor_options {
     const char *ready_note;          /* a line after "ready"; NULL: none */
     uint32_t restart_limit;
     uint32_t drain_ms; /* that frontends may take */
+    uint32_t grace_ms; /* beyond a drain, before SIGKILL; 0: 5,000 */
     bool is_json, is_debug;
     void (*on_over)(void *ctx, int status); /* every process is gone */
     void *ctx;

@@ -96,6 +96,15 @@ const void *model_tensor_row(const struct model *model, enum tensor_role role, u
     return place->data + row * place->tensor.row_bytes;
 }
 
+static void drop_file(const struct model_file *file) {
+    if (file->bytes) madvise((void *) (uintptr_t) file->bytes, file->size, MADV_DONTNEED);
+}
+
+void model_drop_pages(const struct model *model) {
+    for (uint32_t i = 0; i < model->gguf.part_count; i++) drop_file(&model->gguf.parts[i].file);
+    for (uint32_t i = 0; i < model->file_count; i++) drop_file(&model->files[i]);
+}
+
 void model_tensor_drop(const struct model *model, enum tensor_role role, uint32_t layer) {
     const struct model_place *place = place_of(model, role, layer);
     if (!place || !place->data) return;

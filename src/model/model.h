@@ -88,6 +88,10 @@ const void *model_tensor_row(const struct model *model, enum tensor_role role, u
 /* Tells the kernel that the pages of this tensor's rows are not needed any more. */
 void model_tensor_drop(const struct model *model, enum tensor_role role, uint32_t layer);
 
+/* The same for all of the model's files: who has read what it wanted (tokenizer, template) keeps no
+ * page of them; what is touched later comes back from the file. */
+void model_drop_pages(const struct model *model);
+
 /* --- what stands beside the weights ------------------------------------------------------ */
 
 /* The tokenizer, or ERR_NOT_FOUND naming the files looked for.  The caller owns it. */

@@ -81,6 +81,7 @@ static void begin(struct bench *bench, const char *script) {
                                                  .ring_bytes_max = 65536},
                                          .restart_limit = 2,
                                          .drain_ms = 100,
+                                         .grace_ms = 500,
                                          .on_over = on_over,
                                          .ctx = bench};
     struct supervisor_component components[] = {
