@@ -1,0 +1,107 @@
+"""plan and check of graph files as a person types them: exit codes, JSON, --fix, and the story of
+docs/, command by command."""
+import json
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+from harness import BINARY, ROOT, WAIT_S, clean_environment
+
+STORY = ROOT / "docs" / "the-oom-story.yaml"
+CARDS = ("--devices", "16xA100-40GB")
+
+
+def gramme(*arguments, text=None):
+    return subprocess.run([BINARY, *arguments], input=text, capture_output=True, text=True, cwd=ROOT,
+                          timeout=WAIT_S * 4, env=clean_environment())
+
+
+class Check(unittest.TestCase):
+    def test_story_is_refused(self):
+        done = gramme("check", "disagg_router", "-f", str(STORY), "--json", *CARDS)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        answer = json.loads(done.stdout)
+        self.assertFalse(answer["ok"])
+        found = {(p["severity"], p["component"], p["key"]) for p in answer["problems"]}
+        self.assertIn(("error", "PrefillWorker", "tensor-parallel-size"), found)
+        self.assertIn(("error", "PrefillWorker", "model"), found)
+        self.assertIn(("warning", "PrefillWorker", "gpu-memory-utilization"), found)
+        for problem in answer["problems"]:
+            self.assertEqual(set(problem), {"severity", "code", "component", "key", "line", "column",
+                                            "message", "fix"})
+
+    def test_fix(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path, out = pathlib.Path(folder) / "story.yaml", pathlib.Path(folder) / "out.yaml"
+            shutil.copy(STORY, path)
+            command = ("check", "disagg_router", "-f", str(path), *CARDS)
+            shown = gramme(*command, "--fix")
+            self.assertEqual(shown.returncode, 0, shown.stdout)
+            self.assertIn("+  tensor-parallel-size: 4", shown.stdout)
+            self.assertEqual(path.read_text(), STORY.read_text())
+            self.assertEqual(gramme(*command, "--fix", "-o", str(out)).returncode, 0)
+            self.assertEqual(path.read_text(), STORY.read_text())
+            self.assertEqual(gramme(*command, "--fix", "--in-place").returncode, 0)
+            self.assertEqual(path.read_text(), out.read_text())
+            for line in STORY.read_text().splitlines():
+                if line.startswith("#"):
+                    self.assertIn(line, path.read_text())
+            self.assertEqual(gramme(*command).returncode, 0)
+            self.assertEqual(gramme(*command, "--strict").returncode, 1)
+            self.assertEqual(gramme("plan", "disagg_router", "-f", str(path), *CARDS).returncode, 0)
+
+    def test_stdin_and_usage(self):
+        done = gramme("check", "agg", "-f", "-", *CARDS, text="VllmWorker:\n\tmodel: x\n")
+        self.assertEqual(done.returncode, 1)
+        self.assertTrue(done.stdout.startswith("stdin:2:1: error: "), done.stdout)
+        self.assertTrue(done.stdout.endswith("1 error, 0 warnings\n"), done.stdout)
+        for arguments in (("check",), ("check", "-f", "/nowhere.yaml"), ("check", "ag", "-f", str(STORY)),
+                          ("check", "-f", str(STORY), "--devices", "3xH10"),
+                          ("check", "-f", str(STORY), "--in-place"),
+                          ("check", "-f", "-", "--fix", "--in-place"),
+                          ("plan", "disagg", "-f", "/nowhere.yaml")):
+            done = gramme(*arguments)
+            self.assertIn(done.returncode, (1, 2) if arguments[0] == "plan" else (2,), arguments)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+
+    def test_flags_mend_too(self):
+        path = "/path/my/DeepSeek-R1-Distill-Qwen-32B"
+        done = gramme("check", "graphs.disagg_router:Frontend", "-f", str(STORY), *CARDS,
+                      f"--PrefillWorker.model={path}", "--PrefillWorker.tensor-parallel-size=4")
+        self.assertEqual(done.returncode, 0, done.stdout)
+
+    def test_examples_are_clean(self):
+        for path in sorted((ROOT / "examples").glob("*.yaml")):
+            kind = re.split("[-.]", path.name)[0]
+            done = gramme("check", kind, "-f", str(path), "--strict", *CARDS)
+            self.assertEqual(done.returncode, 0, done.stdout)
+            done = gramme("plan", kind, "-f", str(path), "--json", *CARDS)
+            self.assertTrue(json.loads(done.stdout)["fits"], done.stdout)
+
+
+class Story(unittest.TestCase):
+    """What docs/the-oom-story.md shows is what the program prints."""
+
+    def test_commands(self):
+        text = (ROOT / "docs" / "the-oom-story.md").read_text()
+        blocks = re.findall(r"```\n\$ gramme (.*)\n((?:.|\n)*?)```", text)
+        self.assertGreaterEqual(len(blocks), 4)
+        with tempfile.TemporaryDirectory() as folder:
+            mended, seen = str(pathlib.Path(folder) / "mended.yaml"), 0
+            for command, shown in blocks:
+                words = [mended if word == "mended.yaml" else word for word in shlex.split(command)]
+                if words[0] == "serve":
+                    continue
+                done = gramme(*words)
+                for line in shown.splitlines():
+                    seen += 1
+                    self.assertIn(line, done.stdout.splitlines(), command)
+            self.assertGreater(seen, 10)
+
+
+if __name__ == "__main__":
+    unittest.main()
