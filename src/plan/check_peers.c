@@ -6,7 +6,7 @@
 #include "plan/check_impl.h"
 #include "plan/plan_model.h"
 
-#define SMALL_STEP_TOKENS 512 /* below, a step is mostly reading weights: prompts crawl */
+#define SMALL_STEP_TOKENS 256 /* below, a step is mostly reading weights: prompts crawl */
 
 static const struct options *options_of(const struct checker *checker, enum graph_section_id id) {
     return checker->graph->sections[id].options;

@@ -25,6 +25,9 @@ static void read_options(const struct options *options, struct graph_plan_compon
         .batched_tokens_max = (uint32_t) options_count(options, OPT_MAX_NUM_BATCHED_TOKENS),
         .model_len_max = spec->context_tokens,
         .row_tile = (uint32_t) options_count(options, OPT_ROW_TILE),
+        .thread_count = options_is_set(options, OPT_THREADS)
+                            ? (uint32_t) options_count(options, OPT_THREADS)
+                            : 0,
     };
     backend->batched_tokens_max =
         (uint32_t) num_max(backend->batched_tokens_max, backend->seat_count);
@@ -264,7 +267,9 @@ static void set_budget(const struct graph_plan_target *target, const struct grap
         component->node_devices = (uint32_t) num_max(component->node_devices, device->ordinal + 1);
     }
     component->device_bytes = budget->total_bytes;
-    component->options.thread_count = target->thread_count;
+    /* The supervisor deals the cores out (serve): each thread's stack is planned. */
+    uint32_t share = target->thread_count / worker_count;
+    if (!component->options.thread_count) component->options.thread_count = share ? share : 1;
     component->options.model =
         component->is_cpu && !component->is_sim ? component->model.model : NULL;
 }
