@@ -1,10 +1,10 @@
 /* device_card - see device_card.h.
  *
- * Sources.  total: the "total capacity" that out-of-memory messages of such cards quote in public
- * issue threads (the 39.39 GiB of the A100-40GB is that of the story in docs); it is less than the
- * label, because ECC and the driver take their part, and it moves by a few tens of MiB between
- * drivers, so the lowest seen is taken.  Bandwidth, bf16 rate (dense, no sparsity) and link: the
- * makers' data sheets; NVLink one direction, else the PCIe slot. */
+ * Sources.  total: 39.39 GiB of the A100-40GB is that of the story in docs; the others are what
+ * drivers are known to report for such cards, which is less than the label (ECC and the driver take
+ * their part) and moves by tens of MiB between drivers: none was measured here, so a plan for a
+ * card is an estimate until doctor has seen the card.  Bandwidth, bf16 rate (dense, no sparsity)
+ * and link: the makers' data sheets; NVLink one direction, else the PCIe slot. */
 #include "device/device_card.h"
 
 #include <stddef.h>
