@@ -194,7 +194,9 @@ static inline struct aim aim_at(const struct prefix_index *index, uint64_t hash)
 }
 
 static inline void prefetch(const struct aim *aim) {
-    __builtin_prefetch(&aim->shard->lines[aim->home]); /* without lines: of address 0 */
+    /* Without lines the address is no pointer; a prefetch of it does nothing. */
+    uintptr_t lines = (uintptr_t) aim->shard->lines;
+    __builtin_prefetch((const void *) (lines + aim->home * sizeof *aim->shard->lines));
 }
 
 static void ask(const struct prefix_index *index, uint64_t hash) {
