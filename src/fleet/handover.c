@@ -138,7 +138,7 @@ enum err handover_read(int fd, struct handover *handover, struct options *option
     if (!e && (!file.bytes || file.data[file.bytes - 1]))
         e = err_set(text, ERR_FORMAT, "handover: cut off");
     *handover = (struct handover){0};
-    const char *at = (const char *) file.data, *end = at + file.bytes;
+    const char *at = file.data ? (const char *) file.data : "", *end = at + file.bytes;
     while (!e && at < end) {
         const char *value = at + strlen(at) + 1;
         if (value >= end) e = err_set(text, ERR_FORMAT, "handover: a key without value");
