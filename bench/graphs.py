@@ -155,7 +155,8 @@ def main():
                    with_request_us=round(cost / 64 * 1000, 2))
     if "ttft" in cases:
         medians = {"agg": [], "disagg": []}
-        common = ["-m", options.model, "--max-model-len", "4k"]
+        # Idle workers: whoever computes may use every core, as agg may.
+        common = ["-m", options.model, "--max-model-len", "4k", "--threads", str(os.cpu_count())]
         disagg = [*common, "--VllmWorker.remote-prefill=true", "--VllmWorker.conditional-disagg=false"]
         for graph_name, arguments in (("agg", common), ("disagg", disagg)):
             with Graph(gramme, graph_name, arguments) as graph:
