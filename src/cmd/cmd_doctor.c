@@ -19,6 +19,7 @@
 #include "cmd/cmd.h"
 #include "device/device_cpu.h"
 #include "device/device_gpu.h"
+#include "fleet/nats_server.h"
 #include "xfer/xfer_look.h"
 
 #define GIB ((double) (1u << 30))
@@ -147,18 +148,6 @@ static void look_at_port(struct doctor *doctor) {
 
 /* --- what graphs need ------------------------------------------------------------------------ */
 
-static bool find_program(const char *name, char *path, size_t room) {
-    const char *folders = getenv("PATH");
-    char all[4096];
-    snprintf(all, sizeof all, "%s:/usr/sbin:/usr/local/bin", folders ? folders : "/usr/bin:/bin");
-    char *rest = all;
-    for (char *folder; (folder = strsep(&rest, ":"));) {
-        snprintf(path, room, "%s/%s", folder, name);
-        if (folder[0] && access(path, X_OK) == 0) return true;
-    }
-    return false;
-}
-
 /* A test block over each transport that KV blocks may take between processes. */
 static void look_at_lanes(struct doctor *doctor) {
     struct xfer_look looks[XFER_LOOK_LANES];
@@ -175,8 +164,9 @@ static void look_at_lanes(struct doctor *doctor) {
 }
 
 static void look_at_libraries(struct doctor *doctor) {
-    char path[4608];
-    if (find_program("nats-server", path, sizeof path))
+    char path[512];
+    struct err_text text;
+    if (nats_server_find(getenv("PATH"), &text, path) == ERR_OK)
         find(doctor, GOOD, "nats-server", NULL, "%s", path);
     else
         find(doctor, NOTE, "nats-server",

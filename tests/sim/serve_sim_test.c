@@ -21,6 +21,7 @@
 #include "base/mem.h"
 #include "fake_bus.h"
 #include "fake_xfer.h"
+#include "sim_seed.h"
 #include "worker/worker_core.h"
 
 #define SEEDS 1000u
@@ -42,26 +43,6 @@
 #define END_US 240000000u /* virtual: four minutes, far beyond every timeout */
 
 /* --- one seed's numbers ----------------------------------------------------------------------- */
-
-static uint64_t seed_now, random_state, now_us;
-
-static uint32_t below(uint32_t n) {
-    random_state += 0x9e3779b97f4a7c15u;
-    uint64_t z = random_state;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (uint32_t) ((z >> 33) % n);
-}
-
-__attribute__((noreturn, format(printf, 1, 2))) static void wrong(const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    fprintf(stderr, "seed %llu, %.3f s: ", (unsigned long long) seed_now, (double) now_us / 1e6);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
-    va_end(args);
-    exit(1);
-}
 
 /* What was reached, over all seeds. */
 static struct {
