@@ -83,7 +83,7 @@ class Graph(Server):
             wait_for(lambda: not is_alive(pid), f"the end of process {pid}")
 
 
-def watch(graph, prompt, tokens, **fields):
+def watch(graph, prompt, tokens, on_event=lambda: None, **fields):
     """One stream through the openai client: its text; usage must count every token once."""
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{graph.port}/v1", api_key="-", max_retries=0,
                            timeout=WAIT_S * 4)
@@ -92,6 +92,7 @@ def watch(graph, prompt, tokens, **fields):
                                        stream_options={"include_usage": True},
                                        extra_body={"ignore_eos": True}, **{"temperature": 0, **fields})
     for event in stream:
+        on_event()
         usage = event.usage or usage
         text += [choice.text for choice in event.choices]
     assert usage.completion_tokens == tokens, usage
@@ -153,12 +154,15 @@ class Faults(unittest.TestCase):
             cls.wanted = in_parallel(cls.STREAMS, lambda i: watch(single, PROMPTS[i], cls.TOKENS, **seeded(i)))
 
     def under_load(self, graph, fault):
-        """Streams that must end as if nothing had happened; fault() comes in their middle."""
+        """Streams that must end as if nothing had happened; fault() comes in their middle.  The
+        metrics count what a dead frontend left too, so that every stream's first event will do."""
+        begun = set()
         def one(i):
             if i == self.STREAMS:
-                wait_for(lambda: graph.metrics()["vllm:num_requests_running"] == self.STREAMS, "all streams run")
+                wait_for(lambda: len(begun) == self.STREAMS or
+                         graph.metrics()["vllm:num_requests_running"] == self.STREAMS, "all streams run")
                 return fault()
-            return watch(graph, PROMPTS[i], self.TOKENS, **seeded(i))
+            return watch(graph, PROMPTS[i], self.TOKENS, on_event=lambda: begun.add(i), **seeded(i))
         self.assertEqual(in_parallel(self.STREAMS + 1, one)[:-1], self.wanted)
 
     def graph(self, kind="agg", **options):
