@@ -79,7 +79,8 @@ enum err cmd_read_all(const char *path, size_t limit, struct err_text *text, str
         if (got <= 0) break;
         out->bytes += (size_t) got;
         if (out->bytes > limit) {
-            e = err_set(text, ERR_LIMIT, "%s: longer than %zu bytes", path, limit);
+            e = err_set(text, ERR_LIMIT, "%s: longer than %zu bytes", is_stdin ? "stdin" : path,
+                        limit);
             break;
         }
     }

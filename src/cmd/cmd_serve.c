@@ -404,6 +404,7 @@ static int read_graph(const struct cmd_graph_line *line, enum graph_kind kind,
     bool is_sim = strcasecmp(options_text(line->flags, OPT_ENGINE), "sim") == 0;
     struct check_target check = {.plan = &target->plan,
                                  .is_elsewhere = target->is_elsewhere,
+                                 .gpus = target->gpus,
                                  .is_serve = !is_sim || !target->is_elsewhere};
     bool is_checked = options_text(line->flags, OPT_FILE) || options_text(line->flags, OPT_DEVICES);
     return cmd_graph_read(line, kind, is_checked ? &check : NULL, graph);

@@ -24,8 +24,11 @@ enum err cmd_target_find(const struct options *flags, struct err_text *text,
     enum err e =
         devices ? device_list_parse(devices, gpus, text, &out->devices)
                 : device_list_of_machine(gpus, getenv("CUDA_VISIBLE_DEVICES"), text, &out->devices);
-    alloc_free(gpus);
-    if (e) return e;
+    out->gpus = gpus;
+    if (e) {
+        cmd_target_release(out);
+        return e;
+    }
     for (uint32_t i = 0; i < out->devices.count; i++)
         out->is_elsewhere |= out->devices.items[i].is_elsewhere;
     out->is_elsewhere |= options_list_count(flags, OPT_SHAPE) > 0;
@@ -39,7 +42,11 @@ enum err cmd_target_find(const struct options *flags, struct err_text *text,
     return ERR_OK;
 }
 
-void cmd_target_release(struct cmd_target *target) { device_list_release(&target->devices); }
+void cmd_target_release(struct cmd_target *target) {
+    device_list_release(&target->devices);
+    alloc_free(target->gpus);
+    target->gpus = NULL;
+}
 
 enum err cmd_target_file(const struct options *flags, struct err_text *text, struct buf *out,
                          const char **name) {

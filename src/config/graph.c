@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "config/graph_impl.h"
+#include "config/yaml_fix.h"
 
 /* --- graphs ------------------------------------------------------------------------------- */
 
@@ -110,9 +111,11 @@ static void read_top_pair(struct graph_reader *reader, struct yaml_file_pair pai
     case GRAPH_TOP_COMMON:
         if (yaml_file_kind(reader->yaml, pair.value) == YAML_FILE_MAP)
             reader->common_node = pair.value;
-        else if (!yaml_file_is_null(reader->yaml, pair.value))
+        else if (!yaml_file_is_null(reader->yaml, pair.value)) {
+            reader->is_common_broken = true;
             problem_add(reader->problems, PROBLEM_ERROR, "wrong-type", name, "", mark, NULL,
                         "a mapping of keys is wanted");
+        }
         break;
     case GRAPH_TOP_ACCEPTED:
         problem_add(reader->problems, PROBLEM_NOTE, "unused-section", name, "", mark, NULL,
@@ -131,6 +134,45 @@ static void read_top_pair(struct graph_reader *reader, struct yaml_file_pair pai
     }
 }
 
+/* A misspelt section is read as the one that was meant, so that its lack is not told as well. */
+static void adopt_top_pair(struct graph_reader *reader, struct yaml_file_pair pair) {
+    const char *name = yaml_file_text(reader->yaml, pair.key), *near;
+    enum graph_section_id id;
+    if (graph_schema_top(name, &id) != GRAPH_TOP_UNKNOWN) return;
+    near = graph_schema_suggest_top(name);
+    if (!near) return;
+    if (graph_schema_top(near, &id) == GRAPH_TOP_COMMON) {
+        if (!reader->common_node && yaml_file_kind(reader->yaml, pair.value) == YAML_FILE_MAP)
+            reader->common_node = pair.value;
+        return;
+    }
+    struct graph_section *section = &reader->graph->sections[id];
+    if (section->is_present) return;
+    section->is_present = true;
+    section->mark = yaml_file_mark(reader->yaml, pair.key);
+    reader->section_nodes[id] = pair.value;
+}
+
+/* The reader of YAML knows no sections: a key written twice gets the one it stands in. */
+static void name_duplicates(struct graph_reader *reader) {
+    const uint32_t root = 1;
+    for (uint32_t i = 0; i < reader->problems->count; i++) {
+        struct problem *problem = &reader->problems->items[i];
+        uint32_t best = 0;
+        if (strcmp(problem->code, "duplicate-key") != 0 || problem->component[0]) continue;
+        for (uint32_t k = 0; k < yaml_file_map_count(reader->yaml, root); k++) {
+            struct yaml_file_pair pair = yaml_file_map_pair(reader->yaml, root, k);
+            struct problem_mark mark = yaml_file_mark(reader->yaml, pair.key);
+            if (mark.line > problem->mark.line || mark.line < best) continue;
+            best = mark.line;
+            /* At the left margin it is a section that stands twice: its key names it. */
+            if (problem->mark.column > mark.column)
+                snprintf(problem->component, sizeof problem->component, "%s",
+                         yaml_file_text(reader->yaml, pair.key));
+        }
+    }
+}
+
 static void read_top(struct graph_reader *reader) {
     const uint32_t root = 1;
     if (yaml_file_kind(reader->yaml, root) != YAML_FILE_MAP) {
@@ -144,13 +186,16 @@ static void read_top(struct graph_reader *reader) {
     }
     for (uint32_t i = 0; i < yaml_file_map_count(reader->yaml, root); i++)
         read_top_pair(reader, yaml_file_map_pair(reader->yaml, root, i));
+    for (uint32_t i = 0; i < yaml_file_map_count(reader->yaml, root); i++)
+        adopt_top_pair(reader, yaml_file_map_pair(reader->yaml, root, i));
+    name_duplicates(reader);
 }
 
 /* --- what the sections say together ------------------------------------------------------ */
 
 static void add_missing_section(struct graph_reader *reader, enum graph_section_id id) {
     problem_add(reader->problems, PROBLEM_ERROR, "missing-section", graph_section_name(id), "",
-                (struct problem_mark){0},
+                (struct problem_mark){.line = 1, .column = 1},
                 id == GRAPH_PREFILL_WORKER ? "add the section, or serve agg" : "add the section",
                 "the graph %s needs this section, and the file has none",
                 graph_kind_name(reader->graph->kind));
@@ -168,7 +213,8 @@ static void check_sections(struct graph_reader *reader) {
             continue;
         }
         if (graph->has_file && !is_read) continue;
-        if (!options_text(section->options, OPT_MODEL))
+        bool is_told = section->is_broken || graph_mark(graph, id, OPT_MODEL).line;
+        if (!options_text(section->options, OPT_MODEL) && !is_told)
             problem_add(reader->problems, PROBLEM_ERROR, "model-missing", graph_section_name(id),
                         "model", section->mark, "write model: PATH, or name it in common-configs",
                         "no model is given");
@@ -231,6 +277,39 @@ static void set_defaults(struct graph_reader *reader) {
 
 /* --- reading ------------------------------------------------------------------------------ */
 
+/* A slip of the keyboard (a tab, a space that lacks) is told and read over, so that the rest of the
+ * file is told in the same run. */
+#define SLIPS_MAX 32
+
+static enum err read_yaml(struct graph_reader *reader, struct buf *mended) {
+    const struct graph_source *source = reader->source;
+    struct buf text, next;
+    buf_init(&text, 0);
+    buf_init(&next, 0);
+    enum err e = ERR_OK;
+    for (int slip = 0; slip <= SLIPS_MAX; slip++) {
+        struct problem_list found = {0};
+        const uint8_t *yaml = slip ? text.data : source->yaml;
+        size_t bytes = slip ? text.bytes : source->bytes;
+        e = yaml_file_read(yaml, bytes, &found, &reader->yaml);
+        bool is_over = reader->yaml || e == ERR_MEMORY;
+        if (!is_over) is_over = yaml_fix_apply(yaml, bytes, &found, &next) == 0;
+        if (!problem_move(&found, reader->problems)) e = ERR_MEMORY;
+        if (!is_over && next.failed) e = ERR_MEMORY;
+        if (is_over || e == ERR_MEMORY) break;
+        buf_release(&text);
+        text = next;
+        buf_init(&next, 0);
+    }
+    buf_release(&next);
+    *mended = text;
+    bool is_mended = reader->yaml && text.bytes && e != ERR_MEMORY;
+    if (is_mended &&
+        yaml_file_set_original(reader->yaml, text.data, text.bytes, source->yaml, source->bytes))
+        e = ERR_MEMORY;
+    return e;
+}
+
 static enum err create_sections(struct graph *graph) {
     for (int i = 0; i < GRAPH_SECTION_COUNT; i++) {
         struct graph_section *section = &graph->sections[i];
@@ -263,11 +342,12 @@ enum err graph_read(enum graph_kind kind, const struct graph_source *source,
                     struct problem_list *problems, struct graph *out) {
     struct graph graph = {.kind = kind, .has_file = source->bytes > 0};
     struct graph_reader reader = {.source = source, .problems = problems, .graph = &graph};
+    struct buf mended; /* what was read, where slips were read over */
+    buf_init(&mended, 0);
     buf_init(&reader.ignored, 8192);
     reader.overrides = alloc_zero(source->override_count, sizeof *reader.overrides);
     enum err e = reader.overrides ? create_sections(&graph) : ERR_MEMORY;
-    if (!e && graph.has_file)
-        e = yaml_file_read(source->yaml, source->bytes, problems, &reader.yaml);
+    if (!e && graph.has_file) e = read_yaml(&reader, &mended);
     if (e == ERR_USAGE && !reader.yaml) goto out; /* not YAML: nothing else can be said */
     if (e == ERR_MEMORY) goto out;
     read_all(&reader);
@@ -276,6 +356,7 @@ enum err graph_read(enum graph_kind kind, const struct graph_source *source,
     if (problems->count >= PROBLEMS_MAX) e = ERR_USAGE;
 out:
     yaml_file_destroy(reader.yaml);
+    buf_release(&mended);
     alloc_free(reader.overrides);
     buf_release(&reader.ignored);
     if (e == ERR_MEMORY) graph_release(&graph);

@@ -43,6 +43,7 @@ struct graph_section {
     struct options *options;  /* owned; resolved; never NULL.  Frontend: all that its process needs,
                                  also what Processor and Router say */
     struct problem_mark *marks; /* owned; by option: graph_mark */
+    bool is_broken;             /* what stands there is no mapping (told) */
     uint32_t replica_count;     /* ServiceArgs.workers; 1 */
     uint32_t gpu_count;         /* ServiceArgs.resources.gpu, a replica; 0: not written */
     struct problem_mark gpu_mark, replica_mark;
@@ -83,7 +84,8 @@ bool graph_is_disagg(enum graph_kind kind);
 MUST_USE enum err graph_read(enum graph_kind kind, const struct graph_source *source,
                              struct problem_list *problems, struct graph *out);
 void graph_release(struct graph *graph);
-/* Where an option's value was written. */
+/* Where an option's value was written; also a value that was refused, or is lacking (is_empty):
+ * options_is_set tells. */
 struct problem_mark graph_mark(const struct graph *graph, enum graph_section_id section,
                                enum option_id id);
 

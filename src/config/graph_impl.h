@@ -31,6 +31,15 @@ struct graph_schema_key {
 };
 /* section GRAPH_SECTION_COUNT: Common. */
 struct graph_schema_key graph_schema_key(enum graph_section_id section, const char *key);
+/* What stands under ServiceArgs, and is found elsewhere. */
+enum graph_schema_place {
+    GRAPH_PLACE_NONE,
+    GRAPH_PLACE_WORKERS,
+    GRAPH_PLACE_RESOURCES,
+    GRAPH_PLACE_GPU,
+    GRAPH_PLACE_ENVS,
+};
+enum graph_schema_place graph_schema_place(const char *key);
 const char *graph_schema_suggest_key(enum graph_section_id section, const char *key);
 /* The JSON of kv-transfer-config: ERR_USAGE with what is wrong and, in fix, what to write. */
 MUST_USE enum err graph_schema_check_connector(const char *json, struct err_text *text,
@@ -53,6 +62,7 @@ struct graph_reader {
     struct problem_list *problems;
     struct graph *graph;
     struct yaml_file *yaml;                      /* NULL: no file */
+    bool is_common_broken;                       /* Common is no mapping */
     uint32_t section_nodes[GRAPH_SECTION_COUNT]; /* values; 0: not written */
     uint32_t common_node;                        /* 0: none */
     struct graph_override *overrides;            /* owned */

@@ -30,7 +30,8 @@ enum graph_schema_top graph_schema_top(const char *name, enum graph_section_id *
         }
     if (strcmp(name, "Common") == 0) return GRAPH_TOP_COMMON;
     if (strncmp(name, "Planner", 7) == 0 || strncmp(name, "Mock", 4) == 0 ||
-        strncmp(name, "Sample", 6) == 0 || strcmp(name, "Metrics") == 0)
+        strncmp(name, "Sample", 6) == 0 || strcmp(name, "Metrics") == 0 ||
+        strncmp(name, "x-", 2) == 0 || *name == '.' || *name == '_') /* holders of anchors */
         return GRAPH_TOP_ACCEPTED;
     return GRAPH_TOP_UNKNOWN;
 }
@@ -38,6 +39,8 @@ enum graph_schema_top graph_schema_top(const char *name, enum graph_section_id *
 const char *graph_schema_suggest_top(const char *name) {
     static const char *const names[] = {"Frontend",   "Processor",     "Router", "Common",
                                         "VllmWorker", "PrefillWorker", "Planner"};
+    if (graph_schema_equal(name, "DecodeWorker") || graph_schema_equal(name, "Worker"))
+        return "VllmWorker";
     return option_suggest_among(name, names, ARRAY_COUNT(names));
 }
 
@@ -95,9 +98,69 @@ struct graph_schema_key graph_schema_key(enum graph_section_id section, const ch
     return found;
 }
 
+enum graph_schema_place graph_schema_place(const char *key) {
+    static const struct {
+        const char *key;
+        enum graph_schema_place place;
+    } places[] = {
+        {"workers", GRAPH_PLACE_WORKERS},
+        {"replicas", GRAPH_PLACE_WORKERS},
+        {"num-workers", GRAPH_PLACE_WORKERS},
+        {"resources", GRAPH_PLACE_RESOURCES},
+        {"gpu", GRAPH_PLACE_GPU},
+        {"gpus", GRAPH_PLACE_GPU},
+        {"num-gpus", GRAPH_PLACE_GPU},
+        {"nvidia.com/gpu", GRAPH_PLACE_GPU},
+        {"envs", GRAPH_PLACE_ENVS},
+        {"env", GRAPH_PLACE_ENVS},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(places); i++)
+        if (graph_schema_equal(key, places[i].key)) return places[i].place;
+    return GRAPH_PLACE_NONE;
+}
+
+/* What other programs and people call an option, too far from its name to be near. */
+static const char *other_name(const char *key) {
+    static const struct {
+        const char *key, *name;
+    } names[] = {
+        {"tp", "tensor-parallel-size"},
+        {"tp-size", "tensor-parallel-size"},
+        {"tensor-parallel", "tensor-parallel-size"},
+        {"tensor-parallelism", "tensor-parallel-size"},
+        {"pp", "pipeline-parallel-size"},
+        {"pp-size", "pipeline-parallel-size"},
+        {"context-length", "max-model-len"},
+        {"max-context-length", "max-model-len"},
+        {"max-seq-len", "max-model-len"},
+        {"max-sequence-length", "max-model-len"},
+        {"mem-fraction-static", "gpu-memory-utilization"},
+        {"memory-utilization", "gpu-memory-utilization"},
+        {"gpu-utilization", "gpu-memory-utilization"},
+        {"gpu-mem-utilization", "gpu-memory-utilization"},
+        {"max-batch-size", "max-num-seqs"},
+        {"max-batched-tokens", "max-num-batched-tokens"},
+        {"max-num-tokens", "max-num-batched-tokens"},
+        {"kv-dtype", "kv-cache-dtype"},
+        {"kv-block-size", "block-size"},
+        {"page-size", "block-size"},
+        {"model-path", "model"},
+        {"model-id", "model"},
+        {"served-name", "served-model-name"},
+        {"served-model", "served-model-name"},
+        {"prefix-caching", "enable-prefix-caching"},
+        {"chunked-prefill", "enable-chunked-prefill"},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++)
+        if (graph_schema_equal(key, names[i].key)) return names[i].name;
+    return NULL;
+}
+
 const char *graph_schema_suggest_key(enum graph_section_id section, const char *key) {
     static const char *const special[] = {"ServiceArgs", "common-configs"};
-    const char *near = option_suggest_among(key, special, ARRAY_COUNT(special));
+    if (graph_schema_place(key) != GRAPH_PLACE_NONE) return NULL; /* it belongs elsewhere */
+    const char *near = other_name(key);
+    if (!near) near = option_suggest_among(key, special, ARRAY_COUNT(special));
     return near ? near : option_suggest(key, commands_of(section));
 }
 

@@ -29,6 +29,7 @@ struct section_reader {
     enum graph_section_id id;
     struct graph_section *section;
     const char *name;
+    bool has_service_args, has_common_configs;
     struct place places[OPT_COUNT];
 };
 
@@ -44,6 +45,10 @@ static struct problem_mark place_mark(const struct section_reader *reader,
     if (place->override) return (struct problem_mark){.is_flag = true};
     struct problem_mark mark = yaml_file_mark(reader->all->yaml, place->value);
     mark.is_common = place->is_common;
+    mark.is_negated = place->is_negated;
+    mark.is_empty = yaml_file_kind(reader->all->yaml, place->value) == YAML_FILE_SCALAR &&
+                    yaml_file_is_plain(reader->all->yaml, place->value) &&
+                    !*yaml_file_text(reader->all->yaml, place->value);
     return mark;
 }
 
@@ -67,11 +72,30 @@ static void add_ignored(struct graph_reader *all, const char *name, struct probl
     buf_add_format(&all->ignored, "%s%s", all->ignored.bytes ? ", " : "", name);
 }
 
+static const char *place_name(enum graph_schema_place place) {
+    switch (place) {
+    case GRAPH_PLACE_WORKERS: return "ServiceArgs.workers";
+    case GRAPH_PLACE_RESOURCES: return "ServiceArgs.resources";
+    case GRAPH_PLACE_GPU: return "ServiceArgs.resources.gpu";
+    case GRAPH_PLACE_ENVS: return "ServiceArgs.envs";
+    case GRAPH_PLACE_NONE: break;
+    }
+    return NULL;
+}
+
 static void refuse_unknown(struct section_reader *reader, uint32_t key, enum graph_section_id id) {
     const struct yaml_file *yaml = reader->all->yaml;
     const char *name = yaml_file_text(yaml, key);
     const char *near = graph_schema_suggest_key(id, name);
     char message[200], fix[120];
+    const char *place = place_name(graph_schema_place(name));
+    if (place) {
+        snprintf(message, sizeof message, "unknown key here: it is %s", place);
+        snprintf(fix, sizeof fix, "write it as %s", place);
+        add_problem(reader, PROBLEM_ERROR, "unknown-key", name, yaml_file_mark(yaml, key), fix,
+                    message);
+        return;
+    }
     snprintf(message, sizeof message, "unknown key%s%s%s", near ? ", did you mean " : "",
              near ? near : "", near ? "?" : "");
     snprintf(fix, sizeof fix, near ? "write %s" : "remove it", near);
@@ -103,6 +127,29 @@ static void place_own(struct section_reader *reader, struct yaml_file_pair pair,
 
 static void read_service_args(struct section_reader *reader, uint32_t node);
 static void read_common_configs(struct section_reader *reader, uint32_t node);
+static void read_misplaced(struct section_reader *reader, enum graph_schema_place place,
+                           uint32_t key, uint32_t node);
+
+/* A misspelt key is read as the one that was meant, where that one does not stand there too: its
+ * lack is the same mistake. */
+static void adopt_own(struct section_reader *reader, struct yaml_file_pair pair) {
+    const char *name = yaml_file_text(reader->all->yaml, pair.key);
+    enum graph_schema_place service = graph_schema_place(name);
+    if (service != GRAPH_PLACE_NONE) {
+        read_misplaced(reader, service, pair.key, pair.value);
+        return;
+    }
+    const char *near = graph_schema_suggest_key(reader->id, name);
+    if (!near) return;
+    struct graph_schema_key key = graph_schema_key(reader->id, near);
+    if (key.kind == GRAPH_KEY_SERVICE_ARGS && !reader->has_service_args)
+        read_service_args(reader, pair.value);
+    else if (key.kind == GRAPH_KEY_COMMON_CONFIGS && !reader->has_common_configs)
+        read_common_configs(reader, pair.value);
+    else if (key.kind == GRAPH_KEY_OPTION &&
+             (!reader->places[key.id].key || reader->places[key.id].is_common))
+        place_own(reader, pair, key);
+}
 
 static void read_own_keys(struct section_reader *reader, uint32_t node) {
     const struct yaml_file *yaml = reader->all->yaml;
@@ -117,10 +164,21 @@ static void read_own_keys(struct section_reader *reader, uint32_t node) {
         case GRAPH_KEY_SILENT:
             add_ignored(reader->all, name, yaml_file_mark(yaml, pair.key));
             break;
-        case GRAPH_KEY_SERVICE_ARGS: read_service_args(reader, pair.value); break;
-        case GRAPH_KEY_COMMON_CONFIGS: read_common_configs(reader, pair.value); break;
+        case GRAPH_KEY_SERVICE_ARGS:
+            reader->has_service_args = true;
+            read_service_args(reader, pair.value);
+            break;
+        case GRAPH_KEY_COMMON_CONFIGS:
+            reader->has_common_configs = true;
+            read_common_configs(reader, pair.value);
+            break;
         case GRAPH_KEY_UNKNOWN: refuse_unknown(reader, pair.key, reader->id); break;
         }
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct yaml_file_pair pair = yaml_file_map_pair(yaml, node, i);
+        const char *name = yaml_file_text(yaml, pair.key);
+        if (graph_schema_key(reader->id, name).kind == GRAPH_KEY_UNKNOWN) adopt_own(reader, pair);
     }
 }
 
@@ -134,6 +192,14 @@ static bool find_common(const struct section_reader *reader, const char *name,
     for (uint32_t i = 0; i < count; i++) {
         *out = yaml_file_map_pair(all->yaml, all->common_node, i);
         if (graph_schema_equal(yaml_file_text(all->yaml, out->key), name)) return true;
+    }
+    /* Told at Common: read as it was meant. */
+    for (uint32_t i = 0; i < count; i++) {
+        *out = yaml_file_map_pair(all->yaml, all->common_node, i);
+        const char *key = yaml_file_text(all->yaml, out->key);
+        if (graph_schema_key(GRAPH_SECTION_COUNT, key).kind != GRAPH_KEY_UNKNOWN) continue;
+        const char *near = graph_schema_suggest_key(GRAPH_SECTION_COUNT, key);
+        if (near && graph_schema_equal(near, name)) return true;
     }
     return false;
 }
@@ -153,7 +219,8 @@ static const struct graph_override *find_override(const struct graph_reader *all
     return found;
 }
 
-static void refuse_common_name(struct section_reader *reader, uint32_t item) {
+/* Gives the key of Common that was meant; NULL: none is near. */
+static const char *refuse_common_name(struct section_reader *reader, uint32_t item) {
     const struct graph_reader *all = reader->all;
     const char *name = yaml_file_text(all->yaml, item);
     const char *names[64];
@@ -171,6 +238,7 @@ static void refuse_common_name(struct section_reader *reader, uint32_t item) {
     struct problem *problem = add_problem(reader, PROBLEM_ERROR, "common-missing", "common-configs",
                                           yaml_file_mark(all->yaml, item), fix, message);
     if (near) problem_set_edit(problem, PROBLEM_EDIT_KEY, 0, "%s", near);
+    return near;
 }
 
 static void take_common(struct section_reader *reader, uint32_t item) {
@@ -187,14 +255,17 @@ static void take_common(struct section_reader *reader, uint32_t item) {
         struct graph_schema_key key = graph_schema_key(reader->id, name);
         if (key.kind != GRAPH_KEY_OPTION ||
             !find_override(reader->all, GRAPH_SECTION_COUNT, key.id)) {
-            refuse_common_name(reader, item);
-            return;
+            if (reader->all->is_common_broken) return; /* told */
+            name = refuse_common_name(reader, item);
+            if (!name || !find_common(reader, name, &pair)) return;
+        } else {
+            pair = (struct yaml_file_pair){0, 0};
         }
-        pair = (struct yaml_file_pair){0, 0};
     }
     struct graph_schema_key key = graph_schema_key(reader->id, name);
     if (key.kind != GRAPH_KEY_OPTION) return; /* unknown ones are told with Common itself */
     struct place *place = &reader->places[key.id];
+    /* Common's own key may be misspelt: it was found by what it means. */
     const struct graph_override *override = find_override(reader->all, GRAPH_SECTION_COUNT, key.id);
     if (place->key) return; /* the section's own key stood before this one */
     *place = (struct place){.key = pair.key,
@@ -251,17 +322,20 @@ static void set_replicas(struct section_reader *reader, const char *text,
     char message[160];
     snprintf(message, sizeof message, "'%.60s' is not a number of workers, 1 to %d", text,
              REPLICAS_MAX);
-    add_problem(reader, PROBLEM_ERROR, "wrong-type", "ServiceArgs.workers", mark, NULL, message);
+    add_problem(reader, PROBLEM_ERROR, "wrong-type", "ServiceArgs.workers", mark,
+                "write how many of this section shall run: workers: 1", message);
 }
 
 static void set_gpus(struct section_reader *reader, const char *text, struct problem_mark mark) {
-    reader->section->gpu_mark = mark;
-    if (parse_count(text, GPUS_MAX, &reader->section->gpu_count)) return;
+    if (parse_count(text, GPUS_MAX, &reader->section->gpu_count)) {
+        reader->section->gpu_mark = mark;
+        return;
+    }
     char message[160];
     snprintf(message, sizeof message, "'%.60s' is not a whole number of GPUs, 0 to %d", text,
              GPUS_MAX);
-    add_problem(reader, PROBLEM_ERROR, "wrong-type", "ServiceArgs.resources.gpu", mark, NULL,
-                message);
+    add_problem(reader, PROBLEM_ERROR, "wrong-type", "ServiceArgs.resources.gpu", mark,
+                "write as many as tensor-parallel-size", message);
 }
 
 /* A mapping is wanted: false when it is something else (told, but for null). */
@@ -290,13 +364,36 @@ static const char *scalar(struct section_reader *reader, const char *key, uint32
     return NULL;
 }
 
-static void refuse_service_key(struct section_reader *reader, const char *prefix, uint32_t key,
-                               const char *const *names, uint32_t count) {
+/* Gives the name that was meant, or NULL. */
+static const char *refuse_service_key(struct section_reader *reader, const char *prefix,
+                                      uint32_t key, const char *const *names, uint32_t count) {
     const struct yaml_file *yaml = reader->all->yaml;
     const char *name = yaml_file_text(yaml, key);
-    const char *near = option_suggest_among(name, names, count);
-    char path[96], message[200], fix[80];
+    const char *near = NULL;
+    bool is_count = graph_schema_place(name) == GRAPH_PLACE_WORKERS;
+    bool is_gpu = graph_schema_place(name) == GRAPH_PLACE_GPU;
+    for (uint32_t i = 0; i < count; i++)
+        if ((is_count && strcmp(names[i], "workers") == 0) ||
+            (is_gpu && strcmp(names[i], "gpu") == 0))
+            near = names[i];
+    if (!near) near = option_suggest_among(name, names, count);
+    char path[96], message[200], fix[120];
     snprintf(path, sizeof path, "%s.%.40s", prefix, name);
+    const char *place = NULL; /* where else it belongs */
+    struct graph_schema_key own = graph_schema_key(reader->id, name);
+    char section[96];
+    if (is_gpu && !near) place = "ServiceArgs.resources.gpu";
+    else if (!near && own.kind == GRAPH_KEY_OPTION) {
+        snprintf(section, sizeof section, "%s.%.40s", reader->name, option_get(own.id)->name);
+        place = section;
+    }
+    if (place) {
+        snprintf(message, sizeof message, "unknown key here: it is %s", place);
+        snprintf(fix, sizeof fix, "write it as %s", place);
+        add_problem(reader, PROBLEM_ERROR, "unknown-key", path, yaml_file_mark(yaml, key), fix,
+                    message);
+        return NULL;
+    }
     snprintf(message, sizeof message, "unknown key%s%s%s", near ? ", did you mean " : "",
              near ? near : "", near ? "?" : "");
     snprintf(fix, sizeof fix, near ? "write %s" : "remove it", near);
@@ -305,9 +402,11 @@ static void refuse_service_key(struct section_reader *reader, const char *prefix
     if (near && strcmp(name, "env") == 0 && strcmp(near, "envs") == 0)
         problem_set_edit(problem, PROBLEM_EDIT_ENVS, 0, "%s", near);
     else if (near) problem_set_edit(problem, PROBLEM_EDIT_KEY, 0, "%s", near);
+    return near;
 }
 
 static void read_resources(struct section_reader *reader, uint32_t node) {
+    bool has_gpu = false;
     static const char *const names[] = {"gpu", "cpu", "memory", "gpu_type", "custom"};
     const struct yaml_file *yaml = reader->all->yaml;
     if (!is_map(reader, "ServiceArgs.resources", node)) return;
@@ -317,10 +416,13 @@ static void read_resources(struct section_reader *reader, uint32_t node) {
         bool is_known = false;
         for (size_t k = 0; k < ARRAY_COUNT(names); k++) is_known |= strcmp(name, names[k]) == 0;
         if (!is_known) {
-            refuse_service_key(reader, "ServiceArgs.resources", pair.key, names, 3);
-            continue;
+            const char *near =
+                refuse_service_key(reader, "ServiceArgs.resources", pair.key, names, 3);
+            if (!near || strcmp(near, "gpu") != 0 || has_gpu) continue;
+            name = near;
         }
         if (strcmp(name, "gpu") != 0) continue; /* for Kubernetes; nothing of ours reads them */
+        has_gpu = true;
         const char *text = scalar(reader, "ServiceArgs.resources.gpu", pair.value);
         if (text) set_gpus(reader, text, yaml_file_mark(yaml, pair.value));
     }
@@ -354,7 +456,9 @@ static void read_env(struct section_reader *reader, uint32_t node) {
         if (strcmp(key, "name") == 0) name = scalar(reader, "ServiceArgs.envs", pair.value);
         else if (strcmp(key, "value") == 0)
             value = is_null ? "" : scalar(reader, "ServiceArgs.envs", pair.value);
-        else refuse_service_key(reader, "ServiceArgs.envs", pair.key, names, ARRAY_COUNT(names));
+        else
+            (void) refuse_service_key(reader, "ServiceArgs.envs", pair.key, names,
+                                      ARRAY_COUNT(names));
     }
     if (name && *name && !strchr(name, '=') && value) add_env(reader, name, value);
     else if (!name || !*name || strchr(name, '='))
@@ -363,14 +467,16 @@ static void read_env(struct section_reader *reader, uint32_t node) {
                     "an entry needs a name (without '=') and a value");
 }
 
-static void read_envs(struct section_reader *reader, uint32_t node) {
+static void read_envs(struct section_reader *reader, uint32_t key, uint32_t node) {
     const struct yaml_file *yaml = reader->all->yaml;
     if (yaml_file_is_null(yaml, node)) return;
     reader->section->env_mark = yaml_file_mark(yaml, node);
     if (yaml_file_kind(yaml, node) != YAML_FILE_LIST) {
-        add_problem(reader, PROBLEM_ERROR, "wrong-type", "ServiceArgs.envs",
-                    yaml_file_mark(yaml, node), "write - {name: NAME, value: VALUE}",
-                    "a list of {name, value} is wanted");
+        struct problem *problem = add_problem(
+            reader, PROBLEM_ERROR, "wrong-type", "ServiceArgs.envs", yaml_file_mark(yaml, key),
+            "write - {name: NAME, value: VALUE}", "a list of {name, value} is wanted");
+        if (yaml_file_kind(yaml, node) == YAML_FILE_MAP)
+            problem_set_edit(problem, PROBLEM_EDIT_ENVS, 0, "envs");
         return;
     }
     if (yaml_file_list_count(yaml, node) > ENVS_MAX)
@@ -385,25 +491,98 @@ static void read_service_args(struct section_reader *reader, uint32_t node) {
                                         "name",    "labels",    "annotations", "http",  "dynamo"};
     const struct yaml_file *yaml = reader->all->yaml;
     if (!is_map(reader, "ServiceArgs", node)) return;
-    for (uint32_t i = 0; i < yaml_file_map_count(yaml, node); i++) {
+    uint32_t count = yaml_file_map_count(yaml, node);
+    bool has[3] = {false};
+    for (uint32_t i = 0; i < count; i++)
+        for (size_t k = 0; k < ARRAY_COUNT(has); k++)
+            has[k] |=
+                strcmp(yaml_file_text(yaml, yaml_file_map_pair(yaml, node, i).key), names[k]) == 0;
+    for (uint32_t i = 0; i < count; i++) {
         struct yaml_file_pair pair = yaml_file_map_pair(yaml, node, i);
         const char *name = yaml_file_text(yaml, pair.key);
-        if (strcmp(name, "workers") == 0) {
-            const char *text = scalar(reader, "ServiceArgs.workers", pair.value);
-            if (text) set_replicas(reader, text, yaml_file_mark(yaml, pair.value));
-        } else if (strcmp(name, "resources") == 0) {
-            read_resources(reader, pair.value);
-        } else if (strcmp(name, "envs") == 0) {
-            read_envs(reader, pair.value);
-        } else {
-            bool is_known = false;
-            for (size_t k = 3; k < ARRAY_COUNT(names); k++) is_known |= strcmp(name, names[k]) == 0;
-            if (!is_known) refuse_service_key(reader, "ServiceArgs", pair.key, names, 3);
+        bool is_known = false;
+        for (size_t k = 0; k < ARRAY_COUNT(names); k++) is_known |= strcmp(name, names[k]) == 0;
+        if (!is_known) {
+            if (graph_schema_place(name) == GRAPH_PLACE_GPU && !has[1])
+                read_misplaced(reader, GRAPH_PLACE_GPU, pair.key, pair.value);
+            const char *near = refuse_service_key(reader, "ServiceArgs", pair.key, names, 3);
+            bool is_there = !near;
+            for (size_t k = 0; near && k < ARRAY_COUNT(has); k++)
+                is_there |= has[k] && strcmp(near, names[k]) == 0;
+            /* `env:` as a mapping is told once. */
+            if (is_there ||
+                (strcmp(near, "envs") == 0 && yaml_file_kind(yaml, pair.value) != YAML_FILE_LIST))
+                continue;
+            name = near;
         }
+        if (strcmp(name, "workers") == 0)
+            read_misplaced(reader, GRAPH_PLACE_WORKERS, pair.key, pair.value);
+        else if (strcmp(name, "resources") == 0) read_resources(reader, pair.value);
+        else if (strcmp(name, "envs") == 0) read_envs(reader, pair.key, pair.value);
+    }
+}
+
+/* One thing of ServiceArgs, wherever it stands. */
+static void read_misplaced(struct section_reader *reader, enum graph_schema_place place,
+                           uint32_t key, uint32_t node) {
+    const struct yaml_file *yaml = reader->all->yaml;
+    const char *text = NULL;
+    switch (place) {
+    case GRAPH_PLACE_NONE: break;
+    case GRAPH_PLACE_WORKERS:
+        text = scalar(reader, "ServiceArgs.workers", node);
+        if (text) set_replicas(reader, text, yaml_file_mark(yaml, node));
+        break;
+    case GRAPH_PLACE_RESOURCES: read_resources(reader, node); break;
+    case GRAPH_PLACE_GPU:
+        text = scalar(reader, "ServiceArgs.resources.gpu", node);
+        if (text) set_gpus(reader, text, yaml_file_mark(yaml, node));
+        break;
+    case GRAPH_PLACE_ENVS: read_envs(reader, key, node); break;
     }
 }
 
 /* --- values ------------------------------------------------------------------------------- */
+
+/* "0,8" and "16,384" as numbers are written; false: something else. */
+static bool plain_number(const char *text, char *out, size_t room) {
+    size_t comma = strspn(text, "0123456789");
+    size_t rest = text[comma] == ',' ? strspn(text + comma + 1, "0123456789") : 0;
+    if (!comma || !rest || text[comma + 1 + rest] || comma + rest + 2 > room) return false;
+    bool is_share = comma == 1 && *text == '0';
+    if (!is_share && rest != 3) return false;
+    snprintf(out, room, "%.*s%s%s", (int) comma, text, is_share ? "." : "", text + comma + 1);
+    return true;
+}
+
+/* The word of a WORD option that `text` misspells; false and "": none. */
+static bool word_near(enum option_id id, const char *text, char *out, size_t room) {
+    char words[256];
+    const char *names[32];
+    uint32_t count = 0;
+    const struct option *option = option_get(id);
+    if (option->type != OPTION_WORD || !option->words) return false;
+    snprintf(words, sizeof words, "%s", option->words);
+    for (char *at = words; at && *at && count < ARRAY_COUNT(names);) {
+        names[count++] = at;
+        at = strchr(at, '|');
+        if (at) *at++ = '\0';
+    }
+    const char *near = option_suggest_among(text, names, count);
+    snprintf(out, room, "%s", near ? near : "");
+    return near != NULL;
+}
+
+/* 16_384 is a number in YAML 1.1, which the classic system reads. */
+static bool drop_underscores(const char *text, char *out, size_t room) {
+    size_t bytes = strspn(text, "0123456789_.");
+    if (text[bytes] || !strchr(text, '_') || *text == '_' || bytes >= room) return false;
+    size_t to = 0;
+    for (const char *at = text; *at; at++)
+        if (*at != '_') out[to++] = *at;
+    out[to] = '\0';
+    return to > 0;
+}
 
 /* The sentence of options_set without its beginning, and what to write instead. */
 static void refuse_value(struct section_reader *reader, enum option_id id, const char *key,
@@ -414,12 +593,28 @@ static void refuse_value(struct section_reader *reader, enum option_id id, const
     if (strncmp(message, WHERE ": ", prefix) == 0) message += prefix;
     char fix[96] = "", edit[64] = "";
     double number = strtod(text, NULL);
+    uint32_t gpus = reader->section->gpu_count;
+    bool is_number = plain_number(text, edit, sizeof edit);
     if (id == OPT_GPU_MEMORY_UTILIZATION && number > 1 && number <= 100) {
         snprintf(edit, sizeof edit, "%.15g", number < 10 ? number / 10 : number / 100);
         snprintf(fix, sizeof fix, "write a share: %.60s: %s", key, edit);
     } else if (id == OPT_DTYPE) {
         snprintf(edit, sizeof edit, "auto");
         snprintf(fix, sizeof fix, "weights tell their own format; write dtype: auto");
+    } else if (id == OPT_TENSOR_PARALLEL_SIZE && gpus) {
+        snprintf(edit, sizeof edit, "%u", gpus);
+        snprintf(fix, sizeof fix, "write %.40s: %s, as many as gpu", key, edit);
+    } else if (id == OPT_REMOTE_PREFILL && graph_is_disagg(reader->all->graph->kind)) {
+        snprintf(edit, sizeof edit, "true");
+        snprintf(fix, sizeof fix, "write %.40s: true", key);
+    } else if (id == OPT_BLOCK_SIZE && !is_number) {
+        edit[0] = '\0';
+        snprintf(fix, sizeof fix, "write 16, 32, 64 or 128");
+    } else if (is_number && option_get(id)->type != OPTION_TEXT) {
+        snprintf(fix, sizeof fix, "write %.40s: %s", key, edit);
+    } else {
+        if (word_near(id, text, edit, sizeof edit))
+            snprintf(fix, sizeof fix, "write %.40s: %s", key, edit);
     }
     const char *code = e == ERR_UNSUPPORTED ? "not-supported" : "bad-value";
     struct problem *problem =
@@ -432,12 +627,16 @@ static void set_text(struct section_reader *reader, enum option_id id, const str
     struct err_text why = {0};
     struct options *options = reader->section->options;
     bool value;
+    char digits[64];
+    enum option_type type = option_get(id)->type;
+    bool is_number = type == OPTION_COUNT || type == OPTION_NUMBER || type == OPTION_BYTES;
+    if (is_number && drop_underscores(text, digits, sizeof digits)) text = digits;
     if (place->is_negated && options_parse_bool(text, &value)) text = value ? "false" : "true";
     enum err e =
         options_set(options, id, text, place->override ? SOURCE_FLAG : SOURCE_FILE, WHERE, &why);
     if (e == ERR_MEMORY) reader->all->is_out_of_memory = true;
     else if (e) refuse_value(reader, id, key, text, mark, e, &why);
-    else reader->section->marks[id] = mark;
+    reader->section->marks[id] = mark;
     struct err_text fix = {0};
     if (!e && id == OPT_KV_TRANSFER_CONFIG &&
         (e = graph_schema_check_connector(text, &why, &fix)) != ERR_OK)
@@ -485,8 +684,16 @@ static void read_value(struct section_reader *reader, enum option_id id) {
     bool is_text = option->type == OPTION_TEXT;
     enum yaml_file_kind kind = yaml_file_kind(yaml, place->value);
     if (yaml_file_is_null(yaml, place->value)) {
-        add_problem(reader, PROBLEM_WARNING, "no-value", key, mark, "write a value, or remove it",
-                    "has no value: the default is taken");
+        /* What cannot be left out is told as missing, where it is missed. */
+        bool is_missed = (id == OPT_TENSOR_PARALLEL_SIZE && reader->section->gpu_count > 1) ||
+                         (id == OPT_REMOTE_PREFILL && graph_is_disagg(reader->all->graph->kind));
+        reader->section->marks[id] = mark;
+        if (id == OPT_MODEL)
+            add_problem(reader, PROBLEM_ERROR, "model-missing", key, mark, "write model: PATH",
+                        "has no value, and every worker needs a model");
+        else if (!is_missed)
+            add_problem(reader, PROBLEM_WARNING, "no-value", key, mark,
+                        "write a value, or remove it", "has no value: the default is taken");
     } else if (kind == YAML_FILE_SCALAR) {
         set_text(reader, id, place, key, yaml_file_text(yaml, place->value), mark);
     } else if (kind == YAML_FILE_LIST && option->type == OPTION_LIST) {
@@ -498,6 +705,7 @@ static void read_value(struct section_reader *reader, enum option_id id) {
         snprintf(message, sizeof message, "a single value is wanted, this is %s",
                  kind_word(yaml, place->value));
         add_problem(reader, PROBLEM_ERROR, "wrong-type", key, mark, NULL, message);
+        reader->section->marks[id] = mark;
     }
 }
 
@@ -563,7 +771,9 @@ void graph_section_read(struct graph_reader *all, enum graph_section_id id) {
     reader->section = section;
     reader->name = graph_section_name(id);
     uint32_t node = all->section_nodes[id];
+    bool is_null = node && yaml_file_is_null(all->yaml, node);
     if (node && is_map(reader, "", node)) read_own_keys(reader, node);
+    else section->is_broken = node && !is_null;
     /* Own keys may stand behind common-configs: what they said wins, whatever the order. */
     apply_overrides(reader);
     for (int i = 0; i < OPT_COUNT; i++)

@@ -104,6 +104,19 @@ const struct problem *problem_find(const struct problem_list *list, const char *
     return NULL;
 }
 
+bool problem_move(struct problem_list *from, struct problem_list *to) {
+    bool has_all = !from->is_cut;
+    uint32_t moved = 0;
+    for (; moved < from->count && has_room(to); moved++)
+        to->items[to->count++] = from->items[moved];
+    has_all &= moved == from->count;
+    to->is_cut |= !has_all;
+    memmove(from->items, from->items + moved, (from->count - moved) * sizeof *from->items);
+    from->count -= moved;
+    problem_release(from);
+    return has_all;
+}
+
 static int compare(const void *left, const void *right) {
     const struct problem *a = left, *b = right;
     if (a->severity != b->severity) return a->severity < b->severity ? -1 : 1;

@@ -20,6 +20,8 @@ struct problem_mark {
     uint32_t line, column; /* from 1 */
     bool is_flag;          /* --Section.key=value or a plain flag: no line */
     bool is_common;        /* written in Common */
+    bool is_negated;       /* by a key of the form no-KEY */
+    bool is_empty;         /* a key without a value: the mark is where one would stand */
 };
 
 /* How the file would be mended, for check --fix (yaml_fix.h). */
@@ -30,6 +32,8 @@ enum problem_edit {
     PROBLEM_EDIT_INSERT, /* add edit_text ("key: value") to the section in edit_line */
     PROBLEM_EDIT_REMOVE, /* drop the key whose name or value stands at the mark */
     PROBLEM_EDIT_SPACE,  /* a space is missing at the mark */
+    PROBLEM_EDIT_TABS,   /* edit_text for each tab of the line's indentation, and of the lines that
+                            begin with one */
     PROBLEM_EDIT_ENVS,   /* the mapping under the key at the mark becomes a list of name, value */
 };
 
@@ -67,6 +71,8 @@ const char *problem_severity_name(enum problem_severity severity);
 /* The problem with this code and component (NULL: any), or NULL. */
 const struct problem *problem_find(const struct problem_list *list, const char *code,
                                    const char *component);
+/* Appends all of `from`, which is empty then; false when some found no room. */
+MUST_USE bool problem_move(struct problem_list *from, struct problem_list *to);
 void problem_sort(struct problem_list *list);
 /* One problem, without colour and without the fix: for a log or an err_text. */
 void problem_print_line(const struct problem *problem, const char *file, struct buf *out);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <yaml.h>
 
 #include "base/alloc.h"
@@ -18,6 +19,13 @@ struct map {
     bool is_ready;
 };
 
+struct lines {
+    const uint8_t *text; /* borrowed */
+    size_t bytes;
+    uint32_t *starts; /* owned: of each line */
+    uint32_t count;
+};
+
 struct yaml_file {
     yaml_document_t document;
     bool has_document;
@@ -27,6 +35,7 @@ struct yaml_file {
     uint32_t pair_count, pair_room;
     uint32_t merge_steps;          /* keys looked at for merges: an alias bomb ends here */
     struct problem_list *problems; /* borrowed while reading */
+    struct lines here, original;   /* starts NULL: the text is the original */
     bool has_duplicates, is_too_large, has_bad_key, is_out_of_memory;
 };
 
@@ -81,6 +90,59 @@ static uint32_t missing_space_column(struct line line) {
     return next == ' ' || next == '\r' || next == '/' || next == ':' ? 0 : (uint32_t) i + 2;
 }
 
+static bool is_blank(struct line line) {
+    size_t i = 0;
+    while (i < line.bytes && strchr(" \t\r", line.text[i])) i++;
+    return i == line.bytes || line.text[i] == '#';
+}
+
+static uint32_t indent_of(struct line line) {
+    uint32_t indent = 0;
+    while (indent < line.bytes && line.text[indent] == ' ') indent++;
+    return indent;
+}
+
+/* `key: something`, comments apart. */
+static bool has_value(struct line line) {
+    const char *colon = memchr(line.text, ':', line.bytes);
+    size_t at = colon ? (size_t) (colon - line.text) + 1 : line.bytes;
+    while (at < line.bytes && strchr(" \t\r", line.text[at])) at++;
+    return at < line.bytes && line.text[at] != '#';
+}
+
+/* The nearest line above that says something; 0: none. */
+static uint32_t line_above(const uint8_t *yaml, size_t bytes, uint32_t number) {
+    while (--number)
+        if (!is_blank(line_at(yaml, bytes, number))) return number;
+    return 0;
+}
+
+/* "mapping values are not allowed": the line above lacks its ':' or stands further left, or the
+ * line has two. */
+static bool explain_mapping(const uint8_t *yaml, size_t bytes, uint32_t number,
+                            struct problem_list *problems) {
+    uint32_t above_number = number > 1 ? line_above(yaml, bytes, number) : 0;
+    if (!above_number) return false;
+    struct line line = line_at(yaml, bytes, number), above = line_at(yaml, bytes, above_number);
+    uint32_t indent = indent_of(line), above_indent = indent_of(above);
+    struct problem_mark mark = {.line = above_number, .column = above_indent + 1};
+    bool is_item = above_indent < above.bytes && above.text[above_indent] == '-';
+    if (!memchr(above.text, ':', above.bytes) && !is_item) {
+        refuse(problems, "yaml-syntax", mark, "write 'key: value'",
+               "not YAML: a ':' is missing in this line");
+        return true;
+    }
+    if (indent <= above_indent || is_item || !has_value(above)) return false;
+    mark = (struct problem_mark){.line = number, .column = indent + 1};
+    char fix[80], message[120];
+    snprintf(fix, sizeof fix, "indent it by %u spaces as the line above", above_indent);
+    snprintf(message, sizeof message,
+             "not YAML: indented by %u spaces, and line %u above it, which has a value, by %u",
+             indent, above_number, above_indent);
+    refuse(problems, "yaml-syntax", mark, fix, message);
+    return true;
+}
+
 /* Looks at the lines where such errors come from for what people get wrong most. */
 static bool explain(const uint8_t *yaml, size_t bytes, const uint32_t *lines, size_t line_count,
                     struct problem_list *problems) {
@@ -89,8 +151,10 @@ static bool explain(const uint8_t *yaml, size_t bytes, const uint32_t *lines, si
         struct line line = line_at(yaml, bytes, lines[i]);
         struct problem_mark mark = {.line = lines[i], .column = tab_column(line)};
         if (mark.column) {
-            refuse(problems, "yaml-tab", mark, "indent with spaces",
-                   "the line is indented with a tab, and YAML allows only spaces");
+            problem_set_edit(
+                problem_add(problems, PROBLEM_ERROR, "yaml-tab", "", "", mark, "indent with spaces",
+                            "the line is indented with a tab, and YAML allows only spaces"),
+                PROBLEM_EDIT_TABS, 0, "  ");
             return true;
         }
     }
@@ -99,10 +163,10 @@ static bool explain(const uint8_t *yaml, size_t bytes, const uint32_t *lines, si
         struct line line = line_at(yaml, bytes, lines[i]);
         struct problem_mark mark = {.line = lines[i], .column = missing_space_column(line)};
         if (mark.column) {
-            struct problem *problem =
+            struct problem *found =
                 problem_add(problems, PROBLEM_ERROR, "yaml-syntax", "", "", mark,
                             "put a space behind the ':'", "a space is missing after ':'");
-            problem_set_edit(problem, PROBLEM_EDIT_SPACE, 0, " ");
+            problem_set_edit(found, PROBLEM_EDIT_SPACE, 0, " ");
             return true;
         }
     }
@@ -130,8 +194,9 @@ static void refuse_syntax(const yaml_parser_t *parser, const uint8_t *yaml, size
         snprintf(message, sizeof message, "this is not text: %s at byte %zu",
                  parser->problem ? parser->problem : "a byte that no YAML holds",
                  parser->problem_offset);
-        refuse(problems, "yaml-binary", mark_of_byte(yaml, bytes, parser->problem_offset), NULL,
-               message);
+        bool is_letter = parser->problem && strstr(parser->problem, "UTF-8");
+        refuse(problems, "yaml-binary", mark_of_byte(yaml, bytes, parser->problem_offset),
+               is_letter ? "save the file as UTF-8" : NULL, message);
         return;
     }
     uint32_t problem_line = (uint32_t) parser->problem_mark.line + 1;
@@ -143,17 +208,39 @@ static void refuse_syntax(const yaml_parser_t *parser, const uint8_t *yaml, size
                "not YAML: a ':' is missing in this line");
         return;
     }
+    const char *problem = parser->problem ? parser->problem : "";
+    const char *context = parser->context ? parser->context : "";
+    bool is_mapping = strstr(problem, "mapping values are not allowed") != NULL;
+    if (is_mapping && explain_mapping(yaml, bytes, problem_line, problems)) return;
+    if (strstr(context, "quoted scalar") || strstr(context, "flow sequence") ||
+        strstr(context, "flow mapping")) {
+        bool is_quote = strstr(context, "quoted scalar") != NULL;
+        const char *what = is_quote ? "quote" : strstr(context, "flow sequence") ? "'['" : "'{'";
+        char line[160];
+        snprintf(line, sizeof line, "not YAML: this %s is not closed (noticed in line %u)", what,
+                 problem_line);
+        if (!is_quote || strstr(problem, "end of stream") || strstr(problem, "indicator")) {
+            refuse(problems, "yaml-syntax", mark_of(parser->context_mark),
+                   is_quote                           ? "close it in the same line"
+                   : strstr(context, "flow sequence") ? "write a ']', and a ',' between values"
+                                                      : "write a '}', and a ',' between values",
+                   line);
+            return;
+        }
+    }
     char message[240];
     snprintf(message, sizeof message, "not YAML: %s%s%s",
              parser->problem ? parser->problem : "it cannot be read", parser->context ? " " : "",
              parser->context ? parser->context : "");
     const char *hint = NULL;
-    if (parser->problem && strstr(parser->problem, "mapping values are not allowed"))
-        hint = "one 'key: value' a line; quote a value that holds ': '";
-    else if (parser->problem && strstr(parser->problem, "did not find expected key"))
+    if (is_mapping) hint = "one 'key: value' a line; quote a value that holds ': '";
+    else if (strstr(problem, "did not find expected key"))
         hint = "the keys of one section stand in one column";
-    else if (parser->problem && strstr(parser->problem, "undefined alias"))
-        hint = "quote a value that begins with '*'";
+    else if (strstr(problem, "undefined alias")) hint = "quote a value that begins with '*'";
+    else if (strstr(problem, "cannot start any token"))
+        hint = "quote a value that begins with '@', '`', '%' or a tab";
+    else if (strstr(problem, "unknown escape character"))
+        hint = "in double quotes a '\\' is written '\\\\'; use single quotes";
     refuse(problems, "yaml-syntax", mark_of(parser->problem_mark), hint, message);
 }
 
@@ -302,6 +389,8 @@ static void drop_duplicates(struct yaml_file *file, uint32_t first, uint32_t own
 
 /* The pairs of a mapping that `<<` names, after those that are there.  Its own merges are
  * followed to MERGE_DEPTH_MAX. */
+static void add_merges(struct yaml_file *file, uint32_t value, int depth);
+
 static void add_merged(struct yaml_file *file, uint32_t node, int depth) {
     const yaml_node_t *from = node_get(file, node);
     if (from->type != YAML_MAPPING_NODE || depth > MERGE_DEPTH_MAX) {
@@ -320,11 +409,23 @@ static void add_merged(struct yaml_file *file, uint32_t node, int depth) {
             file->is_too_large = true;
             return;
         }
-        if (is_merge(key)) add_merged(file, (uint32_t) pair->value, depth + 1);
+        if (is_merge(key)) add_merges(file, (uint32_t) pair->value, depth + 1);
         else if (!pair_add(file,
                            (struct yaml_file_pair){(uint32_t) pair->key, (uint32_t) pair->value}))
             return;
     }
+}
+
+/* The value of a `<<`: one mapping or a list of them. */
+static void add_merges(struct yaml_file *file, uint32_t value, int depth) {
+    const yaml_node_t *from = node_get(file, value);
+    if (from->type != YAML_SEQUENCE_NODE) {
+        add_merged(file, value, depth);
+        return;
+    }
+    for (yaml_node_item_t *item = from->data.sequence.items.start;
+         item < from->data.sequence.items.top && !file->has_bad_key && !file->is_too_large; item++)
+        add_merged(file, (uint32_t) *item, depth);
 }
 
 static void read_map(struct yaml_file *file, uint32_t node) {
@@ -347,13 +448,7 @@ static void read_map(struct yaml_file *file, uint32_t node) {
     uint32_t own_end = file->pair_count;
     for (const yaml_node_pair_t *pair = start; pair < top; pair++) {
         if (!is_merge(node_get(file, (uint32_t) pair->key))) continue;
-        uint32_t value = (uint32_t) pair->value;
-        const yaml_node_t *from = node_get(file, value);
-        if (from->type == YAML_SEQUENCE_NODE)
-            for (yaml_node_item_t *item = from->data.sequence.items.start;
-                 item < from->data.sequence.items.top && !file->has_bad_key; item++)
-                add_merged(file, (uint32_t) *item, 1);
-        else add_merged(file, value, 1);
+        add_merges(file, (uint32_t) pair->value, 1);
     }
     drop_duplicates(file, first, own_end);
     file->maps[node - 1] =
@@ -386,8 +481,14 @@ static enum err load(struct yaml_file *file, const uint8_t *yaml, size_t bytes,
     else e = parser_error(&parser, yaml, bytes, problems);
     yaml_parser_delete(&parser);
     if (e) return e;
-    if (!yaml_document_get_root_node(&file->document)) {
-        refuse(problems, "yaml-empty", (struct problem_mark){1, 1, false, false}, NULL,
+    const yaml_node_t *root = yaml_document_get_root_node(&file->document);
+    bool is_null = root && root->type == YAML_SCALAR_NODE &&
+                   root->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
+                   (!root->data.scalar.length ||
+                    strcasecmp((const char *) root->data.scalar.value, "null") == 0 ||
+                    strcmp((const char *) root->data.scalar.value, "~") == 0);
+    if (!root || is_null) {
+        refuse(problems, "yaml-empty", (struct problem_mark){.line = 1, .column = 1}, NULL,
                "the file is empty: it holds no section");
         return ERR_USAGE;
     }
@@ -398,7 +499,7 @@ static enum err load(struct yaml_file *file, const uint8_t *yaml, size_t bytes,
 enum err yaml_file_read(const uint8_t *yaml, size_t bytes, struct problem_list *problems,
                         struct yaml_file **out) {
     if (bytes > YAML_FILE_BYTES_MAX) {
-        refuse(problems, "yaml-large", (struct problem_mark){0}, NULL,
+        refuse(problems, "yaml-large", (struct problem_mark){.line = 1, .column = 1}, NULL,
                "larger than 1 MiB: this is no configuration");
         return ERR_USAGE;
     }
@@ -423,6 +524,8 @@ void yaml_file_destroy(struct yaml_file *file) {
     if (file->has_document) yaml_document_delete(&file->document);
     alloc_free(file->maps);
     alloc_free(file->pairs);
+    alloc_free(file->here.starts);
+    alloc_free(file->original.starts);
     alloc_free(file);
 }
 
@@ -453,8 +556,46 @@ bool yaml_file_is_null(const struct yaml_file *file, uint32_t node) {
     return !*text || strcmp(text, "~") == 0 || strcasecmp(text, "null") == 0;
 }
 
+static enum err find_lines(const uint8_t *text, size_t bytes, struct lines *out) {
+    uint32_t count = 1;
+    for (size_t i = 0; i < bytes; i++) count += text[i] == '\n';
+    *out = (struct lines){text, bytes, alloc_array(count, sizeof *out->starts), 0};
+    if (!out->starts) return ERR_MEMORY;
+    out->starts[out->count++] = 0;
+    for (size_t i = 0; i < bytes; i++)
+        if (text[i] == '\n') out->starts[out->count++] = (uint32_t) i + 1;
+    return ERR_OK;
+}
+
+enum err yaml_file_set_original(struct yaml_file *file, const uint8_t *yaml, size_t bytes,
+                                const uint8_t *original, size_t original_bytes) {
+    enum err e = find_lines(yaml, bytes, &file->here);
+    return e ? e : find_lines(original, original_bytes, &file->original);
+}
+
+/* The column of the original: a space that is there no more is passed over, and so is a tab for
+ * which there are spaces now. */
+static uint32_t original_column(const struct yaml_file *file, struct problem_mark mark) {
+    if (mark.line > file->here.count || mark.line > file->original.count) return mark.column;
+    size_t at = file->here.starts[mark.line - 1], was = file->original.starts[mark.line - 1];
+    uint32_t column = 1;
+    for (uint32_t passed = 1;
+         passed < mark.column && at < file->here.bytes && was < file->original.bytes;) {
+        uint8_t now = file->here.text[at], before = file->original.text[was];
+        if (now == before) at++, was++;
+        else if (now == ' ') at++;
+        else was++;
+        bool is_letter_over = at >= file->here.bytes || (file->here.text[at] & 0xc0) != 0x80;
+        passed += (now == before || now == ' ') && is_letter_over;
+        column += (now == before || now != ' ') && is_letter_over;
+    }
+    return column;
+}
+
 struct problem_mark yaml_file_mark(const struct yaml_file *file, uint32_t node) {
-    return mark_of(node_get(file, node)->start_mark);
+    struct problem_mark mark = mark_of(node_get(file, node)->start_mark);
+    if (file->original.starts) mark.column = original_column(file, mark);
+    return mark;
 }
 
 uint32_t yaml_file_list_count(const struct yaml_file *file, uint32_t node) {

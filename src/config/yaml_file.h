@@ -28,6 +28,10 @@ struct yaml_file;
  * ERR_MEMORY. */
 MUST_USE enum err yaml_file_read(const uint8_t *yaml, size_t bytes, struct problem_list *problems,
                                  struct yaml_file **out);
+/* `yaml` was read in place of `original`, of which some lines got spaces more (yaml_fix.h): marks
+ * are those of the original from now on.  Both are borrowed until the file is destroyed. */
+MUST_USE enum err yaml_file_set_original(struct yaml_file *file, const uint8_t *yaml, size_t bytes,
+                                         const uint8_t *original, size_t original_bytes);
 void yaml_file_destroy(struct yaml_file *file);
 
 /* Nodes are numbered from 1, the root; 0 is none. */

@@ -38,6 +38,7 @@ static size_t line_end(struct text text, size_t at) {
 /* The byte of a mark: columns count characters. */
 static size_t place(struct text text, struct problem_mark mark) {
     size_t at = line_start(text, mark.line);
+    if (!at && text.bytes >= 3 && memcmp(text.data, "\xef\xbb\xbf", 3) == 0) at = 3;
     for (uint32_t column = 1; column < mark.column && at < text.bytes && text.data[at] != '\n';
          column++) {
         at++;
@@ -104,8 +105,10 @@ static bool is_blank(struct text text, size_t start) {
 
 struct edits {
     struct edit *items;
-    uint32_t count;
+    uint32_t count, room;
 };
+
+#define TAB_LINES_MAX 4096u
 
 static void add(struct edits *edits, size_t from, size_t to, const struct buf *text) {
     const char *data = text->bytes ? (const char *) text->data : "";
@@ -117,35 +120,69 @@ static void add(struct edits *edits, size_t from, size_t to, const struct buf *t
             return;
     }
     char *copy = alloc_string(data, text->bytes);
-    if (copy) edits->items[edits->count++] = (struct edit){from, to, copy};
+    if (copy && edits->count == edits->room) alloc_free(copy);
+    else if (copy) edits->items[edits->count++] = (struct edit){from, to, copy};
+}
+
+/* Behind the ':' of `name` in a line, and the spaces there; 0: it is not there. */
+static size_t behind_name(struct text text, size_t start, size_t end, const char *name) {
+    size_t bytes = strlen(name), at = start;
+    for (; bytes && at + bytes < end; at++) {
+        char next = text.data[at + bytes];
+        if (memcmp(text.data + at, name, bytes) == 0 &&
+            (next == ':' || next == '"' || next == '\'' || next == ' '))
+            break;
+    }
+    if (!bytes || at + bytes >= end) at = start; /* misspelt: the line's first key */
+    const char *colon = at < end ? memchr(text.data + at, ':', end - at) : NULL;
+    if (!colon) return 0;
+    at = (size_t) (colon - text.data) + 1;
+    while (at < end && text.data[at] == ' ') at++;
+    return at;
+}
+
+/* Behind the '{' at `at`. */
+static void insert_in_flow(struct text text, size_t at, const char *what, struct buf *line,
+                           struct edits *edits) {
+    size_t next = ++at;
+    while (next < text.bytes && strchr(" \r\n", text.data[next])) next++;
+    bool is_empty = next < text.bytes && text.data[next] == '}';
+    buf_add_format(line, "%s%s", what, is_empty ? "" : ", ");
+    add(edits, at, at, line);
 }
 
 static void edit_insert(struct text text, const struct problem *problem, struct buf *line,
                         struct edits *edits) {
     size_t start = line_start(text, problem->edit_line), end = line_end(text, start);
-    const char *brace = end > start ? memchr(text.data + start, '{', end - start) : NULL;
-    const char *colon = end > start ? memchr(text.data + start, ':', end - start) : NULL;
-    if (!colon) return;
-    if (brace) { /* Section: {a: 1} */
-        size_t at = (size_t) (brace - text.data) + 1;
-        size_t next = at;
-        while (next < end && text.data[next] == ' ') next++;
-        buf_add_format(line, "%s%s", problem->edit_text,
-                       next < end && text.data[next] == '}' ? "" : ", ");
-        add(edits, at, at, line);
+    size_t at = behind_name(text, start, end, problem->component);
+    if (!at) return;
+    while (at < end && (text.data[at] == '&' || text.data[at] == '!')) { /* anchor, tag */
+        while (at < end && text.data[at] != ' ' && text.data[at] != '\r') at++;
+        while (at < end && text.data[at] == ' ') at++;
+    }
+    if (at < end && text.data[at] == '{') { /* Section: {a: 1} */
+        insert_in_flow(text, at, problem->edit_text, line, edits);
         return;
     }
+    /* An alias, a value: no mapping that could be added to. */
+    if (at < end && text.data[at] != '#' && text.data[at] != '\r') return;
     uint32_t indent = indent_of(text, start) + 2;
-    for (size_t at = end + 1; at < text.bytes; at = line_end(text, at) + 1) {
-        if (is_blank(text, at)) continue;
-        uint32_t found = indent_of(text, at);
-        if (found > indent_of(text, start)) indent = found;
+    for (size_t next = end + 1; next < text.bytes; next = line_end(text, next) + 1) {
+        if (is_blank(text, next)) continue;
+        uint32_t found = indent_of(text, next);
+        if (found <= indent_of(text, start)) break;
+        indent = found;
+        if (text.data[next + found] == '{') {
+            insert_in_flow(text, next + found, problem->edit_text, line, edits);
+            return;
+        }
         break;
     }
+    const char *stop = end > start && text.data[end - 1] == '\r' ? "\r\n" : "\n";
     bool is_last = end == text.bytes; /* no line end behind the section's name */
-    if (is_last) buf_add_byte(line, '\n');
-    buf_add_format(line, "%*s%s\n", (int) indent, "", problem->edit_text);
-    size_t at = is_last ? end : end + 1;
+    if (is_last) buf_add_string(line, stop);
+    buf_add_format(line, "%*s%s%s", (int) indent, "", problem->edit_text, stop);
+    at = is_last ? end : end + 1;
     add(edits, at, at, line);
 }
 
@@ -190,7 +227,13 @@ static void edit_envs(struct text text, const struct problem *problem, struct bu
         }
         uint32_t indent = indent_of(text, from);
         size_t key = from + indent, key_end = scalar_end(text, key);
-        if (text.data[key] == '-' || key_end >= to || text.data[key_end] != ':') return;
+        if (text.data[key] == '-') { /* a list already: only the name is wrong */
+            buf_clear(line);
+            buf_add_string(line, problem->edit_text);
+            add(edits, at, end, line);
+            return;
+        }
+        if (key_end >= to || text.data[key_end] != ':') return;
         buf_add_format(line, "\n%*s- name: ", (int) indent, "");
         buf_add(line, text.data + key, key_end - key);
         buf_add_format(line, "\n%*svalue:", (int) indent + 2, "");
@@ -198,6 +241,27 @@ static void edit_envs(struct text text, const struct problem *problem, struct bu
         next = to;
     }
     add(edits, at, next, line);
+}
+
+/* The tabs in the indentation at `start`. */
+static void replace_tabs(struct text text, size_t start, const char *with, struct buf *line,
+                         struct edits *edits) {
+    size_t at = start;
+    bool has_tab = false;
+    buf_clear(line);
+    for (; at < text.bytes && (text.data[at] == ' ' || text.data[at] == '\t'); at++) {
+        has_tab |= text.data[at] == '\t';
+        buf_add_string(line, text.data[at] == '\t' ? with : " ");
+    }
+    if (has_tab) add(edits, start, at, line);
+}
+
+static void edit_tabs(struct text text, const struct problem *problem, struct buf *line,
+                      struct edits *edits) {
+    size_t told = line_start(text, problem->mark.line);
+    for (size_t at = 0; at < text.bytes && edits->count < edits->room; at = line_end(text, at) + 1)
+        if (at == told || text.data[at] == '\t')
+            replace_tabs(text, at, problem->edit_text, line, edits);
 }
 
 static void make_edit(struct text text, const struct problem *problem, struct edits *edits) {
@@ -209,9 +273,11 @@ static void make_edit(struct text text, const struct problem *problem, struct ed
     case PROBLEM_EDIT_VALUE:
     case PROBLEM_EDIT_KEY:
         end = scalar_end(text, at);
+        if (problem->mark.is_empty && at && text.data[at - 1] == ':') buf_add_byte(&line, ' ');
         buf_add_string(&line, problem->edit_text);
-        if (end > at) add(edits, at, end, &line);
+        if (end > at || problem->mark.is_empty) add(edits, at, end, &line);
         break;
+    case PROBLEM_EDIT_TABS: edit_tabs(text, problem, &line, edits); break;
     case PROBLEM_EDIT_SPACE:
         buf_add_byte(&line, ' ');
         add(edits, at, at, &line);
@@ -232,7 +298,11 @@ static int compare(const void *left, const void *right) {
 uint32_t yaml_fix_apply(const uint8_t *yaml, size_t bytes, const struct problem_list *problems,
                         struct buf *out) {
     struct text text = {bytes ? (const char *) yaml : "", bytes};
-    struct edits edits = {.items = alloc_zero(problems->count + 1, sizeof *edits.items)};
+    struct edits edits = {.room = problems->count + 1};
+    for (uint32_t i = 0; i < problems->count; i++)
+        if (problems->items[i].edit == PROBLEM_EDIT_TABS) edits.room += TAB_LINES_MAX;
+    if (edits.room > 4 * TAB_LINES_MAX) edits.room = 4 * TAB_LINES_MAX;
+    edits.items = alloc_zero(edits.room, sizeof *edits.items);
     for (uint32_t i = 0; edits.items && i < problems->count; i++)
         if (problems->items[i].edit) make_edit(text, &problems->items[i], &edits);
     if (edits.count) qsort(edits.items, edits.count, sizeof *edits.items, compare);

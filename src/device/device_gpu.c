@@ -86,14 +86,28 @@ static bool nvml_open(struct nvml *nvml, const char *library, char *trouble, siz
     return false;
 }
 
+static void read_name(uint32_t pid, char *out, size_t room) {
+    char path[32];
+    snprintf(path, sizeof path, "/proc/%u/comm", pid);
+    FILE *file = fopen(path, "re");
+    *out = '\0';
+    if (!file) return;
+    if (!fgets(out, (int) room, file)) *out = '\0';
+    fclose(file);
+    for (char *at = out; *at; at++) /* a process names itself: no control characters of its */
+        if ((unsigned char) *at < ' ' || *at == 127) *at = at[1] ? '?' : '\0';
+}
+
 static void look_at_holders(const struct nvml *nvml, nvml_device device, struct device_gpu *card) {
     struct nvml_process processes[DEVICE_GPU_HOLDERS_MAX * 4];
     unsigned count = ARRAY_COUNT(processes);
     if (!nvml->processes || nvml->processes(device, &count, processes) != 0) return;
     for (unsigned i = 0; i < count && card->holder_count < DEVICE_GPU_HOLDERS_MAX; i++) {
         uint64_t bytes = processes[i].used_bytes;
-        card->holders[card->holder_count++] = (struct device_gpu_holder){
-            .pid = processes[i].pid, .bytes = bytes == UINT64_MAX ? 0 : bytes};
+        struct device_gpu_holder *holder = &card->holders[card->holder_count++];
+        *holder = (struct device_gpu_holder){.pid = processes[i].pid,
+                                             .bytes = bytes == UINT64_MAX ? 0 : bytes};
+        read_name(holder->pid, holder->name, sizeof holder->name);
     }
 }
 

@@ -18,6 +18,7 @@
 /* A process that holds memory of a card. */
 struct device_gpu_holder {
     uint32_t pid;
+    char name[32];  /* of its command; "" when it is not to be seen (another PID namespace) */
     uint64_t bytes; /* 0: the driver does not tell */
 };
 

@@ -12,8 +12,9 @@
 
 struct check_target {
     const struct graph_plan_target *plan;
-    bool is_elsewhere; /* planned for other machines: a model path need not be here */
-    bool is_serve;     /* what cannot be run is an error, not a warning */
+    bool is_elsewhere;              /* planned for other machines: a model path need not be here */
+    bool is_serve;                  /* what cannot be run is an error, not a warning */
+    const struct device_gpus *gpus; /* this machine's cards and who holds them; NULL: not looked */
 };
 
 /* Adds problems; ERR_MEMORY only. */

@@ -1,6 +1,7 @@
 /* check_devices - components against their models and the devices they ask for. */
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "backend/tensor_parallel.h"
 #include "plan/check_impl.h"
@@ -46,11 +47,11 @@ static void refuse_missing_parallel(struct checker *checker,
                  gib(component->device_bytes), gib(graph_plan_weights(component)),
                  section->gpu_count);
     }
-    struct problem *problem =
-        problem_add(checker->problems, PROBLEM_ERROR, "tp-missing",
-                    graph_section_name(component->section), "tensor-parallel-size", section->mark,
-                    fix, "missing, so it is 1, and gpu: %u asks for %u%s", section->gpu_count,
-                    section->gpu_count, weights);
+    struct problem *problem = problem_add(
+        checker->problems, PROBLEM_ERROR, "tp-missing", graph_section_name(component->section),
+        "tensor-parallel-size", check_mark(checker, component->section, OPT_TENSOR_PARALLEL_SIZE),
+        fix, "missing, so it is 1, and gpu: %u asks for %u%s", section->gpu_count,
+        section->gpu_count, weights);
     char value[16];
     snprintf(value, sizeof value, "%u", section->gpu_count);
     check_mend(checker, problem, component->section, OPT_TENSOR_PARALLEL_SIZE, value);
@@ -78,7 +79,10 @@ static void check_gpu_count(struct checker *checker, const struct graph_plan_com
                     cards);
         return;
     }
-    if (!gpu || gpu == parallel) return;
+    bool is_gpu_written = section->gpu_mark.line || section->gpu_mark.is_flag;
+    if (check_is_refused(checker, component->section, OPT_TENSOR_PARALLEL_SIZE) ||
+        !is_gpu_written || gpu == parallel || (!gpu && (parallel == 1 || component->is_cpu)))
+        return;
     if (!is_written) {
         if (gpu > 1) refuse_missing_parallel(checker, component);
         return;
@@ -121,7 +125,11 @@ static void check_model(struct checker *checker, const struct graph_plan_compone
     const struct graph_plan_component *first = &checker->plan.components[0];
     const char *told = options_text(section_of(checker, first)->options, OPT_MODEL);
     if (component != first && told && strcmp(told, path) == 0) return;
-    if (source == PLAN_MODEL_BROKEN)
+    if (source == PLAN_MODEL_BROKEN && component->model.is_unbuilt)
+        problem_add(checker->problems, checker->target->is_serve ? PROBLEM_ERROR : PROBLEM_WARNING,
+                    "not-served", name, "model", mark, NULL,
+                    "not served yet, memory not checked: %s", component->model.why.text);
+    else if (source == PLAN_MODEL_BROKEN)
         problem_add(checker->problems, PROBLEM_ERROR, "model-unreadable", name, "model", mark, NULL,
                     "%s", component->model.why.text);
     else if (is_absent && must_be_here)
@@ -166,16 +174,31 @@ static void check_shape(struct checker *checker, const struct graph_plan_compone
 
 /* --- memory --------------------------------------------------------------------------------- */
 
+/* Its length is more than the model has: the room that lacks for it is the same mistake. */
+static bool len_is_told(const struct checker *checker,
+                        const struct graph_plan_component *component) {
+    const struct options *options = section_of(checker, component)->options;
+    return options_is_set(options, OPT_MAX_MODEL_LEN) &&
+           options_count(options, OPT_MAX_MODEL_LEN) > component->model.spec.context_tokens;
+}
+
 static void check_memory(struct checker *checker, const struct graph_plan_component *component) {
     const char *name = graph_section_name(component->section);
     const struct plan *plan = component->plan;
     if (!plan || problem_find(checker->problems, "tp-heads", name) ||
         problem_find(checker->problems, "not-served", name))
         return;
+    /* A model that is not on the machine it is meant for has no bytes to count there. */
+    if (component->model.source == PLAN_MODEL_CATALOG && !checker->target->is_elsewhere) return;
+    if (check_is_refused(checker, component->section, OPT_TENSOR_PARALLEL_SIZE) ||
+        check_is_refused(checker, component->section, OPT_GPU_MEMORY_UTILIZATION) ||
+        check_is_refused(checker, component->section, OPT_MAX_MODEL_LEN))
+        return;
     struct problem_mark mark = check_mark(checker, component->section, OPT_GPU_MEMORY_UTILIZATION);
     if (!plan->fits) {
         bool is_kv = component->budget.utilization > 0 && plan->kv_tokens > 0 &&
                      plan->kv_tokens < plan->model_len_max;
+        if (is_kv && len_is_told(checker, component)) return;
         bool is_share = strstr(component->advice.text, "utilization") != NULL;
         bool is_len = strstr(component->advice.text, "max-model-len") != NULL;
         enum option_id key = is_share ? OPT_GPU_MEMORY_UTILIZATION
@@ -205,14 +228,46 @@ static void check_memory(struct checker *checker, const struct graph_plan_compon
 
 /* --- placement ------------------------------------------------------------------------------ */
 
+/* Who found no room: the one that the sentence names. */
+static const struct graph_plan_component *without_room(const struct checker *checker) {
+    for (uint32_t i = 0; i < checker->plan.component_count; i++)
+        if (strstr(checker->plan.place_text.text,
+                   graph_section_name(checker->plan.components[i].section)))
+            return &checker->plan.components[i];
+    return &checker->plan.components[0];
+}
+
+static bool is_listed(const struct graph_section *section) {
+    for (uint32_t i = 0; i < section->env_count; i++)
+        if (strcmp(section->envs[i].name, "CUDA_VISIBLE_DEVICES") == 0) return true;
+    return false;
+}
+
+static void refuse_place(struct checker *checker) {
+    const struct graph_plan_component *component = without_room(checker);
+    const struct graph_section *section = section_of(checker, component);
+    const char *key = "ServiceArgs.workers", *fix = "take fewer workers, or more devices";
+    struct problem_mark mark = section->replica_mark;
+    if (is_listed(section)) {
+        key = "ServiceArgs.envs";
+        mark = section->env_mark;
+        fix = "name devices that are there in CUDA_VISIBLE_DEVICES";
+    } else if (component->replica_count == 1 && section->gpu_mark.line) {
+        key = "ServiceArgs.resources.gpu";
+        mark = section->gpu_mark;
+    }
+    if (!mark.line && !mark.is_flag) mark = section->mark;
+    problem_add(checker->problems, PROBLEM_ERROR, "too-few-devices",
+                graph_section_name(component->section), key, mark, fix, "%s",
+                checker->plan.place_text.text);
+}
+
 static void check_place(struct checker *checker) {
     const struct graph_plan *plan = &checker->plan;
     bool is_excused = problem_find(checker->problems, "not-served", NULL) ||
-                      problem_find(checker->problems, "gpu-differs", NULL);
-    if (plan->device_count && !plan->has_place && !is_excused)
-        problem_add(checker->problems, PROBLEM_ERROR, "too-few-devices", "", "",
-                    (struct problem_mark){0}, "take fewer workers, or more devices", "%s",
-                    plan->place_text.text);
+                      problem_find(checker->problems, "gpu-differs", NULL) ||
+                      problem_find(checker->problems, "bad-devices", NULL);
+    if (plan->device_count && !plan->has_place && !is_excused) refuse_place(checker);
     if (!plan->has_place || plan->place.shared == UINT32_MAX) return;
     const struct place_group *a = &plan->place.groups[plan->place.shared_a];
     const struct place_group *b = &plan->place.groups[plan->place.shared_b];
@@ -223,6 +278,31 @@ static void check_place(struct checker *checker) {
         "name other devices in CUDA_VISIBLE_DEVICES", "device %u is given to %s %u and to %s %u",
         plan->place.shared, graph_section_name(plan->components[a->request].section), a->replica,
         graph_section_name(component->section), b->replica);
+}
+
+/* UUIDs: cards of the machine it is meant for, which only that machine knows. */
+static bool names_cards(const char *value) {
+    return strstr(value, "GPU-") || strstr(value, "MIG-");
+}
+
+static void check_list_words(struct checker *checker) {
+    for (uint32_t i = 0; i < checker->plan.component_count; i++) {
+        const struct graph_plan_component *component = &checker->plan.components[i];
+        const struct graph_section *section = section_of(checker, component);
+        for (uint32_t k = 0; k < section->env_count; k++) {
+            uint32_t numbers[DEVICE_GPUS_MAX], count;
+            struct err_text text;
+            const char *value = section->envs[k].value;
+            if (strcmp(section->envs[k].name, "CUDA_VISIBLE_DEVICES") != 0 || names_cards(value) ||
+                strcasecmp(value, "all") == 0 ||
+                !device_list_visible(value, NULL, &text, numbers, &count))
+                continue;
+            problem_add(checker->problems, PROBLEM_ERROR, "bad-devices",
+                        graph_section_name(component->section), "ServiceArgs.envs",
+                        section->env_mark, "write numbers: CUDA_VISIBLE_DEVICES \"0,1\"", "%s",
+                        text.text);
+        }
+    }
 }
 
 /* Lists by hand, where no devices were given to place on: the numbers alone tell. */
@@ -236,6 +316,7 @@ static void check_lists(struct checker *checker) {
             uint32_t numbers[DEVICE_GPUS_MAX], count = 0;
             struct err_text text;
             if (strcmp(section->envs[k].name, "CUDA_VISIBLE_DEVICES") != 0 ||
+                names_cards(section->envs[k].value) ||
                 device_list_visible(section->envs[k].value, NULL, &text, numbers, &count))
                 continue;
             bool is_short = count && count < component->replica_count * component->devices_asked;
@@ -265,6 +346,7 @@ void check_devices(struct checker *checker) {
         check_shape(checker, component);
         check_memory(checker, component);
     }
+    check_list_words(checker);
     check_place(checker);
     check_lists(checker);
 }

@@ -1,10 +1,9 @@
 /* check_peers - what the components of a graph say against one another. */
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
+#include <sys/stat.h>
 
 #include "plan/check_impl.h"
-#include "plan/plan_model.h"
 
 #define SMALL_STEP_TOKENS 256 /* below, a step is mostly reading weights: prompts crawl */
 
@@ -12,11 +11,29 @@ static const struct options *options_of(const struct checker *checker, enum grap
     return checker->graph->sections[id].options;
 }
 
+struct where {
+    char text[32];
+};
+
+/* " (line 3)", " (default)", " (command line)". */
+static struct where where(const struct checker *checker, enum graph_section_id id,
+                          enum option_id key) {
+    struct where where;
+    struct problem_mark mark = graph_mark(checker->graph, id, key);
+    if (!check_is_written(checker, id, key)) snprintf(where.text, sizeof where.text, " (default)");
+    else if (mark.line) snprintf(where.text, sizeof where.text, " (line %u)", mark.line);
+    else snprintf(where.text, sizeof where.text, " (command line)");
+    return where;
+}
+
 /* The components of this graph that the file may set apart. */
 static bool takes_part(const struct checker *checker, enum graph_section_id id) {
     const struct graph_section *section = &checker->graph->sections[id];
-    return section->is_used &&
-           (section->is_present || id == GRAPH_VLLM_WORKER || id == GRAPH_PREFILL_WORKER);
+    bool is_worker = id == GRAPH_VLLM_WORKER || id == GRAPH_PREFILL_WORKER;
+    if (!section->is_used || section->is_broken) return false;
+    /* A worker that lacks, or names no model at all, is told so: nothing else is to compare. */
+    if (is_worker && !options_text(section->options, OPT_MODEL)) return false;
+    return section->is_present || (is_worker && !checker->graph->has_file);
 }
 
 /* --- one model, one block size, one KV format ---------------------------------------------- */
@@ -25,7 +42,16 @@ static bool paths_equal(const char *a, const char *b) {
     size_t a_bytes = strlen(a), b_bytes = strlen(b);
     while (a_bytes > 1 && a[a_bytes - 1] == '/') a_bytes--;
     while (b_bytes > 1 && b[b_bytes - 1] == '/') b_bytes--;
-    return a_bytes == b_bytes && memcmp(a, b, a_bytes) == 0;
+    if (a_bytes == b_bytes && memcmp(a, b, a_bytes) == 0) return true;
+    struct stat a_stat, b_stat; /* two ways to one place */
+    return stat(a, &a_stat) == 0 && stat(b, &b_stat) == 0 && a_stat.st_dev == b_stat.st_dev &&
+           a_stat.st_ino == b_stat.st_ino;
+}
+
+/* org/NAME and /path/NAME: one tokenizer, which is all that Processor and Router take of it. */
+static bool names_equal(const char *a, const char *b) {
+    const char *a_last = strrchr(a, '/'), *b_last = strrchr(b, '/');
+    return (a_last || b_last) && strcmp(a_last ? a_last + 1 : a, b_last ? b_last + 1 : b) == 0;
 }
 
 static const enum graph_section_id peers[] = {GRAPH_PROCESSOR, GRAPH_ROUTER, GRAPH_VLLM_WORKER,
@@ -48,7 +74,7 @@ static bool is_alone(const struct checker *checker, enum graph_section_id alone)
 
 static void compare_models(struct checker *checker) {
     const char *decode = options_text(options_of(checker, GRAPH_VLLM_WORKER), OPT_MODEL);
-    if (!decode) return;
+    if (!decode || !takes_part(checker, GRAPH_VLLM_WORKER)) return;
     bool is_decode_alone = false;
     for (size_t i = 0; i < ARRAY_COUNT(peers); i++) {
         enum graph_section_id id = peers[i];
@@ -57,6 +83,7 @@ static void compare_models(struct checker *checker) {
             continue;
         const char *other = options_text(options_of(checker, id), OPT_MODEL);
         if (paths_equal(decode, other)) continue;
+        if (id != GRAPH_PREFILL_WORKER && names_equal(decode, other)) continue;
         bool is_told = is_decode_alone;
         is_decode_alone |= is_alone(checker, GRAPH_VLLM_WORKER);
         if (is_told) continue; /* the same cause */
@@ -67,9 +94,9 @@ static void compare_models(struct checker *checker) {
         snprintf(fix, sizeof fix, "write model: %.300s", wanted);
         struct problem *problem = problem_add(
             checker->problems, PROBLEM_ERROR, "model-differs", graph_section_name(wrong), "model",
-            check_mark(checker, wrong, OPT_MODEL), fix,
-            "'%.200s' differs from %s: '%.200s' (line %u)", is_decode_alone ? decode : other,
-            graph_section_name(right), wanted, check_mark(checker, right, OPT_MODEL).line);
+            check_mark(checker, wrong, OPT_MODEL), fix, "'%.200s' differs from %s: '%.200s'%s",
+            is_decode_alone ? decode : other, graph_section_name(right), wanted,
+            where(checker, right, OPT_MODEL).text);
         /* Two that differ need a decision; one against two others does not. */
         if (is_alone(checker, wrong)) check_mend(checker, problem, wrong, OPT_MODEL, wanted);
     }
@@ -78,24 +105,26 @@ static void compare_models(struct checker *checker) {
 static void refuse_difference(struct checker *checker, enum graph_section_id id, enum option_id key,
                               const char *code, const char *mine, const char *theirs) {
     struct problem_mark mark = check_mark(checker, id, key);
-    struct problem_mark decode = check_mark(checker, GRAPH_VLLM_WORKER, key);
-    bool is_written = check_is_written(checker, GRAPH_VLLM_WORKER, key);
     const char *name = option_get(key)->name;
     char fix[120];
     snprintf(fix, sizeof fix, "write %s: %s", name, theirs);
     struct problem *problem = problem_add(
         checker->problems, PROBLEM_ERROR, code, graph_section_name(id), name, mark, fix,
-        "%s differs: %s %s%s (line %u), VllmWorker %s%s (line %u)", name, graph_section_name(id),
-        mine, check_is_written(checker, id, key) ? "" : " (default)", mark.line, theirs,
-        is_written ? "" : " (default)", decode.line);
+        "%s differs: %s %s%s, VllmWorker %s%s", name, graph_section_name(id), mine,
+        where(checker, id, key).text, theirs, where(checker, GRAPH_VLLM_WORKER, key).text);
     check_mend(checker, problem, id, key, theirs);
 }
 
 static void compare_blocks(struct checker *checker) {
     uint64_t decode = options_count(options_of(checker, GRAPH_VLLM_WORKER), OPT_BLOCK_SIZE);
+    if (!takes_part(checker, GRAPH_VLLM_WORKER) ||
+        check_is_refused(checker, GRAPH_VLLM_WORKER, OPT_BLOCK_SIZE))
+        return;
     for (size_t i = 0; i < ARRAY_COUNT(peers); i++) {
         enum graph_section_id id = peers[i];
-        if (id == GRAPH_VLLM_WORKER || !takes_part(checker, id)) continue;
+        if (id == GRAPH_VLLM_WORKER || !takes_part(checker, id) ||
+            check_is_refused(checker, id, OPT_BLOCK_SIZE))
+            continue;
         /* Processor and Router have no blocks of their own: unwritten, they take the worker's. */
         if (id != GRAPH_PREFILL_WORKER && !check_is_written(checker, id, OPT_BLOCK_SIZE)) continue;
         uint64_t other = options_count(options_of(checker, id), OPT_BLOCK_SIZE);
@@ -112,11 +141,19 @@ static void compare_words(struct checker *checker) {
         enum option_id id;
         const char *code;
     } words[] = {{OPT_KV_CACHE_DTYPE, "kv-dtype-differs"}, {OPT_DTYPE, "dtype-differs"}};
-    if (!checker->graph->sections[GRAPH_PREFILL_WORKER].is_used) return;
+    if (!takes_part(checker, GRAPH_PREFILL_WORKER) || !takes_part(checker, GRAPH_VLLM_WORKER))
+        return;
     for (size_t i = 0; i < ARRAY_COUNT(words); i++) {
         const char *decode = options_text(options_of(checker, GRAPH_VLLM_WORKER), words[i].id);
         const char *prefill = options_text(options_of(checker, GRAPH_PREFILL_WORKER), words[i].id);
-        if (strcmp(decode, prefill) == 0) continue;
+        if (strcmp(decode, prefill) == 0 ||
+            check_is_refused(checker, GRAPH_VLLM_WORKER, words[i].id) ||
+            check_is_refused(checker, GRAPH_PREFILL_WORKER, words[i].id))
+            continue;
+        /* `auto` is what the checkpoint holds, most often the other's very word. */
+        bool is_auto = strcmp(decode, "auto") == 0 || strcmp(prefill, "auto") == 0;
+        bool is_wide = strcmp(decode, "float32") == 0 || strcmp(prefill, "float32") == 0;
+        if (words[i].id == OPT_DTYPE && is_auto && !is_wide) continue;
         refuse_difference(checker, GRAPH_PREFILL_WORKER, words[i].id, words[i].code, prefill,
                           decode);
     }
@@ -159,6 +196,10 @@ static void check_remote_prefill(struct checker *checker) {
     const struct options *decode = options_of(checker, GRAPH_VLLM_WORKER);
     bool is_remote = options_bool(decode, OPT_REMOTE_PREFILL);
     struct problem_mark mark = check_mark(checker, GRAPH_VLLM_WORKER, OPT_REMOTE_PREFILL);
+    const struct graph_section *section = &checker->graph->sections[GRAPH_VLLM_WORKER];
+    if (check_is_refused(checker, GRAPH_VLLM_WORKER, OPT_REMOTE_PREFILL) || section->is_broken ||
+        (checker->graph->has_file && !section->is_present))
+        return;
     if (graph_is_disagg(checker->graph->kind) && !is_remote) {
         bool is_conditional = options_bool(decode, OPT_CONDITIONAL_DISAGG);
         struct problem *problem =
@@ -195,7 +236,11 @@ static void check_step(struct checker *checker, enum graph_section_id id) {
     char fix[120], value[24];
     snprintf(fix, sizeof fix, "write max-num-batched-tokens: %llu, or enable-chunked-prefill: true",
              (unsigned long long) len);
-    if (!is_chunked && step < len) {
+    if (check_is_refused(checker, id, OPT_MAX_NUM_BATCHED_TOKENS) ||
+        check_is_refused(checker, id, OPT_ENABLE_CHUNKED_PREFILL))
+        return;
+    bool is_len_told = check_is_refused(checker, id, OPT_MAX_MODEL_LEN);
+    if (!is_chunked && step < len && !is_len_told) {
         struct problem *problem = problem_add(
             checker->problems, PROBLEM_ERROR, "step-too-small", name, key, mark, fix,
             "%llu is smaller than max-model-len %llu and chunked prefill is off: longer "
@@ -211,7 +256,7 @@ static void check_step(struct checker *checker, enum graph_section_id id) {
                     "and the classic system answered them with nothing",
                     (unsigned long long) len, (unsigned long long) step);
     }
-    if (step >= seats) return;
+    if (step >= seats || check_is_refused(checker, id, OPT_MAX_NUM_SEQS)) return;
     snprintf(fix, sizeof fix, "write max-num-batched-tokens: %llu, or max-num-seqs: %llu",
              (unsigned long long) (seats > 2048 ? seats : 2048), (unsigned long long) step);
     struct problem *problem = problem_add(
@@ -231,33 +276,6 @@ static void check_block(struct checker *checker, enum graph_section_id id) {
                 "%llu is none of 8, 16, 32, 64, 128", (unsigned long long) block);
 }
 
-/* --- weight formats ------------------------------------------------------------------------ */
-
-static void check_quantization(struct checker *checker, enum graph_section_id id) {
-    const struct options *options = options_of(checker, id);
-    const char *written = options_text(options, OPT_QUANTIZATION);
-    const char *model = options_text(options, OPT_MODEL);
-    if (!written || strcasecmp(written, "none") == 0 || strcasecmp(written, "auto") == 0) return;
-    double bits;
-    const char *said = NULL, *named = NULL;
-    struct problem_mark mark = check_mark(checker, id, OPT_QUANTIZATION);
-    if (!plan_model_format_of(written, &bits, &said)) {
-        problem_add(checker->problems, PROBLEM_ERROR, "bad-value", graph_section_name(id),
-                    "quantization", mark, "write fp8, modelopt, awq, gptq, int8, or remove it",
-                    "'%.60s' is no weight format that is known", written);
-        return;
-    }
-    const char *last = model ? strrchr(model, '/') : NULL;
-    last = last ? last + 1 : model;
-    if (!last || !plan_model_format_of(last, &bits, &named) || strcmp(said, named) == 0) return;
-    if (strcmp(written, "compressed-tensors") == 0) return; /* a container of any format */
-    struct problem *problem = problem_add(
-        checker->problems, PROBLEM_ERROR, "format-differs", graph_section_name(id), "quantization",
-        mark, "remove quantization: the checkpoint tells its own format",
-        "'%.60s' and the checkpoint's name says %s", written, named);
-    if (!mark.is_common) problem_set_edit(problem, PROBLEM_EDIT_REMOVE, 0, "-");
-}
-
 void check_peers(struct checker *checker) {
     compare_models(checker);
     compare_blocks(checker);
@@ -265,9 +283,8 @@ void check_peers(struct checker *checker) {
     compare_served_names(checker);
     check_remote_prefill(checker);
     for (int i = GRAPH_VLLM_WORKER; i <= GRAPH_PREFILL_WORKER; i++) {
-        if (!checker->graph->sections[i].is_used) continue;
+        if (!takes_part(checker, (enum graph_section_id) i)) continue;
         check_step(checker, (enum graph_section_id) i);
         check_block(checker, (enum graph_section_id) i);
-        check_quantization(checker, (enum graph_section_id) i);
     }
 }

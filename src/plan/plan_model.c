@@ -106,6 +106,7 @@ void plan_model_find(const struct options *options, const struct options *flags,
         if (e != ERR_NOT_FOUND) out->source = PLAN_MODEL_BROKEN;
     } else {
         e = model_open(path, &open, &out->why, &out->model);
+        out->is_unbuilt = e == ERR_UNSUPPORTED;
         out->source = e ? PLAN_MODEL_BROKEN : open.is_dummy ? PLAN_MODEL_SHAPE : PLAN_MODEL_FILES;
         if (e && open.is_dummy && !shape) out->source = PLAN_MODEL_UNKNOWN;
         if (!e) {
