@@ -13,7 +13,7 @@ struct cmd_target {
     struct device_list devices; /* owned; empty: this machine's CPU */
     struct graph_plan_target plan;
     struct device_gpus *gpus; /* owned: this machine's; NULL: not looked at */
-    bool is_elsewhere; /* catalogue devices or --shape: paths need not be here */
+    bool is_elsewhere;        /* catalogue devices or --shape: paths need not be here */
 };
 
 /* --devices, else the cards of this machine that CUDA_VISIBLE_DEVICES leaves, else its CPU. */
