@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "api/bad_words.h"
 #include "base/alloc.h"
 
 /* --- fields whose meaning is known and not built: refused unless they say nothing ---------- */
@@ -57,6 +58,7 @@ static const struct unbuilt {
     {"mm_processor_kwargs", OR_EMPTY, IN_ALL, "text only"},
     {"media_io_kwargs", OR_EMPTY, IN_ALL, "text only"},
     {"logits_processors", OR_EMPTY, IN_BOTH, ""},
+    {"allowed_words", OR_EMPTY, IN_BOTH, "use allowed_token_ids"},
     {"best_of", OR_ONE, IN_BOTH, "use n"},
     /* llama-server's samplers */
     {"typical_p", OR_ONE, IN_BOTH, ""},
@@ -258,10 +260,9 @@ static void parse_logit_bias(struct json_scope *scope, const struct api_options 
 static void parse_bad_words(struct json_scope *scope, struct request_spec *spec) {
     const json_t *array = json_field_array(scope, "bad_words");
     if (!array) return;
-    /* Each may become two (with and without a space before it). */
-    if (json_array_size(array) > SAMPLING_BAD_WORDS_MAX / 2) {
+    if (json_array_size(array) > BAD_WORDS_WRITTEN_MAX) {
         json_field_fail(scope, "bad_words", "may have at most %d words, got %zu",
-                        SAMPLING_BAD_WORDS_MAX / 2, json_array_size(array));
+                        BAD_WORDS_WRITTEN_MAX, json_array_size(array));
         return;
     }
     for (size_t i = 0; i < json_array_size(array); i++) {
@@ -284,6 +285,7 @@ static void parse_bad_words(struct json_scope *scope, struct request_spec *spec)
 uint32_t request_parse_model(struct json_scope *scope, const struct api_options *options) {
     const char *model = NULL;
     if (!json_field_string(scope, "model", &model, NULL)) return 0;
+    if (!model[0]) return 0; /* the openai client must write one: "" is none */
     for (uint32_t i = 0; i < options->served_name_count; i++)
         if (strcmp(options->served_names[i], model) == 0) return i;
     scope->failed = api_error_set(scope->error, 404, "model",

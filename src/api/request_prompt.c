@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "api/bad_words.h"
 #include "base/alloc.h"
 
 #define KWARGS_MAX 32 /* chat_template_kwargs of one request */
@@ -346,58 +347,33 @@ static enum err make_text_prompts(struct request_spec *spec, const struct api_op
     return ERR_OK;
 }
 
-/* Every bad word with and without a space before it, as vLLM does it: the second only where it is
- * another first token and as long. */
 static enum err make_bad_words(struct request_spec *spec, const struct api_options *options,
                                struct token_scratch *scratch, struct api_error *error) {
     if (!spec->bad_words) return ERR_OK;
-    size_t word_count = json_array_size(spec->bad_words);
-    struct tokenizer_ids ids = {0};
-    struct buf spaced;
-    buf_init(&spaced, 0);
-    uint32_t *lengths = arena_take(spec->arena, 2 * word_count * sizeof *lengths);
-    enum err e = lengths ? ERR_OK : api_error_memory(error);
-    uint32_t count = 0;
-    for (size_t i = 0; i < word_count && !e; i++) {
+    struct bad_words words = {0};
+    struct err_text why = {""};
+    enum err e = ERR_OK;
+    for (size_t i = 0; i < json_array_size(spec->bad_words) && !e; i++) {
         const json_t *word = json_array_get(spec->bad_words, i);
-        const char *text = json_string_value(word);
-        size_t bytes = json_string_length(word);
-        while (bytes && is_space(*text)) text++, bytes--;
-        uint32_t plain_at = ids.count;
-        e = encode(options, scratch, "bad_words", text, bytes, NULL, 0, 0, error, &ids);
-        uint32_t plain = ids.count - plain_at;
-        if (e) break;
-        if (plain) lengths[count++] = plain;
-        buf_clear(&spaced);
-        buf_add_byte(&spaced, ' ');
-        buf_add(&spaced, text, bytes);
-        if (buf_error(&spaced)) e = api_error_memory(error);
-        uint32_t spaced_at = ids.count;
-        if (!e)
-            e = encode(options, scratch, "bad_words", (const char *) spaced.data, spaced.bytes,
-                       NULL, 0, 0, error, &ids);
-        if (e) break;
-        if (ids.count - spaced_at == plain && plain && ids.ids[spaced_at] != ids.ids[plain_at])
-            lengths[count++] = plain;
-        else ids.count = spaced_at;
-        if (ids.count > SAMPLING_BAD_WORD_IDS_MAX)
-            e = api_error_set(error, 400, "bad_words",
-                              "bad_words may have at most %d tokens in all",
-                              SAMPLING_BAD_WORD_IDS_MAX);
+        e = bad_words_add(&words, options->tokenizer, scratch, json_string_value(word),
+                          json_string_length(word), &why);
     }
-    if (!e && count) {
-        uint32_t *copy = arena_take(spec->arena, ids.count * sizeof *copy);
-        if (!copy) {
+    if (e == ERR_MEMORY) e = api_error_memory(error);
+    else if (e) e = api_error_set(error, 400, "bad_words", "bad_words %s", why.text);
+    if (!e && words.count) {
+        uint32_t *ids = arena_take(spec->arena, words.ids.count * sizeof *ids);
+        uint32_t *lengths = arena_take(spec->arena, words.count * sizeof *lengths);
+        if (!ids || !lengths) {
             e = api_error_memory(error);
         } else {
-            memcpy(copy, ids.ids, ids.count * sizeof *copy);
-            spec->sampling.bad_word_ids = copy;
+            memcpy(ids, words.ids.ids, words.ids.count * sizeof *ids);
+            memcpy(lengths, words.lengths, words.count * sizeof *lengths);
+            spec->sampling.bad_word_ids = ids;
             spec->sampling.bad_word_lengths = lengths;
-            spec->sampling.bad_word_count = count;
+            spec->sampling.bad_word_count = words.count;
         }
     }
-    buf_release(&spaced);
-    tokenizer_ids_release(&ids);
+    bad_words_release(&words);
     return e;
 }
 

@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/team.h"
+#include "cmd/bench_stamp.h"
 #include "cmd/cmd.h"
 #include "cmd/cmd_model.h"
 #include "device/device_cpu.h"
@@ -133,20 +134,6 @@ static double median(double *values, uint32_t count) {
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
-static void read_machine(char *out, size_t room) {
-    snprintf(out, room, "unknown");
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    if (!file) return;
-    char line[256];
-    while (fgets(line, sizeof line, file)) {
-        char *colon = strchr(line, ':');
-        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
-        snprintf(out, room, "%.*s", (int) strcspn(colon + 2, "\n\""), colon + 2);
-        break;
-    }
-    fclose(file);
-}
-
 static void print_result(const struct options *options, const struct model *model,
                          const struct worker_boot *boot, const struct bench_case *bench,
                          uint32_t threads, double prefill_s, double decode_s, double ceiling) {
@@ -163,25 +150,22 @@ static void print_result(const struct options *options, const struct model *mode
     double depth = bench->prompt_tokens + bench->gen_tokens / 2.0;
     double step_bytes = (double) model_weight_bytes(model) + tokens * depth * kv;
     double read = bench->gen_tokens ? step_bytes * bench->gen_tokens / decode_s / 1e9 : 0;
-    char machine[128], date[32];
-    read_machine(machine, sizeof machine);
-    time_t now = time(NULL);
-    struct tm utc;
-    strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
+    struct bench_stamp stamp;
+    bench_stamp_read(&stamp);
     if (options_bool(options, OPT_JSON)) {
         printf("{\"model\":\"%s\",\"weights\":\"%s\",\"numerics\":\"%s\",\"prompt_tokens\":%u,"
                "\"gen_tokens\":%u,\"batch\":%u,\"threads\":%u,\"tensor_parallel\":%u,"
                "\"prefill_tokens_per_s\":%.2f,"
                "\"decode_tokens_per_s\":%.2f,\"read_gb_per_s\":%.2f,\"ceiling_gb_per_s\":%.2f,"
-               "\"version\":\"%s\",\"machine\":\"%s\",\"date\":\"%s\"}\n",
+               "\"version\":\"%s\",\"commit\":\"%s\",\"machine\":\"%s\",\"date\":\"%s\"}\n",
                spec->name, tensor_type_name(spec->weight_type),
                numerics_name(ops->numerics(boot->backend)), bench->prompt_tokens, bench->gen_tokens,
                bench->batch, threads, ranks, prefill, decode, read, ceiling, GRAMME_VERSION,
-               machine, date);
+               stamp.commit, stamp.machine, stamp.date);
         return;
     }
     printf("%s %s, %s, %u ranks, %u threads, %s\n", spec->name, tensor_type_name(spec->weight_type),
-           numerics_name(ops->numerics(boot->backend)), ranks, threads, machine);
+           numerics_name(ops->numerics(boot->backend)), ranks, threads, stamp.machine);
     printf("prefill %u x %u tokens   %10.1f tokens/s\n", bench->batch, bench->prompt_tokens,
            prefill);
     printf(

@@ -18,6 +18,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "cmd/bench_stamp.h"
 #include "cmd/bench_trace.h"
 #include "router/prefix_index.h"
 #include "router/router.h"
@@ -41,10 +42,11 @@ struct bench {
 
 static void print_figure(const struct bench *bench, const char *name, double value,
                          const char *unit, const char *words) {
-    if (bench->is_json)
-        printf("{\"bench\":\"router\",\"name\":\"%s\",\"value\":%.6g,\"unit\":\"%s\"}\n", name,
-               value, unit);
-    else printf("  %-44s %12.5g %s\n", words, value, unit);
+    if (bench->is_json) {
+        printf("{\"bench\":\"router\",\"name\":\"%s\",\"value\":%.6g,\"unit\":\"%s\"", name, value,
+               unit);
+        bench_stamp_end_line();
+    } else printf("  %-44s %12.5g %s\n", words, value, unit);
 }
 
 static void print_title(const struct bench *bench, const char *title) {

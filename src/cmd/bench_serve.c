@@ -9,13 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "cmd/bench_client.h"
 #include "cmd/bench_options.h"
 #include "cmd/bench_prompt.h"
+#include "cmd/bench_stamp.h"
 #include "cmd/cmd.h"
 
 #define FETCH_BYTES_MAX (16u << 20)
@@ -227,24 +227,8 @@ struct figures {
     double cpu_ms_per_request; /* < 0: unknown */
     double tokens_per_write;   /* < 0: unknown */
     double client_us_per_event;
-    char machine[256], date[32];
+    struct bench_stamp stamp;
 };
-
-static void describe_machine(char *out, size_t bytes) {
-    char line[256], model[128] = "";
-    FILE *in = fopen("/proc/cpuinfo", "r");
-    while (in && fgets(line, sizeof line, in)) {
-        const char *colon = strchr(line, ':');
-        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
-        snprintf(model, sizeof model, "%.*s", (int) strcspn(colon + 2, "\n"), colon + 2);
-        break;
-    }
-    if (in) fclose(in);
-    struct utsname name = {0};
-    uname(&name);
-    snprintf(out, bytes, "%s, %ld cores, %s %s", model[0] ? model : name.machine,
-             sysconf(_SC_NPROCESSORS_ONLN), name.sysname, name.release);
-}
 
 static double own_cpu_us(void) {
     struct rusage usage;
@@ -267,11 +251,7 @@ static void compute(const struct bench_result *result, const struct server_state
     double writes = before->writes >= 0 ? after->writes - before->writes : -1;
     out->tokens_per_write = writes > 0 ? (double) result->output_tokens / writes : -1;
     out->client_us_per_event = result->events ? own_us / (double) result->events : 0;
-    describe_machine(out->machine, sizeof out->machine);
-    time_t now = time(NULL);
-    struct tm tm;
-    gmtime_r(&now, &tm);
-    strftime(out->date, sizeof out->date, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    bench_stamp_read(&out->stamp);
 }
 
 static json_t *samples_json(struct bench_samples *samples) {
@@ -293,7 +273,7 @@ static int print_json(const struct bench *bench, struct bench_result *result,
                   "prompt_tokens", (int) s->prompt_tokens, "max_tokens", (int) s->max_tokens,
                   "requests", (int) result->done, "failed", (int) result->failed);
     json_t *more = json_pack(
-        "{s:f,s:f,s:f,s:f,s:I,s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:f,s:s,s:s,s:s}", "seconds",
+        "{s:f,s:f,s:f,s:f,s:I,s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:f,s:s,s:s,s:s,s:s}", "seconds",
         figures->seconds, "requests_per_s", figures->requests_per_s, "output_tokens_per_s",
         figures->output_per_s, "total_tokens_per_s", figures->total_per_s, "input_tokens",
         (json_int_t) result->input_tokens, "output_tokens", (json_int_t) result->output_tokens,
@@ -302,7 +282,8 @@ static int print_json(const struct bench *bench, struct bench_result *result,
         samples_json(&result->whole), "server_cpu_ms_per_request",
         known(figures->cpu_ms_per_request), "tokens_per_write", known(figures->tokens_per_write),
         "client_cpu_us_per_event", figures->client_us_per_event, "version", GRAMME_VERSION,
-        "machine", figures->machine, "date", figures->date);
+        "commit", figures->stamp.commit, "machine", figures->stamp.machine, "date",
+        figures->stamp.date);
     if (!root || !more || json_object_update(root, more)) {
         fputs("gramme: no memory for the report\n", stderr);
         json_decref(root);
@@ -349,7 +330,8 @@ static void print_table(const struct bench *bench, struct bench_result *result,
         printf("server       %9.2f tokens a write\n", figures->tokens_per_write);
     printf("client CPU   %9.2f us an event, %.2f events a read\n", figures->client_us_per_event,
            result->reads ? (double) result->events / (double) result->reads : 0);
-    printf("gramme %s on %s, %s\n", GRAMME_VERSION, figures->machine, figures->date);
+    printf("gramme %s (%s) on %s, %s\n", GRAMME_VERSION, figures->stamp.commit,
+           figures->stamp.machine, figures->stamp.date);
 }
 
 /* --- the run --- */

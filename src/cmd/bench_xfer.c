@@ -27,6 +27,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/num.h"
+#include "cmd/bench_stamp.h"
 #include "xfer/xfer.h"
 
 #define WINDOW_BYTES (128u << 20)
@@ -380,12 +381,14 @@ static double rate(const struct bench *bench, enum column column, uint32_t size)
 static void print_json(const struct bench *bench) {
     for (uint32_t i = 0; i < bench->size_count; i++)
         for (enum column column = 0; column < COLUMNS; column++)
-            if (rate(bench, column, i) > 0)
+            if (rate(bench, column, i) > 0) {
                 printf("{\"bench\":\"xfer\",\"body\":\"%s\",\"bytes\":%llu,\"block_bytes\":%llu,"
-                       "\"us\":%.2f,\"gb_per_s\":%.3f}\n",
+                       "\"us\":%.2f,\"gb_per_s\":%.3f",
                        column_names[column], (unsigned long long) bench->sizes[i],
                        (unsigned long long) block_of(bench, i), median_us(bench, column, i),
                        rate(bench, column, i));
+                bench_stamp_end_line();
+            }
 }
 
 static void print_table(const struct bench *bench) {

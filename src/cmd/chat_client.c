@@ -93,6 +93,9 @@ static enum err perform(struct stream *stream, const char *url) {
         return err_set(
             stream->text, ERR_PEER_GONE,
             "nobody answers at %s: start one with 'gramme serve -m MODEL', or give -m MODEL", url);
+    if (code == CURLE_PARTIAL_FILE || code == CURLE_RECV_ERROR || code == CURLE_GOT_NOTHING)
+        return err_set(stream->text, ERR_PEER_GONE,
+                       "the server at %s went away before the answer's end", url);
     if (code != CURLE_OK)
         return err_set(stream->text, ERR_PEER_GONE, "%s: %s", url, curl_easy_strerror(code));
     if (status != 200) {

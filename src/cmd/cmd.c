@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "cmd/cmd_model.h"
 
 extern char **environ;
 
@@ -54,7 +55,10 @@ int cmd_options(unsigned command, int argc, char **argv, struct options **out,
     return CMD_DONE;
 }
 
-void cmd_print_config(const struct options *options) {
+void cmd_print_config(struct options *options) {
+    struct err_text text = {0};
+    if (options_text(options, OPT_MODEL) && cmd_model_fill_options(options, &text))
+        fprintf(stderr, "gramme: nothing is taken from the model's files: %s\n", text.text);
     struct buf out;
     buf_init(&out, 0);
     options_print(options, &out);

@@ -42,8 +42,9 @@ int cmd_options(unsigned command, int argc, char **argv, struct options **out,
 /* By --log-level and --log-format; who (borrowed) stands in JSON lines only: a supervisor puts it
  * before the others. */
 void cmd_configure_log(const struct options *options, const char *who);
-/* --print-config: each option's value and source. */
-void cmd_print_config(const struct options *options);
+/* --print-config: each option's value and source, with what the model's files say where nothing
+ * else does. */
+void cmd_print_config(struct options *options);
 /* All of a file, or of standard input for "-", up to limit bytes. */
 MUST_USE enum err cmd_read_all(const char *path, size_t limit, struct err_text *text,
                                struct buf *out);

@@ -230,8 +230,8 @@ static enum err answer_steps(struct cmd_session *session, struct voice *voice,
 
 enum err cmd_answer_make(struct cmd_session *session, const struct options *options,
                          const struct tokenizer_ids *prompt, const struct sampling *sampling,
-                         cmd_answer_fn on_text, void *ctx, struct err_text *text,
-                         struct cmd_answer *out) {
+                         uint32_t choice_index, cmd_answer_fn on_text, void *ctx,
+                         struct err_text *text, struct cmd_answer *out) {
     struct cmd_answer answer = {.prompt_tokens = prompt->count};
     buf_init(&answer.text, 0);
     struct voice voice = {.on_text = on_text, .ctx = ctx, .answer = &answer};
@@ -246,7 +246,7 @@ enum err cmd_answer_make(struct cmd_session *session, const struct options *opti
     if (!e) {
         if (limited.max_tokens > model_len - prompt->count)
             limited.max_tokens = model_len - prompt->count;
-        struct engine_choice choice = {0};
+        struct engine_choice choice = {.index = choice_index};
         struct engine_request request = {
             .id = REQUEST_ID,
             .prompt_ids = prompt->ids,

@@ -49,8 +49,9 @@ MUST_USE enum err cmd_session_render(struct cmd_session *session, json_t *messag
  * the options. */
 MUST_USE enum err cmd_answer_make(struct cmd_session *session, const struct options *options,
                                   const struct tokenizer_ids *prompt,
-                                  const struct sampling *sampling, cmd_answer_fn on_text, void *ctx,
-                                  struct err_text *text, struct cmd_answer *out);
+                                  const struct sampling *sampling, uint32_t choice_index,
+                                  cmd_answer_fn on_text, void *ctx, struct err_text *text,
+                                  struct cmd_answer *out);
 void cmd_answer_release(struct cmd_answer *answer);
 /* Installs the SIGINT handler that cmd_answer_make looks at, and forgets an earlier Ctrl-C. */
 void cmd_answer_watch_interrupt(void);

@@ -43,7 +43,8 @@ static enum err ask_here(struct chat *chat, struct err_text *text, struct buf *a
     if (!e) e = cmd_model_sampling(chat->options, chat->session.model, 0.7f, text, &sampling);
     if (!e) e = sampling_check(&sampling, model_get_spec(chat->session.model)->vocab_size, text);
     if (!e)
-        e = cmd_answer_make(&chat->session, chat->options, &ids, &sampling, say, NULL, text, &made);
+        e = cmd_answer_make(&chat->session, chat->options, &ids, &sampling, 0, say, NULL, text,
+                            &made);
     if (!e && made.text.data) buf_add(answer, made.text.data, made.text.bytes);
     cmd_answer_release(&made);
     tokenizer_ids_release(&ids);
@@ -104,7 +105,7 @@ static enum err turn(struct chat *chat, const char *question, size_t bytes, stru
     buf_init(&answer, 0);
     cmd_answer_watch_interrupt();
     enum err e = chat->url ? ask_server(chat, text, &answer) : ask_here(chat, text, &answer);
-    putchar('\n');
+    if (!e || answer.bytes) putchar('\n');
     if (e) {
         json_array_remove(chat->messages, json_array_size(chat->messages) - 1);
     } else {

@@ -6,9 +6,9 @@
 
 #include "base/err.h"
 
-/* Commas or spaces between ids; *ids is freed with alloc_free.  ERR_USAGE names the first thing
- * that is no id below vocab_size. */
-MUST_USE enum err cmd_ids_parse(const char *list, uint32_t vocab_size, struct err_text *text,
-                                uint32_t **ids, uint32_t *count);
+/* One comma or spaces between ids, brackets around them or not; *ids is freed with alloc_free.
+ * ERR_USAGE names the flag and the first thing that is no id below vocab_size. */
+MUST_USE enum err cmd_ids_parse(const char *flag, const char *list, uint32_t vocab_size,
+                                struct err_text *text, uint32_t **ids, uint32_t *count);
 
 #endif

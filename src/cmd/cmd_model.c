@@ -130,6 +130,10 @@ enum err cmd_model_boot_options(const struct options *options, const struct mode
     if (options_is_set(options, OPT_THREADS))
         boot.backend.thread_count = (uint32_t) options_count(options, OPT_THREADS);
     boot.backend.may_spin = boot.backend.thread_count <= cpu.thread_count;
+    if (options_is_set(options, OPT_THREADS)) {
+        cpu.thread_count = boot.backend.thread_count;
+        cpu.thread_bound = "--threads";
+    }
     log_line(options_command(options) & (OPTION_SERVE | OPTION_WORKER) ? LOG_INFO : LOG_DEBUG, "%s",
              device_cpu_describe(&cpu).text);
     boot.budget.total_bytes = cpu.memory_bytes;
@@ -217,7 +221,41 @@ enum err cmd_model_sampling(const struct options *options, const struct model *m
     return read_seed(options, text, &out->seed);
 }
 
+static enum err fill_number(struct options *options, enum option_id id, double value,
+                            struct err_text *text) {
+    if (!(option_get(id)->commands & options_command(options))) return ERR_OK;
+    char written[40];
+    snprintf(written, sizeof written, "%.9g", value);
+    return options_set(options, id, written, SOURCE_MODEL, "the model's files", text);
+}
+
+enum err cmd_model_fill_options(struct options *options, struct err_text *text) {
+    struct model *model = NULL;
+    enum err e = cmd_model_open(options, NULL, text, &model);
+    if (e) return e;
+    e = fill_number(options, OPT_MAX_MODEL_LEN, model_get_spec(model)->context_tokens, text);
+    const struct model_generation *g = model_generation_defaults(model);
+    const struct {
+        enum option_id id;
+        bool is_there;
+        double value;
+    } numbers[] = {
+        {OPT_TEMPERATURE, g->has_temperature, (double) g->temperature},
+        {OPT_TOP_P, g->has_top_p, (double) g->top_p},
+        {OPT_TOP_K, g->has_top_k, (double) g->top_k},
+        {OPT_MIN_P, g->has_min_p, (double) g->min_p},
+        {OPT_REPETITION_PENALTY, g->has_repetition_penalty, (double) g->repetition_penalty},
+    };
+    bool is_off = strcasecmp(options_text(options, OPT_GENERATION_CONFIG), "none") == 0;
+    for (size_t i = 0; i < ARRAY_COUNT(numbers) && !e && !is_off; i++)
+        if (numbers[i].is_there) e = fill_number(options, numbers[i].id, numbers[i].value, text);
+    model_close(model);
+    return e;
+}
+
 /* --- progress ---------------------------------------------------------------------------- */
+
+#define PLAIN_PROGRESS_NS 3000000000u /* between two lines where there is no terminal */
 
 bool cmd_model_has_bar(void) {
     const char *term = getenv("TERM");
@@ -228,8 +266,14 @@ bool cmd_model_progress(void *ctx, const char *stage, uint64_t done_bytes, uint6
     (void) ctx;
     static uint64_t drawn_ns;
     bool is_done = done_bytes >= total_bytes;
-    if (!cmd_model_has_bar()) return true; /* plain output: the caller's one line says it all */
     uint64_t now_ns = clock_now_ns();
+    if (!cmd_model_has_bar()) { /* a quick load says nothing: the caller's lines do */
+        if (!drawn_ns) drawn_ns = now_ns;
+        if (is_done || now_ns - drawn_ns < PLAIN_PROGRESS_NS) return true;
+        drawn_ns = now_ns;
+        log_info("loading %s: %u %%", stage, (unsigned) (done_bytes * 100 / total_bytes));
+        return true;
+    }
     if (!is_done && now_ns - drawn_ns < 50000000u) return true;
     drawn_ns = now_ns;
     char bar[31];

@@ -9,6 +9,9 @@
 /* name NULL: the --model option.  ERR_USAGE when neither is there. */
 MUST_USE enum err cmd_model_open(const struct options *options, const char *name,
                                  struct err_text *text, struct model **out);
+/* The options that the model's files speak to, as SOURCE_MODEL: shown, not read, by the commands
+ * (they ask the model itself). */
+MUST_USE enum err cmd_model_fill_options(struct options *options, struct err_text *text);
 /* Everything but what the plan decides.  Logs what bound threads and memory. */
 MUST_USE enum err cmd_model_boot_options(const struct options *options,
                                          const struct model_spec *spec, struct err_text *text,

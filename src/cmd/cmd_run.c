@@ -14,6 +14,7 @@
 #include "cmd/cmd_answer.h"
 #include "cmd/cmd_ids.h"
 #include "cmd/cmd_model.h"
+#include "cmd/cmd_sampling.h"
 
 #define PROMPT_BYTES_MAX (64u << 20)
 
@@ -39,7 +40,7 @@ static enum err make_ids(struct cmd_session *session, const struct options *opti
                          struct tokenizer_ids *ids) {
     const char *list = options_text(options, OPT_IDS);
     if (list) {
-        enum err e = cmd_ids_parse(list, model_get_spec(session->model)->vocab_size, text,
+        enum err e = cmd_ids_parse("ids", list, model_get_spec(session->model)->vocab_size, text,
                                    &ids->ids, &ids->count);
         ids->room = ids->count;
         return e;
@@ -116,25 +117,38 @@ static void print_json(const struct cmd_session *session, const struct tokenizer
     json_decref(line);
 }
 
-static enum err run(struct cmd_session *session, const struct options *options,
-                    const struct buf *prompt, struct err_text *text, bool *is_interrupted) {
-    struct tokenizer_ids ids = {0};
-    struct sampling sampling;
+/* One of the n answers: the same prompt and seed, another choice index. */
+static enum err answer_once(struct cmd_session *session, const struct options *options,
+                            const struct tokenizer_ids *ids, const struct sampling *sampling,
+                            uint32_t choice_index, struct err_text *text, bool *goes_on) {
     struct cmd_answer answer = {0};
     bool is_json = options_bool(options, OPT_JSON), is_broken = false;
+    enum err e = cmd_answer_make(session, options, ids, sampling, choice_index,
+                                 is_json ? NULL : say, &is_broken, text, &answer);
+    if (!e && is_json) print_json(session, ids, &answer, sampling->logprobs >= 0);
+    else if (!e && !is_broken) putchar('\n');
+    *goes_on = !e && !is_broken && !answer.is_interrupted;
+    cmd_answer_release(&answer);
+    return e;
+}
+
+static enum err run(struct cmd_session *session, const struct options *options,
+                    const struct buf *prompt, struct err_text *text) {
+    struct tokenizer_ids ids = {0};
+    struct sampling sampling;
+    struct arena arena;
+    arena_init(&arena, 0);
     enum err e = make_ids(session, options, prompt, text, &ids);
     if (!e) e = cmd_model_sampling(options, session->model, 0, text, &sampling);
+    if (!e) e = cmd_sampling_read_lists(options, session, &arena, text, &sampling);
     if (!e && options_is_set(options, OPT_LOGPROBS))
         sampling.logprobs = (int32_t) options_count(options, OPT_LOGPROBS);
     if (!e) e = sampling_check(&sampling, model_get_spec(session->model)->vocab_size, text);
     cmd_answer_watch_interrupt();
-    if (!e)
-        e = cmd_answer_make(session, options, &ids, &sampling, is_json ? NULL : say, &is_broken,
-                            text, &answer);
-    if (!e && is_json) print_json(session, &ids, &answer, sampling.logprobs >= 0);
-    else if (!e && !is_broken) putchar('\n');
-    *is_interrupted = answer.is_interrupted;
-    cmd_answer_release(&answer);
+    bool goes_on = true;
+    for (uint32_t i = 0; !e && goes_on && i < options_count(options, OPT_N); i++)
+        e = answer_once(session, options, &ids, &sampling, i, text, &goes_on);
+    arena_release(&arena);
     tokenizer_ids_release(&ids);
     return e;
 }
@@ -148,7 +162,6 @@ int cmd_run(int argc, char **argv) {
     struct err_text text = {0};
     struct cmd_session session = {0};
     struct buf prompt;
-    bool is_interrupted = false;
     buf_init(&prompt, 0);
     enum err e = ERR_OK;
     if (options_bool(options, OPT_PRINT_CONFIG)) {
@@ -161,11 +174,11 @@ int cmd_run(int argc, char **argv) {
             e = err_set(&text, ERR_USAGE, "no model: gramme run -m MODEL \"prompt\"");
         if (!e) e = read_prompt(options, positional_count ? positional[0] : NULL, &text, &prompt);
         if (!e) e = cmd_session_open(options, NULL, &text, &session);
-        if (!e) e = run(&session, options, &prompt, &text, &is_interrupted);
+        if (!e) e = run(&session, options, &prompt, &text);
     }
     cmd_session_close(&session);
     buf_release(&prompt);
     options_destroy(options);
     if (e) return cmd_fail(e, &text);
-    return is_interrupted ? CMD_INTERRUPTED : CMD_DONE;
+    return cmd_answer_was_interrupted() ? CMD_INTERRUPTED : CMD_DONE;
 }

@@ -180,15 +180,15 @@ static enum err make_components(struct fleet *fleet, struct err_text *text) {
     return ERR_OK;
 }
 
-static void draw_hex(char *out, uint32_t digits) {
+/* Secrets are drawn here: without randomness there is none, and no bus. */
+static enum err draw_hex(struct err_text *text, char *out, uint32_t digits) {
     uint8_t bytes[32] = {0};
     CHECK(digits / 2 <= sizeof bytes);
     if (getrandom(bytes, digits / 2, 0) != (ssize_t) (digits / 2))
-        for (uint32_t i = 0; i < digits / 2; i += 8) {
-            uint64_t draw = cmd_process_draw_instance();
-            memcpy(bytes + i, &draw, digits / 2 - i < 8 ? digits / 2 - i : 8);
-        }
+        return err_set(text, ERR_IO, "the kernel gives no random bytes (getrandom: %s)",
+                       strerror(errno));
     for (uint32_t i = 0; i < digits / 2; i++) snprintf(out + 2 * i, 3, "%02x", bytes[i]);
+    return ERR_OK;
 }
 
 static bool is_loopback(const char *host) {
@@ -211,7 +211,7 @@ static enum err make_own_bus(struct fleet *fleet, struct err_text *text) {
                         listen);
     } else {
         e = nats_server_pick_port(fleet->listen_host, text, &fleet->listen_port);
-        draw_hex(bus->token, 32);
+        if (!e) e = draw_hex(text, bus->token, 32);
     }
     if (e) return e;
     if (bus->user[0])
@@ -250,7 +250,7 @@ static enum err find_bus(struct fleet *fleet, struct err_text *text) {
     if (!e && name_space) e = cmd_bus_read_namespace(name_space, name_where, text, bus);
     if (!e && !name_space) {
         bus->name_space[0] = 'g';
-        draw_hex(bus->name_space + 1, 8);
+        e = draw_hex(text, bus->name_space + 1, 8);
     }
     return e;
 }

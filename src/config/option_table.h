@@ -225,6 +225,16 @@ OPTION(IGNORE_EOS, "ignore-eos", OPTION_BOOL, SAMPLING_COMMANDS, "sampling", "",
        NULL, "go on past the model's end")
 OPTION(STOP, "stop", OPTION_LIST, SAMPLING_COMMANDS, "sampling", "", NULL, 0, 0, NULL,
        "text that ends the answer; repeatable")
+OPTION(STOP_TOKEN_IDS, "stop-token-ids", OPTION_TEXT, OPTION_RUN, "sampling", "", NULL, 0, 0, NULL,
+       "token ids that end the answer, comma-separated")
+OPTION(LOGIT_BIAS, "logit-bias", OPTION_LIST, OPTION_RUN, "sampling", "", NULL, 0, 0, NULL,
+       "ID=BIAS: added to that token's logit, -100 to 100; repeatable")
+OPTION(ALLOWED_TOKEN_IDS, "allowed-token-ids", OPTION_TEXT, OPTION_RUN, "sampling", "", NULL, 0, 0,
+       NULL, "only these token ids can be drawn, comma-separated")
+OPTION(BAD_WORDS, "bad-words", OPTION_LIST, OPTION_RUN, "sampling", "", NULL, 0, 0, NULL,
+       "a word that is never drawn; repeatable")
+OPTION(N, "n", OPTION_COUNT, OPTION_RUN, "sampling", "answers", "1", 1, 128, NULL,
+       "answers to make, one after the other")
 OPTION(LOGPROBS, "logprobs", OPTION_COUNT, OPTION_RUN, "sampling", "", NULL, 0, 20, NULL,
        "with --json: logprobs of each token and that many best")
 

@@ -288,6 +288,7 @@ static enum err read_scaling(const struct source *source, const json_t *scaling,
                                         "truncate",
                                         "finetuned",
                                         "partial_rotary_factor"};
+    static const char *const types[] = {"linear", "llama3", "yarn"};
     const char *name;
     json_t *value;
     json_object_foreach((json_t *) scaling, name, value) {
@@ -303,6 +304,11 @@ static enum err read_scaling(const struct source *source, const json_t *scaling,
     if (!type_value) type_value = json_file_get(scaling, "type");
     const char *type = type_value ? json_string_value(type_value) : "default";
     if (type && strcmp(type, "default") == 0) return ERR_OK;
+    if (!type || !is_listed(type, types, ARRAY_COUNT(types))) {
+        char full[64];
+        snprintf(full, sizeof full, "%s.rope_type", key);
+        return refuse(source, full, type_value, "default, linear, llama3 or yarn");
+    }
     if (!json_file_get(scaling, "factor"))
         return err_set(source->text, ERR_FORMAT, "%s: key %s.factor is absent: expected a number",
                        source->file, key);
@@ -312,27 +318,21 @@ static enum err read_scaling(const struct source *source, const json_t *scaling,
         e = json_file_u32(scaling, "original_max_position_embeddings", source->file, source->text,
                           &original);
     if (e) return e;
-    if (type && strcmp(type, "linear") == 0) {
+    if (strcmp(type, "linear") == 0) {
         spec->rope.type = ROPE_LINEAR;
         return stretch_context(source, context, spec->rope.factor, spec);
     }
-    if (type && strcmp(type, "llama3") == 0) {
+    if (strcmp(type, "llama3") == 0) {
         spec->rope.type = ROPE_LLAMA3;
         spec->rope.original_context_tokens = original;
         e = rope_f32(source, scaling, "low_freq_factor", &spec->rope.low_freq_factor);
         return e ? e : rope_f32(source, scaling, "high_freq_factor", &spec->rope.high_freq_factor);
     }
-    if (type && strcmp(type, "yarn") == 0) {
-        spec->rope.type = ROPE_YARN;
-        spec->rope.original_context_tokens = original ? original : context;
-        e = read_yarn(source, scaling, spec);
-        return e ? e
-                 : stretch_context(source, spec->rope.original_context_tokens, spec->rope.factor,
-                                   spec);
-    }
-    char full[64];
-    snprintf(full, sizeof full, "%s.rope_type", key);
-    return refuse(source, full, type_value, "default, linear, llama3 or yarn");
+    spec->rope.type = ROPE_YARN;
+    spec->rope.original_context_tokens = original ? original : context;
+    e = read_yarn(source, scaling, spec);
+    if (e) return e;
+    return stretch_context(source, spec->rope.original_context_tokens, spec->rope.factor, spec);
 }
 
 static enum err read_rope(const struct source *source, struct model_spec *spec) {

@@ -149,6 +149,9 @@ static void refuse_kv(struct plan *plan, const struct costs *costs, uint64_t lim
     char remedy[64] = "set a smaller max-num-batched-tokens";
     if (tokens)
         snprintf(remedy, sizeof remedy, "set max-model-len: %llu", (unsigned long long) tokens);
+    else if (limit_name[0] == 'k') /* kv-cache-memory-bytes: only it is too small */
+        snprintf(remedy, sizeof remedy, "set kv-cache-memory-bytes: %llu",
+                 (unsigned long long) wanted_bytes);
     (void) err_set(&plan->verdict, ERR_NO_ROOM,
                    "kv needs %s for one request of max-model-len %u tokens and %s of the %s %s are "
                    "left (%llu tokens): %s%s",

@@ -87,6 +87,18 @@ class Words(unittest.TestCase):
         self.check(["run", "-m", MODEL], 2, "standard input is empty")
         self.check(["run", "-m", MODEL, "a", "b"], 2, "quote it")
 
+    def test_wrong_lists(self):
+        """Lists of ids, biases and words: what is wrong in them is named with its flag."""
+        run = ["run", "-m", MODEL, "--engine", "sim"]
+        for ids in ("1,,3", ",1", "1,2,", "a", "1,-2", "99999999", "1;2"):
+            self.check([*run, "--ids", ids], 2, "--ids: ")
+            self.check([*run, "--stop-token-ids", ids, "hi"], 2, "--stop-token-ids: ")
+        self.check([*run, "--allowed-token-ids", "", "hi"], 2, "--allowed-token-ids: a token id is wanted")
+        for bias in ("5", "5=", "=1", "5=101", "5=nan", "x=1", "-1=2", "99999999=1", "5=1x"):
+            self.check([*run, "--logit-bias", bias, "hi"], 2, "--logit-bias: ")
+        self.check([*run, "--bad-words", "", "hi"], 2, "--bad-words: an empty word is none")
+        self.check([*run, "--n", "0", "hi"], 2, "--n: 0 is out of range")
+
     def test_models_that_are_none(self):
         with tempfile.TemporaryDirectory() as folder:
             with open(MODEL, "rb") as file:
@@ -128,6 +140,25 @@ class Output(unittest.TestCase):
         dash = gramme("run", "-m", MODEL, "--max-tokens", "4", "-", input="hi\n")
         self.assertEqual(dash.stdout, done.stdout)
 
+    def test_sampling_flags(self):
+        """What the API's fields do, run's flags do."""
+        def ids(*flags):
+            done = gramme("run", "-m", MODEL, "--raw", "--json", "--max-tokens", "3", *flags, "The capital of France is")
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            return [json.loads(line) for line in done.stdout.splitlines()]
+
+        first = ids()[0]["ids"]
+        self.assertNotEqual(ids("--logit-bias", f"{first[0]}=-100")[0]["ids"][0], first[0])
+        self.assertEqual(ids("--logit-bias", "7=100", "--logit-bias", "8=-100")[0]["ids"], [7, 7, 7])
+        self.assertIn(ids("--allowed-token-ids", "[7, 8]")[0]["ids"][0], (7, 8))
+        self.assertNotIn(first[0], ids("--bad-words", " Paris")[0]["ids"])
+        stopped = ids("--stop-token-ids", f"9,{first[1]}")[0]
+        self.assertEqual((stopped["ids"], stopped["finish_reason"]), (first[:2], "stop"))
+        some = ids("--n", "3", "--temperature", "1", "--seed", "5")
+        self.assertEqual(len(some), 3)
+        self.assertNotEqual(some[0]["ids"], some[1]["ids"])
+        self.assertEqual(some[0]["ids"], ids("--temperature", "1", "--seed", "5")[0]["ids"])
+
     def test_full_disk(self):
         for arguments in (["version"], ["help", "serve"], ["plan", "-m", MODEL],
                           ["run", "-m", MODEL, "--max-tokens", "2", "hi"]):
@@ -154,3 +185,6 @@ class Output(unittest.TestCase):
         self.assertEqual(rows["kv-cache-memory-bytes"], ["1.5GiB", "flag"])
         self.assertEqual(rows["max-model-len"], ["4k", "environment"])
         self.assertEqual(rows["block-size"], ["16", "default"])
+        done = gramme("run", "--print-config", "-m", MODEL)
+        rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+        self.assertEqual(rows["max-model-len"], ["8192", "model"])

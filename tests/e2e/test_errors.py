@@ -147,6 +147,8 @@ class Accepted(unittest.TestCase):
         body = chat_body()
         del body["model"]
         self.assertEqual(server.post("/v1/chat/completions", body).status, 200)
+        body["model"] = ""  # the openai client cannot leave it out
+        self.assertEqual(server.post("/v1/chat/completions", body).status, 200)
 
     def test_request_id(self):
         answer = server.post("/v1/chat/completions", chat_body(), {"X-Request-Id": "mine-17"})
