@@ -225,7 +225,7 @@ static enum err fill_number(struct options *options, enum option_id id, double v
                             struct err_text *text) {
     if (!(option_get(id)->commands & options_command(options))) return ERR_OK;
     char written[40];
-    snprintf(written, sizeof written, "%.9g", value);
+    snprintf(written, sizeof written, value == floor(value) ? "%.0f" : "%.7g", value);
     return options_set(options, id, written, SOURCE_MODEL, "the model's files", text);
 }
 

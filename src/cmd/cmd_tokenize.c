@@ -78,7 +78,8 @@ static enum err encode_text(struct job *job, struct err_text *error) {
 
 static enum err decode_ids(struct job *job, const char *list, struct err_text *error) {
     uint32_t *ids = NULL, count = 0;
-    enum err e = cmd_ids_parse("ids", list, tokenizer_vocab_size(job->tokenizer), error, &ids, &count);
+    enum err e =
+        cmd_ids_parse("ids", list, tokenizer_vocab_size(job->tokenizer), error, &ids, &count);
     if (e) return e;
     struct token_decoder decoder;
     struct buf out;
