@@ -113,8 +113,8 @@ static void read_top_pair(struct graph_reader *reader, struct yaml_file_pair pai
             reader->common_node = pair.value;
         else if (!yaml_file_is_null(reader->yaml, pair.value)) {
             reader->is_common_broken = true;
-            problem_add(reader->problems, PROBLEM_ERROR, "wrong-type", name, "", mark, NULL,
-                        "a mapping of keys is wanted");
+            problem_add(reader->problems, PROBLEM_ERROR, "wrong-type", name, "", mark,
+                        "write 'key: value', one a line", "a mapping of keys is wanted");
         }
         break;
     case GRAPH_TOP_ACCEPTED:
@@ -159,17 +159,21 @@ static void name_duplicates(struct graph_reader *reader) {
     for (uint32_t i = 0; i < reader->problems->count; i++) {
         struct problem *problem = &reader->problems->items[i];
         uint32_t best = 0;
+        bool is_section = false;
         if (strcmp(problem->code, "duplicate-key") != 0 || problem->component[0]) continue;
         for (uint32_t k = 0; k < yaml_file_map_count(reader->yaml, root); k++) {
             struct yaml_file_pair pair = yaml_file_map_pair(reader->yaml, root, k);
             struct problem_mark mark = yaml_file_mark(reader->yaml, pair.key);
             if (mark.line > problem->mark.line || mark.line < best) continue;
             best = mark.line;
-            /* At the left margin it is a section that stands twice: its key names it. */
-            if (problem->mark.column > mark.column)
-                snprintf(problem->component, sizeof problem->component, "%s",
-                         yaml_file_text(reader->yaml, pair.key));
+            snprintf(problem->component, sizeof problem->component, "%s",
+                     yaml_file_text(reader->yaml, pair.key));
+            is_section = problem->mark.column <= mark.column;
         }
+        /* At the left margin it is a section itself that stands twice. */
+        if (!is_section) continue;
+        snprintf(problem->component, sizeof problem->component, "%.31s", problem->key);
+        problem->key[0] = '\0';
     }
 }
 

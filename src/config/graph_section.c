@@ -346,8 +346,8 @@ static bool is_map(struct section_reader *reader, const char *key, uint32_t node
     char message[120];
     snprintf(message, sizeof message, "a mapping of keys is wanted, this is %s",
              kind_word(yaml, node));
-    add_problem(reader, PROBLEM_ERROR, "wrong-type", key, yaml_file_mark(yaml, node), NULL,
-                message);
+    add_problem(reader, PROBLEM_ERROR, "wrong-type", key, yaml_file_mark(yaml, node),
+                "write 'key: value', one a line", message);
     return false;
 }
 
@@ -616,6 +616,15 @@ static void refuse_value(struct section_reader *reader, enum option_id id, const
         if (word_near(id, text, edit, sizeof edit))
             snprintf(fix, sizeof fix, "write %.40s: %s", key, edit);
     }
+    const struct option *option = option_get(id);
+    if (!fix[0] && e == ERR_UNSUPPORTED) /* the table says what instead, or that there is nothing */
+        snprintf(fix, sizeof fix, "remove %.40s", key);
+    else if (!fix[0] && option->max > option->min)
+        snprintf(fix, sizeof fix, "write a number from %.15g to %.15g", option->min, option->max);
+    else if (!fix[0] && option->words)
+        snprintf(fix, sizeof fix, "write one of %.60s", option->words);
+    else if (!fix[0] && option->type == OPTION_BOOL)
+        snprintf(fix, sizeof fix, "write true or false");
     const char *code = e == ERR_UNSUPPORTED ? "not-supported" : "bad-value";
     struct problem *problem =
         add_problem(reader, PROBLEM_ERROR, code, key, mark, fix[0] ? fix : NULL, message);
@@ -704,7 +713,7 @@ static void read_value(struct section_reader *reader, enum option_id id) {
         char message[120];
         snprintf(message, sizeof message, "a single value is wanted, this is %s",
                  kind_word(yaml, place->value));
-        add_problem(reader, PROBLEM_ERROR, "wrong-type", key, mark, NULL, message);
+        add_problem(reader, PROBLEM_ERROR, "wrong-type", key, mark, "write one value", message);
         reader->section->marks[id] = mark;
     }
 }

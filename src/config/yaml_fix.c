@@ -89,6 +89,22 @@ static size_t scalar_end(struct text text, size_t at) {
     return i;
 }
 
+/* The end of a value at `at`: also of a list or mapping in brackets, where its line closes it. */
+static size_t value_end(struct text text, size_t at) {
+    size_t end = line_end(text, at);
+    if (at >= end || (text.data[at] != '{' && text.data[at] != '[')) return scalar_end(text, at);
+    int depth = 0;
+    char quote = 0;
+    for (size_t i = at; i < end; i++) {
+        char c = text.data[i];
+        if (quote) quote = c == quote ? 0 : quote;
+        else if (c == '\'' || c == '"') quote = c;
+        else depth += (c == '{' || c == '[') - (c == '}' || c == ']');
+        if (!depth && !quote) return i + 1;
+    }
+    return at;
+}
+
 static uint32_t indent_of(struct text text, size_t start) {
     uint32_t indent = 0;
     while (start + indent < text.bytes && text.data[start + indent] == ' ') indent++;
@@ -272,7 +288,7 @@ static void make_edit(struct text text, const struct problem *problem, struct ed
     case PROBLEM_EDIT_NONE: break;
     case PROBLEM_EDIT_VALUE:
     case PROBLEM_EDIT_KEY:
-        end = scalar_end(text, at);
+        end = problem->edit == PROBLEM_EDIT_VALUE ? value_end(text, at) : scalar_end(text, at);
         if (problem->mark.is_empty && at && text.data[at - 1] == ':') buf_add_byte(&line, ' ');
         buf_add_string(&line, problem->edit_text);
         if (end > at || problem->mark.is_empty) add(edits, at, end, &line);

@@ -68,13 +68,15 @@ static void check_gpu_count(struct checker *checker, const struct graph_plan_com
     if (has_stages)
         problem_add(checker->problems, checker->target->is_serve ? PROBLEM_ERROR : PROBLEM_WARNING,
                     "not-served", name, "pipeline-parallel-size",
-                    check_mark(checker, component->section, OPT_PIPELINE_PARALLEL_SIZE), NULL,
+                    check_mark(checker, component->section, OPT_PIPELINE_PARALLEL_SIZE),
+                    "write pipeline-parallel-size: 1, and as many ranks",
                     "%u stages: planned, but not served yet; tensor-parallel-size %u would be",
                     component->pipeline, parallel);
     if (is_written && parallel > cards && !component->is_cpu) {
         problem_add(checker->problems, checker->target->is_serve ? PROBLEM_ERROR : PROBLEM_WARNING,
                     "not-served", name, "tensor-parallel-size",
-                    check_mark(checker, component->section, OPT_TENSOR_PARALLEL_SIZE), NULL,
+                    check_mark(checker, component->section, OPT_TENSOR_PARALLEL_SIZE),
+                    "take cards of one node: a smaller tensor-parallel-size, or a smaller model",
                     "a group of %u spans nodes of %u cards: planned, but not served yet", parallel,
                     cards);
         return;
@@ -156,8 +158,8 @@ static void check_shape(struct checker *checker, const struct graph_plan_compone
     struct err_text text;
     if (tensor_parallel_check(spec, component->tensor_parallel, &text))
         problem_add(checker->problems, PROBLEM_ERROR, "tp-heads", name, "tensor-parallel-size",
-                    check_mark(checker, component->section, OPT_TENSOR_PARALLEL_SIZE), NULL, "%s",
-                    text.text);
+                    check_mark(checker, component->section, OPT_TENSOR_PARALLEL_SIZE),
+                    "write one of these", "%s", text.text);
     if (options_is_set(options, OPT_MAX_MODEL_LEN) &&
         options_count(options, OPT_MAX_MODEL_LEN) > spec->context_tokens) {
         char fix[64];

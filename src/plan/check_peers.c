@@ -200,7 +200,9 @@ static void check_remote_prefill(struct checker *checker) {
     if (check_is_refused(checker, GRAPH_VLLM_WORKER, OPT_REMOTE_PREFILL) || section->is_broken ||
         (checker->graph->has_file && !section->is_present))
         return;
-    if (graph_is_disagg(checker->graph->kind) && !is_remote) {
+    bool has_prefill =
+        !checker->graph->has_file || checker->graph->sections[GRAPH_PREFILL_WORKER].is_present;
+    if (graph_is_disagg(checker->graph->kind) && !is_remote && has_prefill) {
         bool is_conditional = options_bool(decode, OPT_CONDITIONAL_DISAGG);
         struct problem *problem =
             problem_add(checker->problems, PROBLEM_ERROR, "remote-prefill-off", "VllmWorker",

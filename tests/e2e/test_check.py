@@ -70,6 +70,57 @@ class Check(unittest.TestCase):
             self.assertIn(done.returncode, (1, 2) if arguments[0] == "plan" else (2,), arguments)
             self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
 
+    def test_in_place_is_all_or_nothing(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path, link = pathlib.Path(folder) / "story.yaml", pathlib.Path(folder) / "link.yaml"
+            shutil.copy(STORY, path)
+            path.chmod(0o640)
+            link.symlink_to(path.name)
+            command = ("check", "disagg_router", "-f", str(link), *CARDS, "--fix")
+            self.assertEqual(gramme(*command, "--in-place").returncode, 0)
+            self.assertTrue(link.is_symlink())
+            self.assertIn("tensor-parallel-size: 4", path.read_text().split("PrefillWorker")[1])
+            self.assertEqual(path.stat().st_mode & 0o777, 0o640)
+            self.assertEqual(sorted(p.name for p in path.parent.iterdir()), ["link.yaml", "story.yaml"])
+            done = gramme(*command, "-o", "/dev/full")
+            self.assertEqual((done.returncode, len(done.stderr.splitlines())), (1, 1), done.stderr)
+            # No room: bounded by the size that a file may have.
+            shutil.copy(STORY, path)
+            limited = ["bash", "-c", 'trap "" XFSZ; ulimit -f 1; exec "$@"', "-", BINARY, *command, "--in-place"]
+            done = subprocess.run(limited, capture_output=True, text=True, timeout=WAIT_S, env=clean_environment())
+            self.assertEqual(done.returncode, 1, done.stdout)
+            self.assertIn("it is as it was", done.stderr)
+            self.assertEqual(path.read_text(), STORY.read_text())
+            self.assertEqual(sorted(p.name for p in path.parent.iterdir()), ["link.yaml", "story.yaml"])
+
+    def test_bad_files_cost_one_line(self):
+        good = STORY.read_bytes()
+        texts = {"empty": b"", "document mark": b"---\n", "binary": bytes(range(256)) * 64, "NUL": good + b"\0",
+                 "latin-1": good + "# \xfc".encode("latin-1"), "UTF-16 without its mark": good.decode().encode("utf-16-be"),
+                 "deep": b"a: " + b"[" * 10000, "deep mappings": b"{a: " * 10000, "list": b"- a\n- b\n", "word": b"hello\n",
+                 "huge": b"# comment\n" * 10_000_000, "one long line": b"a: " + b"x" * 100_000_000, "merges itself": b"a: &a {<<: *a}\n"}
+        for name, text in texts.items():
+            done = subprocess.run([BINARY, "check", "agg", "-f", "-"], input=text, capture_output=True, timeout=WAIT_S,
+                                  env=clean_environment())
+            self.assertEqual(done.returncode, 1, name)
+            said = [line for line in (done.stdout + done.stderr).decode().splitlines()
+                    if not line.startswith("    fix:") and line != "1 error, 0 warnings"]
+            self.assertEqual(len(said), 1, (name, said))
+        for text in (b"\xef\xbb\xbf" + good, good.replace(b"\n", b"\r\n"), good.decode().encode("utf-16")):
+            done = subprocess.run([BINARY, "check", "disagg_router", "-f", "-", *CARDS], input=text, capture_output=True,
+                                  timeout=WAIT_S, env=clean_environment())
+            self.assertTrue(done.stdout.startswith(b"stdin:40:1: error: PrefillWorker.tensor-parallel-size"), done.stdout)
+
+    def test_formats_from_files(self):
+        with tempfile.TemporaryDirectory() as folder:
+            config = {"architectures": ["LlamaForCausalLM"], "quantization_config": {"quant_method": "fp8"}}
+            (pathlib.Path(folder) / "config.json").write_text(json.dumps(config))
+            for word, is_wrong in (("awq", True), ("fp8", False), ("FP8", False)):
+                text = f"VllmWorker:\n  model: {folder}\n  quantization: {word}\n"
+                done = gramme("check", "agg", "-f", "-", *CARDS, text=text)
+                line = "stdin:3:17: error: VllmWorker.quantization: 'awq', and its config.json says fp8"
+                self.assertEqual(line in done.stdout.splitlines(), is_wrong, done.stdout)
+
     def test_flags_mend_too(self):
         path = "/path/my/DeepSeek-R1-Distill-Qwen-32B"
         done = gramme("check", "graphs.disagg_router:Frontend", "-f", str(STORY), *CARDS,

@@ -26,6 +26,21 @@ static const struct row rows[] = {
     {"a: b c\r\nd: e\r\n", PROBLEM_EDIT_VALUE, 1, 4, 0, "2", "a: 2\r\nd: e\r\n"},
     {"\xc3\xa9\xc3\xa9: 1\n", PROBLEM_EDIT_VALUE, 1, 5, 0, "2", "\xc3\xa9\xc3\xa9: 2\n"},
     {"a: 'over\n  lines'\n", PROBLEM_EDIT_VALUE, 1, 4, 0, "2", NULL},
+    {"a: {b: [1, '}']} # c\n", PROBLEM_EDIT_VALUE, 1, 4, 0, "2", "a: 2 # c\n"},
+    {"a: {b: 1,\n  c: 2}\n", PROBLEM_EDIT_VALUE, 1, 4, 0, "2", NULL},
+    {"\tb:\n\t\tc: 1\n  \td: 2\n", PROBLEM_EDIT_TABS, 1, 1, 0, "  ", "  b:\n    c: 1\n  \td: 2\n"},
+    {"a:\n  \tb: 1\n", PROBLEM_EDIT_TABS, 2, 3, 0, "  ", "a:\n    b: 1\n"},
+    {"s: &x # {\r\n  a: 1\r\n", PROBLEM_EDIT_INSERT, 1, 1, 1, "k: v",
+     "s: &x # {\r\n  k: v\r\n  a: 1\r\n"},
+    {"s:\n  {a: 1}\n", PROBLEM_EDIT_INSERT, 1, 1, 1, "k: v", "s:\n  {k: v, a: 1}\n"},
+    {"s: *x\n", PROBLEM_EDIT_INSERT, 1, 1, 1, "k: v", NULL},
+    {"\xef\xbb\xbf"
+     "a: 1\n",
+     PROBLEM_EDIT_VALUE, 1, 4, 0, "2",
+     "\xef\xbb\xbf"
+     "a: 2\n"},
+    {"s:\n  env:\n    - name: a\n", PROBLEM_EDIT_ENVS, 2, 3, 0, "envs",
+     "s:\n  envs:\n    - name: a\n"},
     {"a: |\n  text\n", PROBLEM_EDIT_VALUE, 1, 4, 0, "2", NULL},
     {"ab: 1\n", PROBLEM_EDIT_KEY, 1, 1, 0, "cd", "cd: 1\n"},
     {"x: [ab, c]\n", PROBLEM_EDIT_KEY, 1, 5, 0, "d", "x: [d, c]\n"},
@@ -62,8 +77,27 @@ static void test_edits(void **state) {
         uint32_t count =
             yaml_fix_apply((const uint8_t *) row->before, strlen(row->before), &problems, &out);
         const char *wanted = row->after ? row->after : row->before;
-        if (count != (row->after ? 1u : 0u) || strcmp(buf_string(&out), wanted) != 0)
+        if ((count > 0) != (row->after != NULL) || strcmp(buf_string(&out), wanted) != 0)
             fail_msg("row %zu: %u edits: %s", i, count, buf_string(&out));
+        buf_release(&out);
+        problem_release(&problems);
+    }
+}
+
+static void test_value_that_lacks(void **state) {
+    (void) state;
+    static const char *const texts[][2] = {
+        {"a:\n", "a: 4\n"}, {"a: # none\n", "a: 4 # none\n"}, {"a:", "a: 4"}};
+    for (size_t i = 0; i < ARRAY_COUNT(texts); i++) {
+        struct problem_list problems = {0};
+        struct problem_mark mark = {.line = 1, .column = 3, .is_empty = true};
+        problem_set_edit(problem_add(&problems, PROBLEM_ERROR, "x", "", "", mark, NULL, "x"),
+                         PROBLEM_EDIT_VALUE, 0, "4");
+        struct buf out;
+        buf_init(&out, 0);
+        assert_int_equal(
+            yaml_fix_apply((const uint8_t *) texts[i][0], strlen(texts[i][0]), &problems, &out), 1);
+        assert_string_equal(buf_string(&out), texts[i][1]);
         buf_release(&out);
         problem_release(&problems);
     }
@@ -73,8 +107,10 @@ static void test_several_at_once(void **state) {
     (void) state;
     static const char before[] = "a: 1\nb: 2\nc: 3\n", after[] = "a: 10\nx: 2\n";
     struct problem_list problems = {0};
-    struct problem_mark marks[] = {
-        {3, 1, false, false}, {1, 4, false, false}, {2, 1, false, false}, {1, 4, false, false}};
+    struct problem_mark marks[] = {{.line = 3, .column = 1},
+                                   {.line = 1, .column = 4},
+                                   {.line = 2, .column = 1},
+                                   {.line = 1, .column = 4}};
     static const enum problem_edit edits[] = {PROBLEM_EDIT_REMOVE, PROBLEM_EDIT_VALUE,
                                               PROBLEM_EDIT_KEY, PROBLEM_EDIT_VALUE};
     static const char *const texts[] = {"-", "10", "x", "11"};
@@ -115,6 +151,7 @@ static void test_hunks(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_edits),
+        cmocka_unit_test(test_value_that_lacks),
         cmocka_unit_test(test_several_at_once),
         cmocka_unit_test(test_hunks),
     };
