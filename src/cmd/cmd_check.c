@@ -14,6 +14,7 @@
 #include "cmd/cmd_target.h"
 #include "config/yaml_fix.h"
 #include "plan/check.h"
+#include "plan/plan_auto.h"
 
 static bool has_colour(void) {
     const char *term = getenv("TERM"), *none = getenv("NO_COLOR");
@@ -46,7 +47,11 @@ static enum err find_problems(const struct cmd_graph_line *line, enum graph_kind
     bool is_read = !graph.has_file || graph.sections[GRAPH_VLLM_WORKER].is_present;
     struct check_target check = {
         .plan = &target->plan, .is_elsewhere = target->is_elsewhere, .gpus = target->gpus};
-    if (is_read) e = check_graph(&graph, &check, problems);
+    struct plan_auto chosen = {0};
+    struct err_text text;
+    e = is_read ? plan_auto_choose(&graph, &target->plan, &text, &chosen) : ERR_OK;
+    plan_auto_add_problems(&chosen, &graph, problems);
+    if (is_read && !e) e = check_graph(&graph, &check, problems);
     graph_release(&graph);
     problem_sort(problems);
     return e == ERR_MEMORY ? e : ERR_OK;

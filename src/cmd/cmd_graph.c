@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/log.h"
 #include "cmd/cmd.h"
+#include "plan/plan_auto.h"
 
 #define FILE_BYTES_MAX (4u << 20)
 
@@ -69,7 +71,10 @@ int cmd_graph_read(const struct cmd_graph_line *line, enum graph_kind kind,
     struct problem_list problems = {0};
     e = graph_read(kind, &source, &problems, out);
     bool is_read = !e;
-    if (is_read && target) e = check_graph(out, target, &problems);
+    struct plan_auto chosen = {0};
+    if (is_read && target) e = plan_auto_choose(out, target->plan, &text, &chosen);
+    plan_auto_add_problems(&chosen, out, &problems);
+    if (is_read && !e && target) e = check_graph(out, target, &problems);
     print_problems(&problems, name);
     uint32_t errors = problem_count(&problems, PROBLEM_ERROR);
     bool is_forced = is_read && options_bool(line->flags, OPT_FORCE);
@@ -79,6 +84,21 @@ int cmd_graph_read(const struct cmd_graph_line *line, enum graph_kind kind,
     if (is_read || e != ERR_MEMORY) graph_release(out);
     if (errors) return is_read ? CMD_FAILED : CMD_USAGE;
     return cmd_fail(e, NULL);
+}
+
+enum err cmd_graph_choose(struct graph *graph, const struct graph_plan_target *target,
+                          struct err_text *text) {
+    struct plan_auto chosen;
+    enum err e = plan_auto_choose(graph, target, text, &chosen);
+    for (uint32_t i = 0; i < chosen.count; i++) {
+        struct buf line;
+        buf_init(&line, 0);
+        plan_auto_print(&chosen.choices[i], &line);
+        const char *said = buf_string(&line);
+        log_info("%s", said ? said : "");
+        buf_release(&line);
+    }
+    return e;
 }
 
 void cmd_graph_print(const struct graph *graph) {

@@ -25,6 +25,9 @@ void cmd_graph_release_line(struct cmd_graph_line *line);
  * --force errors of the check are told and passed over. */
 int cmd_graph_read(const struct cmd_graph_line *line, enum graph_kind kind,
                    const struct check_target *target, struct graph *out);
+/* What is "auto" and not chosen yet (plan/plan_auto.h), chosen and logged, a line each. */
+MUST_USE enum err cmd_graph_choose(struct graph *graph, const struct graph_plan_target *target,
+                                   struct err_text *text);
 /* --print-config: each section in use, its replicas, its options with their sources. */
 void cmd_graph_print(const struct graph *graph);
 

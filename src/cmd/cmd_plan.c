@@ -3,11 +3,17 @@
  *
  * Exit 0 fits, 1 does not, 2 usage. */
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
 #include "cmd/cmd.h"
 #include "cmd/cmd_model.h"
+#include "cmd/cmd_rates.h"
 #include "cmd/cmd_target.h"
+#include "plan/plan_auto.h"
+#include "plan/plan_suggest.h"
 
 static void print_plan(const struct options *options, const struct worker_boot *boot,
                        const struct model_spec *spec) {
@@ -19,49 +25,141 @@ static void print_plan(const struct options *options, const struct worker_boot *
     buf_release(&out);
 }
 
-/* A graph, or a model on named devices. */
-static enum err plan_graph(const struct cmd_graph_line *line, struct err_text *text, bool *fits) {
-    struct cmd_target target = {0};
-    struct graph_plan plan = {0};
-    struct problem_list problems = {0};
-    struct graph graph = {0};
+/* --- a graph, or a model on named devices -------------------------------------------------- */
+
+static bool has_colour(void) {
+    const char *term = getenv("TERM"), *none = getenv("NO_COLOR");
+    return isatty(STDOUT_FILENO) && !(none && *none) && !(term && strcmp(term, "dumb") == 0);
+}
+
+/* Some of it is left to the plan, or asked of it: then it is a graph, be it of one worker. */
+static bool wants_more(const struct options *flags) {
+    return options_is_set(flags, OPT_INPUT_LEN) ||
+           options_is_auto(flags, OPT_TENSOR_PARALLEL_SIZE) ||
+           options_is_auto(flags, OPT_MAX_MODEL_LEN) ||
+           options_is_auto(flags, OPT_GPU_MEMORY_UTILIZATION);
+}
+
+/* What goes through plan_graph, all of it released by release_job. */
+struct job {
+    struct cmd_target target;
+    struct graph graph;
+    struct graph_plan plan;
+    struct plan_auto chosen;
+    struct plan_suggest suggest;
+    struct problem_list problems;
     struct buf file, out;
+    bool is_read, is_suggested;
+};
+
+static void release_job(struct job *job) {
+    graph_plan_release(&job->plan);
+    if (job->is_read) graph_release(&job->graph);
+    problem_release(&job->problems);
+    cmd_target_release(&job->target);
+    buf_release(&job->file);
+    buf_release(&job->out);
+}
+
+static enum err read_graph(const struct cmd_graph_line *line, struct err_text *text,
+                           struct job *job) {
     enum graph_kind kind;
-    buf_init(&file, 0);
-    buf_init(&out, 0);
     struct graph_source source = {
         .overrides = line->overrides, .override_count = line->override_count, .flags = line->flags};
-    bool is_read = false;
     enum err e = cmd_target_kind(line, text, &kind);
-    if (!e) e = cmd_target_file(line->flags, text, &file, &source.name);
-    if (!e) e = cmd_target_find(line->flags, text, &target);
-    if (e) goto out;
-    source.yaml = file.data;
-    source.bytes = file.bytes;
-    e = graph_read(kind, &source, &problems, &graph);
-    is_read = e != ERR_MEMORY;
-    problem_sort(&problems);
-    if (problem_count(&problems, PROBLEM_ERROR)) {
-        problem_print(&problems, source.name, isatty(STDERR_FILENO), &out);
-        if (out.data) fwrite(out.data, 1, out.bytes, stderr);
-        (void) err_set(text, ERR_USAGE, "%s cannot be planned as it is", source.name);
-        goto out;
+    if (!e) e = cmd_target_file(line->flags, text, &job->file, &source.name);
+    if (!e) e = cmd_target_find(line->flags, text, &job->target);
+    if (e) return e;
+    source.yaml = job->file.data;
+    source.bytes = job->file.bytes;
+    e = graph_read(kind, &source, &job->problems, &job->graph);
+    job->is_read = e != ERR_MEMORY;
+    problem_sort(&job->problems);
+    if (!problem_count(&job->problems, PROBLEM_ERROR)) return e;
+    problem_print(&job->problems, source.name, isatty(STDERR_FILENO), &job->out);
+    if (job->out.data) fwrite(job->out.data, 1, job->out.bytes, stderr);
+    return err_set(text, ERR_USAGE, "%s cannot be planned as it is", source.name);
+}
+
+/* "30,0.08", or "measure". */
+static enum err read_rates(const struct options *flags, const struct graph_plan *plan,
+                           struct err_text *text, struct plan_suggest_load *load) {
+    const char *rates = options_text(flags, OPT_DEVICE_RATES);
+    char rest;
+    if (!rates) return ERR_OK;
+    if (strcmp(rates, "measure") == 0) {
+        const struct graph_plan_component *component = &plan->components[0];
+        return cmd_rates_measure(load->thread_count, component->model.spec.weight_type,
+                                 component->options.numerics, text, &load->read_gb_per_s,
+                                 &load->tflops);
     }
-    if (!e) e = graph_plan_make(&graph, &target.plan, text, &plan);
-    if (e) goto out;
-    graph_plan_add_problems(&plan, &graph, &problems);
-    problem_sort(&problems);
-    if (options_bool(line->flags, OPT_JSON)) graph_plan_print_json(&plan, &problems, &out);
-    else graph_plan_print(&plan, options_bool(line->flags, OPT_EXPLAIN), &out);
-    if (out.data) fwrite(out.data, 1, out.bytes, stdout);
-    *fits = plan.fits;
-out:
-    graph_plan_release(&plan);
-    if (is_read) graph_release(&graph);
-    problem_release(&problems);
-    cmd_target_release(&target);
-    buf_release(&file);
-    buf_release(&out);
+    if (sscanf(rates, "%lf,%lf%c", &load->read_gb_per_s, &load->tflops, &rest) == 2 &&
+        load->read_gb_per_s > 0 && load->tflops > 0)
+        return ERR_OK;
+    return err_set(text, ERR_USAGE,
+                   "--device-rates: '%.60s' is neither 'measure' nor GB/s,TFLOP/s such as 30,0.08",
+                   rates);
+}
+
+static enum err predict(const struct cmd_graph_line *line, struct err_text *text, struct job *job) {
+    const struct options *flags = line->flags;
+    if (!options_is_set(flags, OPT_INPUT_LEN)) return ERR_OK;
+    struct plan_suggest_load load = {
+        .input_tokens = (uint32_t) options_count(flags, OPT_INPUT_LEN),
+        .output_tokens = (uint32_t) options_count(flags, OPT_OUTPUT_LEN),
+        .thread_count = job->target.plan.thread_count,
+    };
+    if (options_is_set(flags, OPT_CONCURRENCY))
+        load.concurrency = (uint32_t) options_count(flags, OPT_CONCURRENCY);
+    if (options_is_set(flags, OPT_TTFT)) load.ttft_s = options_number(flags, OPT_TTFT) / 1000;
+    if (options_is_set(flags, OPT_ITL)) load.itl_s = options_number(flags, OPT_ITL) / 1000;
+    enum err e = read_rates(flags, &job->plan, text, &load);
+    if (e) return e;
+    job->is_suggested = true;
+    e = plan_suggest_make(&job->graph, &job->plan, &job->target.plan, &load, &job->suggest);
+    return e ? err_set(text, e, "out of memory") : ERR_OK;
+}
+
+static void print_job(const struct options *flags, struct job *job) {
+    const struct graph_plan_style style = {.is_explained = options_bool(flags, OPT_EXPLAIN),
+                                           .has_colour = has_colour()};
+    if (options_bool(flags, OPT_JSON)) {
+        graph_plan_print_json(&job->plan, &job->problems, job->is_suggested ? &job->suggest : NULL,
+                              &job->out);
+    } else {
+        graph_plan_print(&job->plan, &style, &job->out);
+        for (uint32_t i = 0; i < job->chosen.count; i++) {
+            plan_auto_print(&job->chosen.choices[i], &job->out);
+            buf_add_byte(&job->out, '\n');
+        }
+        if (job->is_suggested) plan_suggest_print(&job->suggest, style.is_explained, &job->out);
+    }
+    if (job->out.data) fwrite(job->out.data, 1, job->out.bytes, stdout);
+}
+
+static enum err plan_graph(const struct cmd_graph_line *line, struct err_text *text, bool *fits) {
+    struct job *job = alloc_zero(1, sizeof *job);
+    if (!job) return err_set(text, ERR_MEMORY, "out of memory");
+    buf_init(&job->file, 0);
+    buf_init(&job->out, 0);
+    enum err e = read_graph(line, text, job);
+    if (!e) e = plan_auto_choose(&job->graph, &job->target.plan, text, &job->chosen);
+    if (!e && options_bool(line->flags, OPT_PRINT_CONFIG)) {
+        cmd_graph_print(&job->graph);
+        *fits = true;
+    } else if (!e) {
+        e = graph_plan_make(&job->graph, &job->target.plan, text, &job->plan);
+        if (!e) e = predict(line, text, job);
+        if (!e) {
+            plan_auto_add_problems(&job->chosen, &job->graph, &job->problems);
+            graph_plan_add_problems(&job->plan, &job->graph, &job->problems);
+            problem_sort(&job->problems);
+            print_job(line->flags, job);
+            *fits = job->plan.fits;
+        }
+    }
+    release_job(job);
+    alloc_free(job);
     return e;
 }
 
@@ -92,10 +190,11 @@ int cmd_plan(int argc, char **argv) {
     struct err_text text = {0};
     bool fits = false;
     enum err e = ERR_OK;
-    if (options_bool(line.flags, OPT_PRINT_CONFIG)) {
+    bool is_graph = cmd_target_is_graph(&line) || wants_more(line.flags);
+    if (options_bool(line.flags, OPT_PRINT_CONFIG) && !is_graph) {
         cmd_print_config(line.flags);
         fits = true;
-    } else if (cmd_target_is_graph(&line)) {
+    } else if (is_graph) {
         e = plan_graph(&line, &text, &fits);
     } else {
         e = plan_model(&line, &text, &fits);

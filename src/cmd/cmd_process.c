@@ -16,6 +16,8 @@
 #include "cmd/cmd.h"
 #include "cmd/cmd_bus.h"
 #include "cmd/cmd_graph.h"
+#include "cmd/cmd_target.h"
+#include "plan/plan_auto.h"
 
 #define RING_MESSAGES 65536u
 #define RING_BYTES (512u << 20)
@@ -94,6 +96,20 @@ static enum err find_bus(const struct options *options, const struct graph *grap
     return e;
 }
 
+/* What is "auto": one worker of the graph runs here, on what this node has. */
+static enum err choose(const struct cmd_graph_line *line, enum graph_section_id section,
+                       struct graph *graph, struct err_text *text) {
+    struct cmd_target target = {0};
+    graph->sections[section].replica_count = 1;
+    for (int i = GRAPH_VLLM_WORKER; i <= GRAPH_PREFILL_WORKER; i++)
+        graph->sections[i].is_used = i == (int) section;
+    if (!plan_auto_is_wanted(graph)) return ERR_OK;
+    enum err e = cmd_target_find(line->flags, text, &target);
+    if (!e) e = cmd_graph_choose(graph, &target.plan, text);
+    cmd_target_release(&target);
+    return e;
+}
+
 static int read_command_line(unsigned command, enum graph_section_id section, int argc, char **argv,
                              struct cmd_process *out) {
     struct cmd_graph_line line;
@@ -109,10 +125,11 @@ static int read_command_line(unsigned command, enum graph_section_id section, in
                     line.positional[line.positional_count - 1]);
     status = e ? cmd_fail(e, &text) : cmd_graph_read(&line, kind, NULL, &graph);
     if (!status) {
+        e = choose(&line, section, &graph, &text);
         out->options = graph.sections[section].options;
         graph.sections[section].options = NULL; /* ours now */
         name_process(graph_section_name(section), &out->handover);
-        e = find_bus(line.flags, &graph, &text, &out->handover);
+        if (!e) e = find_bus(line.flags, &graph, &text, &out->handover);
         if (e) status = cmd_fail(e, &text);
         graph_release(&graph);
     }

@@ -438,7 +438,11 @@ int cmd_serve(int argc, char **argv) {
     struct graph graph;
     struct cmd_target target = {0};
     enum err e = find_kind(&line, &text, &kind);
-    if (options_bool(line.flags, OPT_PRINT_CONFIG) && !options_text(line.flags, OPT_FILE)) {
+    bool has_auto = options_is_auto(line.flags, OPT_TENSOR_PARALLEL_SIZE) ||
+                    options_is_auto(line.flags, OPT_MAX_MODEL_LEN) ||
+                    options_is_auto(line.flags, OPT_GPU_MEMORY_UTILIZATION);
+    if (options_bool(line.flags, OPT_PRINT_CONFIG) && !options_text(line.flags, OPT_FILE) &&
+        !has_auto) {
         cmd_print_config(line.flags);
         cmd_graph_release_line(&line);
         return CMD_DONE;
@@ -446,7 +450,9 @@ int cmd_serve(int argc, char **argv) {
     if (!e) e = cmd_target_find(line.flags, &text, &target);
     status = e ? cmd_fail(e, &text) : read_graph(&line, kind, &target, &graph);
     if (!status) {
-        if (options_bool(line.flags, OPT_PRINT_CONFIG)) cmd_graph_print(&graph);
+        e = cmd_graph_choose(&graph, &target.plan, &text);
+        if (e) status = cmd_fail(e, &text);
+        else if (options_bool(line.flags, OPT_PRINT_CONFIG)) cmd_graph_print(&graph);
         else status = serve(&line, &graph, &target);
         graph_release(&graph);
     }

@@ -730,8 +730,8 @@ static void copy_flags(struct section_reader *reader) {
         bool is_frontend_model = reader->id == GRAPH_FRONTEND && id == OPT_MODEL;
         if (key.kind != GRAPH_KEY_OPTION && id != OPT_API_KEY) continue;
         if (id == OPT_API_KEY && reader->id != GRAPH_FRONTEND) continue;
-        if (!options_is_set(flags, id) || (key.id != id && !is_frontend_model && id != OPT_API_KEY))
-            continue;
+        bool is_given = options_is_set(flags, id) || options_is_auto(flags, id);
+        if (!is_given || (key.id != id && !is_frontend_model && id != OPT_API_KEY)) continue;
         enum option_source source = options_source(reader->section->options, id);
         if (options_copy(reader->section->options, flags, id)) reader->all->is_out_of_memory = true;
         if (source < options_source(flags, id) || source == SOURCE_DEFAULT)

@@ -20,6 +20,11 @@ static const struct option table[OPT_COUNT] = {
 
 const struct option *option_get(enum option_id id) { return &table[id]; }
 
+bool option_takes_auto(enum option_id id) {
+    return id == OPT_TENSOR_PARALLEL_SIZE || id == OPT_MAX_MODEL_LEN ||
+           id == OPT_GPU_MEMORY_UTILIZATION;
+}
+
 static char fold(char c) {
     if (c == '_') return '-';
     return c >= 'A' && c <= 'Z' ? (char) (c - 'A' + 'a') : c;

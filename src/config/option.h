@@ -79,6 +79,8 @@ struct option {
 struct options;
 
 const struct option *option_get(enum option_id id);
+/* "auto" is one of its values: the plan chooses (plan/plan_auto.h). */
+bool option_takes_auto(enum option_id id);
 /* By name, hyphen or underscore; -1 when there is none. */
 int option_find(const char *name, size_t bytes);
 /* The nearest name within a third of its letters, for "did you mean"; NULL when none is near. */
@@ -101,6 +103,9 @@ MUST_USE enum err options_clear(struct options *options, enum option_id id);
 /* Copies an option that is set in `from`, with its source; a weaker source changes nothing. */
 MUST_USE enum err options_copy(struct options *options, const struct options *from,
                                enum option_id id);
+/* The value chosen for an option that is "auto"; its source stays. */
+MUST_USE enum err options_choose(struct options *options, enum option_id id, const char *value,
+                                 struct err_text *text);
 /* GRAMME_* variables; an unknown one is an error with "did you mean". */
 MUST_USE enum err options_read_environment(struct options *options, char *const *environment,
                                            struct err_text *text);
@@ -110,8 +115,12 @@ MUST_USE enum err options_read_arguments(struct options *options, int count, cha
                                          const char **positional, uint32_t positional_max,
                                          uint32_t *positional_count, struct err_text *text);
 
-unsigned options_command(const struct options *options);               /* enum option_command */
-bool options_is_set(const struct options *options, enum option_id id); /* by anything but default */
+unsigned options_command(const struct options *options); /* enum option_command */
+/* By anything but the default.  "auto" counts only once a value is chosen for it: before, whoever
+ * reads the option meets the default, as if nothing had been written. */
+bool options_is_set(const struct options *options, enum option_id id);
+/* "auto", and nothing is chosen yet. */
+bool options_is_auto(const struct options *options, enum option_id id);
 enum option_source options_source(const struct options *options, enum option_id id);
 bool options_bool(const struct options *options, enum option_id id);
 uint64_t options_count(const struct options *options, enum option_id id); /* counts and bytes */

@@ -92,9 +92,10 @@ OPTION(ROUTER_MAX_TREE_SIZE, "router-max-tree-size", OPTION_COUNT, SERVER_COMMAN
 OPTION(ENGINE, "engine", OPTION_WORD, ENGINE_COMMANDS | OPTION_FRONTEND, "engine", "", "cpu", 0, 0,
        "cpu|sim", "what computes; sim computes nothing and needs no weights")
 OPTION(TENSOR_PARALLEL_SIZE, "tensor-parallel-size", OPTION_COUNT, ENGINE_COMMANDS, "engine", "",
-       "1", 1, 64, NULL, "ranks of a worker")
+       "1", 1, 64, NULL, "ranks of a worker; auto: chosen by the plan")
 OPTION(MAX_MODEL_LEN, "max-model-len", OPTION_COUNT, ENGINE_COMMANDS | OPTION_FRONTEND, "engine",
-       "tokens", NULL, 1, 1e8, NULL, "longest sequence (default: the model's, or what fits)")
+       "tokens", NULL, 1, 1e8, NULL,
+       "longest sequence; auto: the longest that fits (default: the model's, or what fits)")
 OPTION(MAX_NUM_SEQS, "max-num-seqs", OPTION_COUNT, ENGINE_COMMANDS, "engine", "sequences", "64", 1,
        8192, NULL, "sequences computed at once")
 OPTION(MAX_NUM_BATCHED_TOKENS, "max-num-batched-tokens", OPTION_COUNT, ENGINE_COMMANDS, "engine",
@@ -102,7 +103,8 @@ OPTION(MAX_NUM_BATCHED_TOKENS, "max-num-batched-tokens", OPTION_COUNT, ENGINE_CO
 OPTION(BLOCK_SIZE, "block-size", OPTION_COUNT, ENGINE_COMMANDS | OPTION_FRONTEND, "engine",
        "tokens", "16", 8, 128, NULL, "tokens of a KV block: 8, 16, 32, 64 or 128")
 OPTION(GPU_MEMORY_UTILIZATION, "gpu-memory-utilization", OPTION_NUMBER, ENGINE_COMMANDS, "engine",
-       "", NULL, 0.01, 1, NULL, "share of the device's memory that may be used")
+       "", NULL, 0.01, 1, NULL,
+       "share of the device's memory that may be used; auto: what is free, less a reserve")
 OPTION(KV_CACHE_MEMORY_BYTES, "kv-cache-memory-bytes", OPTION_BYTES, ENGINE_COMMANDS, "engine", "",
        NULL, 0, 1e15, NULL, "bytes of KV cache (default: by the rules of the plan)")
 OPTION(KV_CACHE_DTYPE, "kv-cache-dtype", OPTION_WORD, ENGINE_COMMANDS, "engine", "", "auto", 0, 0,
@@ -267,6 +269,19 @@ OPTION(BATCH, "batch", OPTION_COUNT, OPTION_BENCH, "bench", "sequences", "1", 1,
        "engine: sequences at once")
 OPTION(REPEAT, "repeat", OPTION_COUNT, OPTION_BENCH, "bench", "", "3", 1, 1000, NULL,
        "engine: repetitions; the median is printed")
+
+OPTION(INPUT_LEN, "input-len", OPTION_COUNT, OPTION_PLAN, "prediction", "tokens", NULL, 1, 1e7,
+       NULL, "predict latency and throughput for prompts of that length, and suggest a split")
+OPTION(OUTPUT_LEN, "output-len", OPTION_COUNT, OPTION_PLAN, "prediction", "tokens", "256", 1, 1e7,
+       NULL, "with --input-len: tokens of an answer")
+OPTION(CONCURRENCY, "concurrency", OPTION_COUNT, OPTION_PLAN, "prediction", "requests", NULL, 1,
+       1e7, NULL, "requests under way at once (default: 80 % of what each layout can do)")
+OPTION(TTFT, "ttft", OPTION_DURATION, OPTION_PLAN, "prediction", "ms", NULL, 0.001, 1e9, NULL,
+       "first token within")
+OPTION(ITL, "itl", OPTION_DURATION, OPTION_PLAN, "prediction", "ms", NULL, 0.001, 1e9, NULL,
+       "between two tokens at most")
+OPTION(DEVICE_RATES, "device-rates", OPTION_TEXT, OPTION_PLAN, "prediction", "", NULL, 0, 0, NULL,
+       "GB/s,TFLOP/s of this machine or of each unknown card, or 'measure' (a second of all cores)")
 
 OPTION(EXPLAIN, "explain", OPTION_BOOL, OPTION_PLAN, "output", "", "false", 0, 0, NULL,
        "every buffer with its bytes")

@@ -15,7 +15,9 @@ struct value {
     enum option_source source;
     char *text; /* owned; NULL: not set */
     double number;
-    char **items; /* OPTION_LIST: owned */
+    bool is_auto;   /* "auto" was written */
+    bool is_chosen; /* and text and number are what was chosen for it (options_choose) */
+    char **items;   /* OPTION_LIST: owned */
     uint32_t item_count;
 };
 
@@ -149,6 +151,10 @@ static const char *word_find(enum option_id id, const char *text, size_t *word_b
     return NULL;
 }
 
+static bool is_auto_word(enum option_id id, const char *text) {
+    return option_takes_auto(id) && strcasecmp(text, "auto") == 0;
+}
+
 static const char *type_wants(enum option_type type) {
     switch (type) {
     case OPTION_BOOL: return "true or false";
@@ -176,6 +182,10 @@ static enum err value_parse(enum option_id id, const char *text, const char *whe
     const struct option *option = option_get(id);
     size_t word_bytes;
     *number = 0;
+    if (is_auto_word(id, text)) { /* the default stands until a value is chosen */
+        if (option->fallback) CHECK(parse_number(option, option->fallback, number));
+        return ERR_OK;
+    }
     switch (option->type) {
     case OPTION_TEXT:
     case OPTION_LIST: return ERR_OK;
@@ -229,7 +239,24 @@ enum err options_set(struct options *options, enum option_id id, const char *tex
     char *copy = alloc_string(text, bytes);
     if (!copy) return err_set(error, ERR_MEMORY, "%s: out of memory", where);
     value_release(value);
-    *value = (struct value){.source = source, .text = copy, .number = number};
+    *value = (struct value){
+        .source = source, .text = copy, .number = number, .is_auto = is_auto_word(id, text)};
+    return ERR_OK;
+}
+
+enum err options_choose(struct options *options, enum option_id id, const char *text,
+                        struct err_text *error) {
+    struct value *value = &options->values[id];
+    double number;
+    CHECK(value->is_auto && !is_auto_word(id, text));
+    enum err e = value_parse(id, text, option_get(id)->name, &number, error);
+    if (e) return e;
+    char *copy = alloc_string(text, strlen(text));
+    if (!copy) return err_set(error, ERR_MEMORY, "%s: out of memory", option_get(id)->name);
+    alloc_free(value->text);
+    value->text = copy;
+    value->number = number;
+    value->is_chosen = true;
     return ERR_OK;
 }
 
@@ -247,9 +274,14 @@ enum err options_clear(struct options *options, enum option_id id) {
     return set_default(options, id);
 }
 
+/* By anything but the table's default; "auto" too. */
+static bool is_given(const struct value *value) {
+    return (value->text || value->item_count) && value->source != SOURCE_DEFAULT;
+}
+
 enum err options_copy(struct options *options, const struct options *from, enum option_id id) {
-    if (!options_is_set(from, id)) return ERR_OK;
     const struct value *value = &from->values[id];
+    if (!is_given(value)) return ERR_OK;
     struct value *to = &options->values[id];
     if ((to->text || to->item_count) && to->source > value->source) return ERR_OK;
     value_release(to);
@@ -411,7 +443,12 @@ unsigned options_command(const struct options *options) { return options->comman
 
 bool options_is_set(const struct options *options, enum option_id id) {
     const struct value *value = &options->values[id];
-    return (value->text || value->item_count) && value->source != SOURCE_DEFAULT;
+    return is_given(value) && (!value->is_auto || value->is_chosen);
+}
+
+bool options_is_auto(const struct options *options, enum option_id id) {
+    const struct value *value = &options->values[id];
+    return value->is_auto && !value->is_chosen;
 }
 
 enum option_source options_source(const struct options *options, enum option_id id) {
@@ -483,7 +520,8 @@ void options_print(const struct options *options, struct buf *out) {
         else if (value->item_count)
             snprintf(shown, sizeof shown, "%s%s", value->items[0],
                      value->item_count > 1 ? " ..." : "");
-        buf_add_format(out, "%-26s %-24s %s\n", option->name, shown, sources[value->source]);
+        buf_add_format(out, "%-26s %-24s %s%s\n", option->name, shown, sources[value->source],
+                       value->is_chosen ? " (auto)" : "");
     }
 }
 

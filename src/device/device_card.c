@@ -2,9 +2,10 @@
  *
  * Sources.  total: 39.39 GiB of the A100-40GB is that of the story in docs; the others are what
  * drivers are known to report for such cards, which is less than the label (ECC and the driver take
- * their part) and moves by tens of MiB between drivers: none was measured here, so a plan for a
- * card is an estimate until doctor has seen the card.  Bandwidth, bf16 rate (dense, no sparsity)
- * and link: the makers' data sheets; NVLink one direction, else the PCIe slot. */
+ * their part) and moves by tens of MiB between drivers: only the H200 was measured (143155.94 MiB by
+ * cudaMemGetInfo, driver 580.159.04), so a plan for another card is an estimate until doctor has
+ * seen the card.  Bandwidth, rates of products (dense, no sparsity, sums in 32 bits) and link: the
+ * makers' data sheets; NVLink one direction, else the PCIe slot. */
 #include "device/device_card.h"
 
 #include <stddef.h>
@@ -17,28 +18,28 @@
 
 /* clang-format off */
 static const struct device_card cards[] = {
-    /* name            total          GB/s  bf16   peer  a node */
-    {"A100-40GB",      GIB(39.39),    1555,  312,   300,  8},
-    {"A100-80GB",      GIB(79.14),    2039,  312,   300,  8},
-    {"A800-80GB",      GIB(79.14),    2039,  312,   200,  8},
-    {"H100-80GB",      GIB(79.10),    3350,  989,   450,  8}, /* SXM */
-    {"H100-PCIE",      GIB(79.10),    2000,  756,    64,  8},
-    {"H100-NVL",       GIB(93.00),    3938,  835,   300,  8},
-    {"H800-80GB",      GIB(79.10),    3350,  989,   200,  8},
-    {"H200",           GIB(139.71),   4800,  989,   450,  8},
-    {"H20",            GIB(95.00),    4000,  148,   450,  8},
-    {"B200",           GIB(178.34),   8000, 2250,   900,  8},
-    {"GB200",          GIB(184.00),   8000, 2500,   900,  4},
-    {"L4",             GIB(21.95),     300,  121,    32,  8},
-    {"L40S",           GIB(44.39),     864,  362,    32,  8},
-    {"A10",            GIB(21.98),     600,  125,    32,  8},
-    {"A30",            GIB(23.49),     933,  165,    32,  8},
-    {"RTX3090",        GIB(23.67),     936,   71,    32,  8},
-    {"RTX4090",        GIB(23.52),    1008,  165,    32,  8}, /* no peer access: through the host */
-    {"RTX5090",        GIB(31.35),    1792,  209,    64,  8}, /* as above */
-    {"V100-16GB",      GIB(15.77),     900,  125,   150,  8}, /* fp16 */
-    {"V100-32GB",      GIB(31.73),     900,  125,   150,  8}, /* fp16 */
-    {"T4",             GIB(14.56),     320,   65,    16,  8}, /* fp16 */
+    /* name           total            GB/s   bf16    fp8   int8   peer  a node */
+    {"A100-40GB",      GIB(39.39),      1555,   312,     0,   624,   300, 8},
+    {"A100-80GB",      GIB(79.14),      2039,   312,     0,   624,   300, 8},
+    {"A800-80GB",      GIB(79.14),      2039,   312,     0,   624,   200, 8},
+    {"H100-80GB",      GIB(79.10),      3350,   989,  1979,  1979,   450, 8}, /* SXM */
+    {"H100-PCIE",      GIB(79.10),      2000,   756,  1513,  1513,    64, 8},
+    {"H100-NVL",       GIB(93.00),      3938,   835,  1671,  1671,   300, 8},
+    {"H800-80GB",      GIB(79.10),      3350,   989,  1979,  1979,   200, 8},
+    {"H200",           GIB(139.80),     4800,   989,  1979,  1979,   450, 8},
+    {"H20",            GIB(95.00),      4000,   148,   296,   296,   450, 8},
+    {"B200",           GIB(178.34),     8000,  2250,  4500,  4500,   900, 8},
+    {"GB200",          GIB(184.00),     8000,  2500,  5000,  5000,   900, 4},
+    {"L4",             GIB(21.95),       300,   121,   242,   242,    32, 8},
+    {"L40S",           GIB(44.39),       864,   362,   733,   733,    32, 8},
+    {"A10",            GIB(21.98),       600,   125,     0,   250,    32, 8},
+    {"A30",            GIB(23.49),       933,   165,     0,   330,    32, 8},
+    {"RTX3090",        GIB(23.67),       936,    71,     0,   284,    32, 8},
+    {"RTX4090",        GIB(23.52),      1008,   165,   330,   660,    32, 8}, /* no peer access: through the host */
+    {"RTX5090",        GIB(31.35),      1792,   209,   419,   838,    64, 8}, /* as above */
+    {"V100-16GB",      GIB(15.77),       900,   125,     0,     0,   150, 8}, /* fp16 */
+    {"V100-32GB",      GIB(31.73),       900,   125,     0,     0,   150, 8}, /* fp16 */
+    {"T4",             GIB(14.56),       320,    65,     0,   130,    16, 8}, /* fp16 */
 };
 
 static const struct {

@@ -10,6 +10,8 @@ struct device_card {
     uint64_t total_bytes;     /* usable: what cudaMemGetInfo calls total */
     double read_gb_per_s;     /* memory bandwidth, nominal, 1e9 bytes */
     double bf16_tflops;       /* dense, nominal; fp16 where the card has no bf16 */
+    double fp8_tflops;        /* dense, nominal; 0: the card has no such products */
+    double int8_tops;         /* as fp8 */
     double peer_gb_per_s;     /* to a card of the same node, one direction, nominal */
     uint32_t cards_of_a_node; /* as usually built */
 };

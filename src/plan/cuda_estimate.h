@@ -11,7 +11,9 @@
 /* Bits of a stored weight of the layers, scales included; embeddings, head and norms stay 16. */
 struct cuda_estimate_format {
     double weight_bits;
+    double head_bits; /* as stored in a file that is read; 0: 16, or 32 */
     bool is_fp32;
+    bool is_fp8; /* 8 bits are floats, not integers: other cards compute with them */
 };
 
 MUST_USE enum err cuda_estimate_open(const struct model_spec *spec,

@@ -86,6 +86,21 @@ bool graph_plan_try(const struct graph_plan_component *component, uint32_t tenso
     return fits;
 }
 
+enum err graph_plan_change(const struct graph_plan_component *component,
+                           const struct graph_plan_change *change, struct plan *out) {
+    struct backend_options options = component->options;
+    struct plan_budget budget = component->budget;
+    struct err_text text;
+    if (change->tensor_parallel) options.rank_count = change->tensor_parallel;
+    if (change->batched_tokens) options.batched_tokens_max = change->batched_tokens;
+    if (change->utilization > 0) budget.utilization = change->utilization;
+    if (change->model_len) {
+        options.model_len_max = change->model_len;
+        budget.may_shrink_len = false;
+    }
+    return make_plan(component, &options, &budget, &text, out);
+}
+
 uint64_t graph_plan_weights(const struct graph_plan_component *component) {
     uint64_t most = 0;
     for (uint32_t rank = 0; component->plan && rank < component->plan->rank_count; rank++)
@@ -255,6 +270,7 @@ static void set_budget(const struct graph_plan_target *target, const struct grap
     } else {
         uint64_t free_bytes;
         const struct device *device = smallest_device(plan, index, target->devices, &free_bytes);
+        component->device = device;
         component->is_cpu = device->kind == DEVICE_CPU;
         component->device_name = device->name;
         budget->is_card = !component->is_cpu;
@@ -283,8 +299,8 @@ static enum err plan_component(struct graph_plan_component *component) {
         return ERR_OK;
     }
     if (component->pipeline > 1) {
-        struct model_spec *spec = &component->model.spec;
-        spec->layer_count = (uint32_t) num_div_up(spec->layer_count, component->pipeline);
+        component->model.spec.layer_count =
+            (uint32_t) num_div_up(component->layer_count, component->pipeline);
         component->options.model = NULL; /* its tensors are those of all stages */
     }
     component->plan = alloc_zero(1, sizeof *component->plan);
@@ -312,41 +328,67 @@ static void share_model(const struct graph *graph, const struct graph_plan_targe
             continue;
         plan_model_release(&component->model);
         plan_model_find(graph->sections[other->section].options, target->flags, &component->model);
+        component->is_model_borrowed = true;
         read_options(graph->sections[component->section].options, component);
     }
+}
+
+/* Places and plans the components, whose models are found. */
+static enum err plan_components(const struct graph *graph, const struct graph_plan_target *target,
+                                struct err_text *text, struct graph_plan *plan) {
+    uint32_t worker_count = 0;
+    for (uint32_t i = 0; i < plan->component_count; i++) {
+        struct graph_plan_component *component = &plan->components[i];
+        const struct graph_section *section = &graph->sections[component->section];
+        read_parallel(section, target->is_mended, component);
+        worker_count += section->replica_count;
+        read_options(section->options, component);
+    }
+    share_model(graph, target, plan);
+    enum err e = ERR_OK;
+    bool has_devices = target->devices && target->devices->count;
+    if (has_devices) e = place_components(graph, target->devices, plan);
+    plan->device_count = has_devices ? target->devices->count : 0;
+    plan->fits = !has_devices || plan->has_place;
+    for (uint32_t i = 0; !e && i < plan->component_count; i++) {
+        struct graph_plan_component *component = &plan->components[i];
+        set_budget(target, plan, i, worker_count, component);
+        component->layer_count = component->model.spec.layer_count;
+        e = plan_component(component);
+        plan->fits &= component->plan && component->plan->fits;
+    }
+    if (!e) return ERR_OK;
+    graph_plan_release(plan);
+    return err_set(text, e, "out of memory");
 }
 
 enum err graph_plan_make(const struct graph *graph, const struct graph_plan_target *target,
                          struct err_text *text, struct graph_plan *out) {
     memset(out, 0, sizeof *out);
-    uint32_t worker_count = 0;
     for (int i = GRAPH_VLLM_WORKER; i <= GRAPH_PREFILL_WORKER; i++) {
         const struct graph_section *section = &graph->sections[i];
         if (!section->is_used) continue;
         struct graph_plan_component *component = &out->components[out->component_count++];
         component->section = (enum graph_section_id) i;
-        read_parallel(section, target->is_mended, component);
-        worker_count += section->replica_count;
         plan_model_find(section->options, target->flags, &component->model);
-        read_options(section->options, component);
     }
-    if (target->is_mended) share_model(graph, target, out);
-    enum err e = ERR_OK;
-    bool has_devices = target->devices && target->devices->count;
-    if (has_devices) e = place_components(graph, target->devices, out);
-    out->device_count = has_devices ? target->devices->count : 0;
-    out->fits = !has_devices || out->has_place;
-    for (uint32_t i = 0; !e && i < out->component_count; i++) {
-        struct graph_plan_component *component = &out->components[i];
-        set_budget(target, out, i, worker_count, component);
-        e = plan_component(component);
-        out->fits &= component->plan && component->plan->fits;
+    return plan_components(graph, target, text, out);
+}
+
+enum err graph_plan_again(const struct graph *graph, const struct graph_plan_target *target,
+                          struct err_text *text, struct graph_plan *plan) {
+    struct graph_plan fresh = {.component_count = plan->component_count};
+    for (uint32_t i = 0; i < plan->component_count; i++) {
+        struct graph_plan_component *old = &plan->components[i];
+        fresh.components[i].section = old->section;
+        fresh.components[i].model = old->model;
+        fresh.components[i].is_model_borrowed = old->is_model_borrowed;
+        fresh.components[i].model.spec.layer_count = old->layer_count;
+        alloc_free(old->plan);
     }
-    if (e) {
-        graph_plan_release(out);
-        return err_set(text, e, "out of memory");
-    }
-    return ERR_OK;
+    place_release(&plan->place);
+    *plan = fresh;
+    return plan_components(graph, target, text, plan);
 }
 
 void graph_plan_release(struct graph_plan *plan) {
@@ -376,6 +418,10 @@ void graph_plan_add_problems(const struct graph_plan *plan, const struct graph *
     for (uint32_t i = 0; i < plan->component_count; i++) {
         const struct graph_plan_component *component = &plan->components[i];
         const char *name = graph_section_name(component->section), *key;
+        if (component->is_model_borrowed)
+            problem_add(problems, PROBLEM_WARNING, "model-unknown", name, "model",
+                        graph_mark(graph, component->section, OPT_MODEL), NULL,
+                        "not known: planned with the other workers' model");
         if (!component->plan || component->plan->fits) continue;
         struct problem_mark mark = mark_of(graph, component->section, &key);
         bool is_kv = component->budget.utilization > 0 && component->plan->kv_tokens > 0 &&

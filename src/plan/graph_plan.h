@@ -20,7 +20,7 @@ struct graph_plan_target {
     uint32_t thread_count;
     const struct options *flags; /* --shape; NULL: none */
     /* As check would have it, so that one mistake is not told twice: an unwritten TP is
-     * resources.gpu, and a worker whose model is unknown loads the other worker's. */
+     * resources.gpu. */
     bool is_mended;
 };
 
@@ -33,13 +33,16 @@ struct graph_plan_component {
     uint32_t node_devices;  /* of the largest node; 0: none were given */
 
     struct plan_model model;
+    bool is_model_borrowed; /* its own is unknown: planned with the other worker's */
+    uint32_t layer_count;   /* of the whole model; 0: none is known */
     struct backend_options options;
     struct plan_budget budget;
     bool is_cpu, is_sim;
     uint64_t device_bytes; /* of its smallest device */
     const char *device_name;
-    struct plan *plan;   /* owned; NULL: the model is unknown, or cannot be cut so: `why` */
-    struct err_text why; /* why there is no plan */
+    const struct device *device; /* the smallest; borrowed from the target; NULL: the own CPU */
+    struct plan *plan;           /* owned; NULL: the model is unknown, or cannot be cut so: `why` */
+    struct err_text why;         /* why there is no plan */
     struct err_text verdict, advice; /* when it does not fit */
 };
 
@@ -57,10 +60,24 @@ struct graph_plan {
 MUST_USE enum err graph_plan_make(const struct graph *graph, const struct graph_plan_target *target,
                                   struct err_text *text, struct graph_plan *out);
 void graph_plan_release(struct graph_plan *plan);
+/* Once more, after options of the graph have changed: the models found stay, their files are not
+ * looked at again.  ERR_MEMORY: *plan has been released. */
+MUST_USE enum err graph_plan_again(const struct graph *graph,
+                                   const struct graph_plan_target *target, struct err_text *text,
+                                   struct graph_plan *plan);
 
 /* The component with other settings (0: as it is): does it fit, and with how many KV tokens. */
 MUST_USE bool graph_plan_try(const struct graph_plan_component *component, uint32_t tensor_parallel,
                              double utilization, uint32_t model_len, uint64_t *kv_tokens);
+/* What else could be set; 0: as it is.  A model_len given may not shrink. */
+struct graph_plan_change {
+    uint32_t tensor_parallel, model_len, batched_tokens;
+    double utilization;
+};
+/* plan_make with that change, free memory as it was found: the plan that boot would follow.
+ * ERR_USAGE: it cannot be cut so. */
+MUST_USE enum err graph_plan_change(const struct graph_plan_component *component,
+                                    const struct graph_plan_change *change, struct plan *out);
 /* Bytes of weights on the rank with most of them. */
 uint64_t graph_plan_weights(const struct graph_plan_component *component);
 
@@ -69,10 +86,18 @@ void graph_plan_add_problems(const struct graph_plan *plan, const struct graph *
                              struct problem_list *problems);
 
 struct buf;
-/* The verdict and a row a component: 80 columns. */
-void graph_plan_print(const struct graph_plan *plan, bool is_explained, struct buf *out);
-/* design.md 9's object; problems: what else was found. */
+struct plan_suggest;
+struct graph_plan_style {
+    bool is_explained; /* every buffer of every rank */
+    bool has_colour;
+};
+/* The verdict, a row and a bar a component, what else would fit: 80 columns, 24 lines where there
+ * are two components. */
+void graph_plan_print(const struct graph_plan *plan, const struct graph_plan_style *style,
+                      struct buf *out);
+/* design.md 9's object, and beside it what else would fit; problems: what else was found; suggest:
+ * what is predicted (NULL: nothing was asked). */
 void graph_plan_print_json(const struct graph_plan *plan, const struct problem_list *problems,
-                           struct buf *out);
+                           const struct plan_suggest *suggest, struct buf *out);
 
 #endif

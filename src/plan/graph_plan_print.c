@@ -1,11 +1,15 @@
 /* graph_plan_print - a graph's plan as a person reads it (80 columns), and as JSON. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "backend/tensor_parallel.h"
 #include "base/buf.h"
 #include "base/num.h"
 #include "plan/graph_plan.h"
+#include "plan/plan_auto.h"
+#include "plan/plan_suggest.h"
+
+#define BAR_CELLS 20
 
 static double gib(uint64_t bytes) { return (double) bytes / (1u << 30); }
 
@@ -46,8 +50,15 @@ static void add_verdict(const struct graph_plan *plan, struct buf *out) {
     for (uint32_t i = 0; i < plan->component_count; i++) {
         const struct graph_plan_component *component = &plan->components[i];
         const char *name = graph_section_name(component->section);
-        if (!component->plan)
-            buf_add_format(out, "%s%s: %s\n", "not planned: ", name,
+        const char *path = component->model.name;
+        if (component->plan && component->plan->fits) continue;
+        if (component->model.source == PLAN_MODEL_UNKNOWN && path)
+            buf_add_format(out,
+                           "not planned: %s: no model '%.80s' is known here; give --shape "
+                           "'%.80s=NAME'\n",
+                           name, path, path);
+        else if (!component->plan)
+            buf_add_format(out, "not planned: %s: %s\n", name,
                            component->why.text[0] ? component->why.text : "no model is given");
         else if (!component->plan->fits)
             buf_add_format(out, "%s%s %s%s%s\n", lead, name, component->verdict.text,
@@ -84,21 +95,40 @@ static void add_devices(const struct graph_plan *plan, uint32_t index, char *tex
     if (!at) snprintf(text, room, "-");
 }
 
-/* Ten cells: # weights, + the rest, = KV, . free. */
-static void add_bar(const struct plan *plan, uint64_t weights, uint64_t other, uint64_t kv,
+/* "8 x A100-40GB [########++====|...] of 39.39 GiB, budget 31.51 (0.8)": what each of the
+ * component's devices holds, the same on all of them. */
+static void add_bar(const struct graph_plan_component *component, bool has_colour,
                     struct buf *out) {
+    static const char *const colours[] = {"34", "33", "32", "2"};
+    static const char marks[] = "#+=.";
+    const struct plan *plan = component->plan;
+    const struct mem_plan *rank = widest_rank(plan);
+    uint64_t weights = mem_plan_kind_total(rank, MEM_WEIGHTS);
+    uint64_t kv = mem_plan_kind_total(rank, MEM_KV), all = mem_plan_total(rank);
     double total = (double) num_max(plan->device_bytes, 1);
-    for (int i = 0; i < 10; i++) {
-        double at = (i + 0.5) / 10 * total;
-        char cell = at < (double) weights                  ? '#'
-                    : at < (double) (weights + other)      ? '+'
-                    : at < (double) (weights + other + kv) ? '='
-                                                           : '.';
-        buf_add_byte(out, (uint8_t) cell);
+    double ends[] = {(double) weights, (double) (all - kv), (double) all, INFINITY};
+    int before = -1;
+    char name[40];
+    snprintf(name, sizeof name, "%u x %.24s", component->replica_count * component->devices_asked,
+             component->device_name);
+    buf_add_format(out, "  %-19.19s [", name);
+    for (int i = 0; i < BAR_CELLS; i++) {
+        double at = (i + 0.5) / BAR_CELLS * total;
+        int part = 0;
+        while (at >= ends[part]) part++;
+        if (has_colour && part != before) buf_add_format(out, "\033[0;%sm", colours[part]);
+        before = part;
+        buf_add_byte(out, (uint8_t) marks[part]);
     }
+    buf_add_format(out, "%s] of %.2f GiB", has_colour ? "\033[0m" : "", gib(plan->device_bytes));
+    if (component->budget.utilization > 0)
+        buf_add_format(out, ", budget %.2f (%.2g)", gib(plan->budget_bytes),
+                       component->budget.utilization);
+    buf_add_byte(out, '\n');
 }
 
-static void add_row(const struct graph_plan *plan, uint32_t index, struct buf *out) {
+static void add_row(const struct graph_plan *plan, uint32_t index, bool has_colour,
+                    struct buf *out) {
     const struct graph_plan_component *component = &plan->components[index];
     char workers[24], devices[64];
     snprintf(workers, sizeof workers, "%ux%u", component->replica_count,
@@ -120,14 +150,7 @@ static void add_row(const struct graph_plan *plan, uint32_t index, struct buf *o
     add_grouped(out, one->kv_tokens, 12);
     buf_add_format(out, "%7.1f", one->concurrency);
     buf_add_byte(out, '\n');
-    buf_add_format(out, "%-29s", "");
-    buf_add_byte(out, '[');
-    add_bar(one, weights, other, kv, out);
-    buf_add_format(out, "] of %.2f GiB", gib(one->device_bytes));
-    if (component->budget.utilization > 0)
-        buf_add_format(out, ", budget %.2f (%.2g)", gib(one->budget_bytes),
-                       component->budget.utilization);
-    buf_add_byte(out, '\n');
+    add_bar(component, has_colour, out);
 }
 
 static void add_idle(const struct graph_plan *plan, struct buf *out) {
@@ -150,19 +173,66 @@ static void add_idle(const struct graph_plan *plan, struct buf *out) {
     buf_add_byte(out, '\n');
 }
 
-/* What else would do: the fewest ranks, and the longest request. */
-static void add_room(const struct graph_plan_component *component, struct buf *out) {
-    uint32_t fewest = 0;
-    for (uint32_t ranks = 1; ranks <= component->tensor_parallel && !fewest; ranks++)
-        if (tensor_parallel_is_legal(&component->model.spec, ranks) &&
-            graph_plan_try(component, ranks, 0, 0, NULL))
-            fewest = ranks;
-    if (!fewest) return;
-    uint64_t longest = num_min(component->plan->kv_tokens, component->model.spec.context_tokens);
-    buf_add_format(out, "%s: smallest tensor-parallel-size %u, largest max-model-len ",
-                   graph_section_name(component->section), fewest);
-    add_grouped(out, longest, 0);
+/* "8192", "39k", "1.2M": at most four letters; never more than there is. */
+static void short_number(uint64_t number, char *out, size_t room) {
+    double value = (double) number;
+    if (number < 10000) snprintf(out, room, "%llu", (unsigned long long) number);
+    else if (number < 1000000) snprintf(out, room, "%.0fk", floor(value / 1e3));
+    else if (number < 10000000) snprintf(out, room, "%.1fM", floor(value / 1e5) / 10);
+    else snprintf(out, room, "%.0fM", floor(value / 1e6));
+}
+
+static void add_shares(const struct graph_plan *plan, const struct plan_auto_fit *fits,
+                       struct buf *out) {
+    bool has_shares = false, has_mark = false;
+    for (uint32_t i = 0; i < plan->component_count; i++) has_shares |= fits[i].has_shares;
+    if (!has_shares) return;
+    buf_add_format(out, "%-14s", "KV tokens at");
+    for (uint32_t k = 0; k < PLAN_AUTO_SHARES; k++)
+        buf_add_format(out, "%6.2f", plan_auto_share(k));
     buf_add_byte(out, '\n');
+    for (uint32_t i = 0; i < plan->component_count; i++) {
+        if (!fits[i].has_shares) continue;
+        buf_add_format(out, "%-14s", graph_section_name(plan->components[i].section));
+        for (uint32_t k = 0; k < PLAN_AUTO_SHARES; k++) {
+            char text[16] = "-";
+            if (fits[i].kv_tokens[k]) short_number(fits[i].kv_tokens[k], text, sizeof text);
+            bool is_marked = fits[i].kv_tokens[k] && !fits[i].holds[k];
+            has_mark |= is_marked;
+            buf_add_format(out, is_marked ? "%5s!" : "%6s", text);
+        }
+        buf_add_byte(out, '\n');
+    }
+    if (has_mark)
+        buf_add_string(out, "!: holds no request of max-model-len, or is more than is free\n");
+}
+
+static void add_or_none(struct buf *out, uint32_t number, int width) {
+    if (number) add_grouped(out, number, width);
+    else buf_add_format(out, "%*s", width, "none");
+}
+
+/* What else would do, each value with all others as they are. */
+static enum err add_fit(const struct graph_plan *plan, struct buf *out) {
+    struct plan_auto_fit fits[GRAPH_PLAN_COMPONENTS_MAX] = {0};
+    bool is_first = true;
+    for (uint32_t i = 0; i < plan->component_count; i++) {
+        const struct graph_plan_component *component = &plan->components[i];
+        if (!component->plan) continue;
+        enum err e = plan_auto_fit(component, &fits[i]);
+        if (e) return e;
+        if (is_first)
+            buf_add_format(out, "%-14s%15s%16s%25s\n", "would fit", "smallest TP", "max-model-len",
+                           "max-num-batched-tokens");
+        is_first = false;
+        buf_add_format(out, "%-14s", graph_section_name(component->section));
+        add_or_none(out, fits[i].tensor_parallel_min, 15);
+        add_or_none(out, fits[i].model_len_max, 16);
+        add_or_none(out, fits[i].batched_tokens_max, 25);
+        buf_add_byte(out, '\n');
+    }
+    add_shares(plan, fits, out);
+    return ERR_OK;
 }
 
 static void add_limit(const struct graph_plan *plan, struct buf *out) {
@@ -178,20 +248,6 @@ static void add_limit(const struct graph_plan *plan, struct buf *out) {
     buf_add_format(out, "binding limit: KV room of %s, ", graph_section_name(tightest->section));
     add_grouped(out, one->block_bytes * one->block_count / num_max(one->kv_tokens, 1), 0);
     buf_add_string(out, " bytes a token and rank\n");
-    if (!(tightest->budget.utilization > 0)) return;
-    static const double shares[] = {0.5, 0.8, 0.9, 0.95};
-    buf_add_string(out, "KV tokens at utilization");
-    for (size_t i = 0; i < ARRAY_COUNT(shares); i++) {
-        uint64_t tokens = 0;
-        if (graph_plan_try(tightest, 0, shares[i], 0, &tokens)) {
-            buf_add_format(out, " %.2g: ", shares[i]);
-            add_grouped(out, tokens, 0);
-        } else {
-            buf_add_format(out, " %.2g: none", shares[i]);
-        }
-        if (i + 1 < ARRAY_COUNT(shares)) buf_add_byte(out, ';');
-    }
-    buf_add_byte(out, '\n');
 }
 
 static void add_explanation(const struct graph_plan_component *component, struct buf *out) {
@@ -212,20 +268,23 @@ static void add_explanation(const struct graph_plan_component *component, struct
     }
 }
 
-void graph_plan_print(const struct graph_plan *plan, bool is_explained, struct buf *out) {
+void graph_plan_print(const struct graph_plan *plan, const struct graph_plan_style *style,
+                      struct buf *out) {
     add_verdict(plan, out);
     buf_add_format(out, "\n%-14s%-6s%-9s%7s%7s%7s%7s%12s%7s\n", "component", "nxTP", "devices",
                    "weights", "other", "KV", "free", "KV tokens", "full");
-    for (uint32_t i = 0; i < plan->component_count; i++) add_row(plan, i, out);
-    buf_add_string(out, "GiB a device; full: requests of max-model-len; "
-                        "# weights + other = KV . free\n");
+    for (uint32_t i = 0; i < plan->component_count; i++) add_row(plan, i, style->has_colour, out);
     bool has_estimates = plan->component_count && !plan->components[0].is_cpu;
-    if (has_estimates) buf_add_string(out, "context and graphs of a card are estimated\n");
+    buf_add_format(out, "GiB a device; full: requests of max-model-len%s\n",
+                   has_estimates ? "; context and graphs estimated" : "");
+    for (uint32_t i = 0; i < plan->component_count; i++)
+        if (plan->components[i].is_model_borrowed)
+            buf_add_format(out, "%s.model is not known: planned with the other workers' model\n",
+                           graph_section_name(plan->components[i].section));
     add_idle(plan, out);
-    for (uint32_t i = 0; plan->fits && i < plan->component_count; i++)
-        if (plan->components[i].budget.utilization > 0) add_room(&plan->components[i], out);
     add_limit(plan, out);
-    for (uint32_t i = 0; is_explained && i < plan->component_count; i++)
+    if (add_fit(plan, out)) buf_add_string(out, "out of memory\n");
+    for (uint32_t i = 0; style->is_explained && i < plan->component_count; i++)
         add_explanation(&plan->components[i], out);
 }
 
@@ -251,6 +310,19 @@ static void add_groups(const struct graph_plan *plan, uint32_t index, struct buf
     buf_add_byte(out, ']');
 }
 
+static void add_fit_json(const struct graph_plan_component *component, struct buf *out) {
+    struct plan_auto_fit fit;
+    if (plan_auto_fit(component, &fit)) return;
+    buf_add_format(out,
+                   ",\"would_fit\":{\"tensor_parallel_min\":%u,\"model_len_max\":%u,"
+                   "\"batched_tokens_max\":%u,\"kv_tokens_at\":{",
+                   fit.tensor_parallel_min, fit.model_len_max, fit.batched_tokens_max);
+    for (uint32_t i = 0; fit.has_shares && i < PLAN_AUTO_SHARES; i++)
+        buf_add_format(out, "%s\"%.2f\":%llu", i ? "," : "", plan_auto_share(i),
+                       (unsigned long long) fit.kv_tokens[i]);
+    buf_add_string(out, "}}");
+}
+
 static void add_component(const struct graph_plan *plan, uint32_t index, struct buf *out) {
     const struct graph_plan_component *component = &plan->components[index];
     buf_add_format(out, "{\"name\":\"%s\",\"replicas\":%u,\"tensor_parallel\":%u,\"devices\":",
@@ -273,12 +345,14 @@ static void add_component(const struct graph_plan *plan, uint32_t index, struct 
     add_field(out, "kv_bytes", mem_plan_kind_total(rank, MEM_KV));
     add_field(out, "kv_blocks", one->block_count);
     add_field(out, "kv_tokens", one->kv_tokens);
-    buf_add_format(out, "\"headroom_bytes\":%llu},\"max_concurrency\":%.4f}",
+    buf_add_format(out, "\"headroom_bytes\":%llu},\"max_concurrency\":%.4f",
                    (unsigned long long) one->headroom_bytes, one->concurrency);
+    add_fit_json(component, out);
+    buf_add_byte(out, '}');
 }
 
 void graph_plan_print_json(const struct graph_plan *plan, const struct problem_list *problems,
-                           struct buf *out) {
+                           const struct plan_suggest *suggest, struct buf *out) {
     buf_add_format(out, "{\"fits\":%s,\"components\":[", plan->fits ? "true" : "false");
     for (uint32_t i = 0; i < plan->component_count; i++) {
         if (i) buf_add_byte(out, ',');
@@ -286,5 +360,10 @@ void graph_plan_print_json(const struct graph_plan *plan, const struct problem_l
     }
     buf_add_string(out, "],\"problems\":");
     problem_print_json_items(problems, out);
+    if (plan->has_place) buf_add_format(out, ",\"idle_devices\":%u", plan->place.idle_count);
+    if (suggest) {
+        buf_add_string(out, ",\"prediction\":");
+        plan_suggest_print_json(suggest, out);
+    }
     buf_add_string(out, "}\n");
 }

@@ -6,6 +6,7 @@
 #include "plan/plan.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -257,7 +258,10 @@ enum err plan_make(const struct model_spec *spec, const struct backend *backend,
     struct costs costs = {.rank_count = options->rank_count,
                           .block_size = options->block_size,
                           .is_shared = is_shared};
-    memset(out, 0, sizeof *out);
+    /* Half a megabyte of lines, planned again and again: only their counts are cleared. */
+    for (uint32_t rank = 0; rank < PLAN_RANKS_MAX; rank++) out->ranks[rank].line_count = 0;
+    const size_t rest = offsetof(struct plan, rank_count); /* behind the ranks */
+    memset((char *) out + rest, 0, sizeof *out - rest);
     out->rank_count = options->rank_count;
     out->model_len_max = options->model_len_max;
     out->device_bytes = budget->total_bytes;

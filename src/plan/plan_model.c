@@ -61,7 +61,7 @@ static const char *last_part(const char *path) {
 }
 
 static void find_format(const struct options *options, struct plan_model *out) {
-    const char *path = options_text(options, OPT_MODEL), *quantization, *format;
+    const char *path = options_text(options, OPT_MODEL), *quantization, *format = "";
     double bits = 0;
     const char *dtype = options_text(options, OPT_DTYPE);
     out->format.is_fp32 = dtype && strcmp(dtype, "float32") == 0;
@@ -69,11 +69,15 @@ static void find_format(const struct options *options, struct plan_model *out) {
     if (out->source == PLAN_MODEL_FILES && tensor_type_is_quantized(out->spec.weight_type))
         out->format.weight_bits =
             8.0 * (double) tensor_type_bytes(out->spec.weight_type, 256) / 256;
+    /* The makers of small formats leave the head at 8 bits or so. */
+    if (out->format.weight_bits < 16)
+        out->format.head_bits = out->format.weight_bits < 8.5 ? 8.5 : out->format.weight_bits;
     quantization = options_text(options, OPT_QUANTIZATION);
     if (out->source != PLAN_MODEL_FILES && plan_model_format_of(last_part(path), &bits, &format))
         out->format.weight_bits = bits;
     else if (quantization && plan_model_format_of(quantization, &bits, &format))
         out->format.weight_bits = bits;
+    out->format.is_fp8 = strcmp(format, "fp8") == 0;
 }
 
 /* The NAME of --shape PATH=NAME for this model; NULL: none. */
@@ -93,6 +97,7 @@ void plan_model_find(const struct options *options, const struct options *flags,
     memset(out, 0, sizeof *out);
     out->source = PLAN_MODEL_UNKNOWN;
     const char *path = options_text(options, OPT_MODEL);
+    out->name = path;
     if (!path) return;
     const char *shape = shape_of(flags, path);
     bool is_dummy = strcmp(options_text(options, OPT_LOAD_FORMAT), "dummy") == 0;

@@ -20,6 +20,7 @@ enum plan_model_source {
 
 struct plan_model {
     enum plan_model_source source;
+    const char *name;    /* as written; borrowed from the options; NULL: none */
     struct model *model; /* owned; NULL for CATALOG, UNKNOWN and BROKEN */
     struct model_spec spec;
     struct cuda_estimate_format format;

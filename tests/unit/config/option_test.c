@@ -133,11 +133,47 @@ static void test_every_allocation_may_fail(void **state) {
     assert_true(was_ok);
 }
 
+/* "auto" is the default to whoever reads it, until a value is chosen. */
+static void test_auto(void **state) {
+    (void) state;
+    static const enum option_id ids[] = {OPT_TENSOR_PARALLEL_SIZE, OPT_MAX_MODEL_LEN,
+                                         OPT_GPU_MEMORY_UTILIZATION};
+    static const char *const flags[] = {"--tensor-parallel-size=auto", "--max-model-len=AUTO",
+                                        "--gpu-memory-utilization=auto"};
+    static const char *const values[] = {"4", "32768", "0.85"};
+    for (size_t i = 0; i < ARRAY_COUNT(ids); i++) {
+        struct options *options = fresh(), *copy = fresh();
+        struct err_text text = {0};
+        assert_int_equal(read_arguments(options, &text, flags[i], NULL), ERR_OK);
+        assert_true(options_is_auto(options, ids[i]));
+        assert_false(options_is_set(options, ids[i]));
+        assert_true(options_number(options, ids[i]) == (i == 0 ? 1 : 0));
+        assert_int_equal(options_copy(copy, options, ids[i]), ERR_OK);
+        assert_true(options_is_auto(copy, ids[i]));
+        assert_int_equal(options_choose(options, ids[i], "1e300", &text), ERR_USAGE);
+        assert_int_equal(options_choose(options, ids[i], values[i], &text), ERR_OK);
+        assert_false(options_is_auto(options, ids[i]));
+        assert_true(options_is_set(options, ids[i]));
+        assert_string_equal(options_value(options, ids[i], 0), values[i]);
+        assert_int_equal(options_source(options, ids[i]), SOURCE_FLAG);
+        struct buf out;
+        buf_init(&out, 0);
+        options_print(options, &out);
+        assert_non_null(strstr(buf_string(&out), "flag (auto)"));
+        buf_release(&out);
+        options_destroy(options);
+        options_destroy(copy);
+    }
+    struct options *options = fresh();
+    struct err_text text = {0};
+    assert_int_equal(read_arguments(options, &text, "--block-size=auto", NULL), ERR_USAGE);
+    options_destroy(options);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forms_of_a_flag),
-        cmocka_unit_test(test_refusals_say_why),
-        cmocka_unit_test(test_sources_rank),
+        cmocka_unit_test(test_forms_of_a_flag),           cmocka_unit_test(test_auto),
+        cmocka_unit_test(test_refusals_say_why),          cmocka_unit_test(test_sources_rank),
         cmocka_unit_test(test_every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

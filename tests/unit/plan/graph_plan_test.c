@@ -58,7 +58,7 @@ static void stop(struct rig *rig) {
 static void check_screen(const struct rig *rig) {
     struct buf out;
     buf_init(&out, 0);
-    graph_plan_print(&rig->plan, false, &out);
+    graph_plan_print(&rig->plan, &(struct graph_plan_style){0}, &out);
     uint32_t lines = 0, column = 0;
     for (size_t i = 0; i < out.bytes; i++) {
         column = out.data[i] == '\n' ? 0 : column + 1;
@@ -81,7 +81,7 @@ static void test_the_story(void **state) {
     assert_true(weights > 61.02 && weights < 61.04);
     struct buf out;
     buf_init(&out, 0);
-    graph_plan_print(&rig.plan, false, &out);
+    graph_plan_print(&rig.plan, &(struct graph_plan_style){0}, &out);
     static const char first[] =
         "does not fit: PrefillWorker needs 61.0 GiB on a 39.39 GiB card; set "
         "tensor-parallel-size: 4\n";
@@ -142,7 +142,7 @@ static void test_json(void **state) {
     start(&rig, "16xA100-40GB", mended, 2);
     struct buf out;
     buf_init(&out, 0);
-    graph_plan_print_json(&rig.plan, &rig.problems, &out);
+    graph_plan_print_json(&rig.plan, &rig.problems, NULL, &out);
     json_t *root = json_loads(buf_string(&out), JSON_REJECT_DUPLICATES, NULL);
     assert_non_null(root);
     assert_true(json_is_true(json_object_get(root, "fits")));
