@@ -2,8 +2,8 @@
  *
  * Sources.  total: 39.39 GiB of the A100-40GB is that of the story in docs; the others are what
  * drivers are known to report for such cards, which is less than the label (ECC and the driver take
- * their part) and moves by tens of MiB between drivers: only the H200 was measured (143155.94 MiB by
- * cudaMemGetInfo, driver 580.159.04), so a plan for another card is an estimate until doctor has
+ * their part) and moves by tens of MiB between drivers: only the H200 was measured (143155.94 MiB
+ * by cudaMemGetInfo, driver 580.159.04), so a plan for another card is an estimate until doctor has
  * seen the card.  Bandwidth, rates of products (dense, no sparsity, sums in 32 bits) and link: the
  * makers' data sheets; NVLink one direction, else the PCIe slot. */
 #include "device/device_card.h"

@@ -5,9 +5,9 @@
  * is exact: it fits, and the next value up does not.  The rules, in this order:
  *   gpu-memory-utilization  what is free of the component's devices, at most 0.95; on the machine's
  *                           own CPU the share that the CPU's own rule takes.
- *   tensor-parallel-size    resources.gpu where that is written; else the smallest degree that holds
- *                           one request of max-model-len, and, where none does, the one that holds
- *                           the longest; of two workers one degree divides the other.
+ *   tensor-parallel-size    resources.gpu where that is written; else the smallest degree that
+ *                           holds one request of max-model-len, and, where none does, the one that
+ *                           holds the longest; of two workers one degree divides the other.
  *   max-model-len           the longest that fits, at most the model's.
  * The same graph, devices and free bytes give the same values.  Static.  One owner. */
 #ifndef GRAMME_PLAN_PLAN_AUTO_H
