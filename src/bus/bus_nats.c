@@ -1,8 +1,11 @@
 /* bus_nats - see bus.h.  The NATS body: one connection and one bus thread a process, for all ports.
  *
- * The bus thread alone connects, subscribes and publishes; a port's owner puts messages into the
- * send ring and never waits for a socket.  What arrives comes on nats.c's delivery thread, which
- * hands nats' own memory to the port's queue: bus_take gives it out without a copy.
+ * The bus thread alone connects, subscribes, publishes and reads: it is the event loop that nats.c
+ * asks for (natsOptions_SetEventLoop), a poll of its socket and of kick_fd.  A port's owner puts
+ * messages into the send ring and never waits for a socket.  What arrived goes as nats' own memory
+ * to the port's queue, all that one read brought with one wake-up: bus_take gives it out without a
+ * copy.  Within one read the messages of a subject stay in order, those of different subjects may
+ * not (drain_order); protocol.md asks for neither.
  *
  *   no connection --connect--> up <--nats.c loses and finds the server again--> reconnecting
  *        ^                      |                                                  |
@@ -11,13 +14,17 @@
  * Subjects are subscribed once for all ports of the process; on_message finds the ports.
  *
  * Locks: ports_lock (read by each delivery) before a port's lock.  bus->lock (send ring, bus
- * thread's orders) stands alone.  nats.c calls back with no lock of its own held. */
+ * thread's orders) stands alone.  nats.c calls the ev_ functions with its connection's lock held:
+ * they take none. */
 #include <ctype.h>
+#include <errno.h>
 #include <nats/nats.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <time.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -36,19 +43,18 @@
 #define CONNECT_TIMEOUT_MS 1000
 /* A server that refuses us fills its log; one that is not there may come at any moment. */
 #define RETRY_REFUSED_MS 1000
-/* Of nats.c's own queue before on_message, which never waits: far more than ever stands there. */
-#define PENDING_MESSAGES_MAX 65536
-#define PENDING_BYTES_MAX (256 << 20)
+#define WRITE_BYTES 262144u /* published before the socket is asked again to take it */
 
 #define PORTS_MAX 16u
 #define PARTS_OPEN_MAX 32u
 #define PARTS_AGE_US 5000000u
-#define BATCH 32u /* messages taken out of a port's queue at once */
+#define BATCH 32u              /* messages taken out of a port's queue at once */
+#define SPENT_BYTES_MAX 65536u /* of messages read and not yet given back to nats.c */
 #define NAME_SPACE_BYTES_MAX 64u
 #define SUBJECT_BYTES (32u + NAME_SPACE_BYTES_MAX) /* gramme.<ns>.to.<16 digits> */
 #define INSTANCE_DIGITS 16u
 #define DESTROY_WAIT_MS 5000u /* for nats.c's last callbacks */
-#define FLUSH_WAIT_MS 500
+#define FLUSH_WAIT_MS 500u
 
 /* A message that came: the memory is nats.c's or, put together of parts or copied for a second
  * port, ours. */
@@ -78,6 +84,7 @@ struct nats_port {
     /* The owner's own. */
     struct item batch[BATCH];
     uint32_t batch_at, batch_count; /* those before batch_at were given out */
+    size_t batch_bytes;
 };
 
 /* What is subscribed now; the bus thread's own. */
@@ -99,23 +106,24 @@ struct nats_bus {
 
     _Atomic bool is_connected;
     _Atomic uint64_t lossy_count;
-    _Atomic uint32_t
-        closing_count; /* subscriptions and connections whose last callback is to come */
+    _Atomic uint32_t closing_count; /* connections whose last callback is to come */
+
+    int kick_fd;              /* an eventfd: wakes the bus thread while is_waiting */
+    _Atomic bool is_waiting;  /* set before the thread looks for work the last time */
+    _Atomic int socket;       /* nats.c's, to be read from; -1: none now */
+    _Atomic bool wants_write; /* nats.c holds bytes for the socket */
 
     pthread_rwlock_t ports_lock;
     struct nats_port *ports;
     uint32_t port_count;
 
-    pthread_mutex_t lock; /* guards all to `parts` */
-    pthread_cond_t work;
+    pthread_mutex_t lock; /* guards all to `connection` */
     struct bus_ring ring; /* to be sent */
-    bool is_waiting, must_stop, has_port_change, is_closed;
+    bool must_stop, has_port_change, is_closed;
     natsConnection *connection; /* written by the bus thread only, which reads it without lock */
 
-    pthread_mutex_t parts_lock;
-    struct bus_part_table *parts;
-
     /* The bus thread's own. */
+    struct bus_part_table *parts;
     struct subscription subscriptions[PORTS_MAX + 4];
     uint32_t subscription_count;
     uint64_t message_number; /* of the last message in parts */
@@ -178,7 +186,46 @@ static bool read_subject(const struct nats_bus *bus, const char *text, enum bus_
     return false;
 }
 
-/* --- what arrives: nats.c's delivery thread --------------------------------------------------- */
+/* --- the bus thread's sleep ------------------------------------------------------------------- */
+
+/* After the work was put where the thread looks for it.  Any thread, any lock. */
+static void kick(struct nats_bus *bus) {
+    uint64_t one = 1;
+    if (!atomic_exchange(&bus->is_waiting, false)) return;
+    while (write(bus->kick_fd, &one, sizeof one) < 0 && errno == EINTR) continue;
+}
+
+/* What nats.c asks of an event loop.  Of any thread: it connects again on one of its own. */
+static natsStatus ev_attach(void **user, void *loop, natsConnection *connection, natsSock socket) {
+    struct nats_bus *bus = loop;
+    (void) connection;
+    *user = bus;
+    atomic_store(&bus->wants_write, false);
+    atomic_store(&bus->socket, socket);
+    kick(bus);
+    return NATS_OK;
+}
+
+static natsStatus ev_read(void *user, bool is_wanted) {
+    struct nats_bus *bus = user;
+    if (!is_wanted) atomic_store(&bus->socket, -1);
+    return NATS_OK;
+}
+
+static natsStatus ev_write(void *user, bool is_wanted) {
+    struct nats_bus *bus = user;
+    atomic_store(&bus->wants_write, is_wanted);
+    if (is_wanted) kick(bus);
+    return NATS_OK;
+}
+
+/* The last of all, after on_closed: the bus may be gone. */
+static natsStatus ev_detach(void *user) {
+    (void) user;
+    return NATS_OK;
+}
+
+/* --- what arrives ----------------------------------------------------------------------------- */
 
 static void item_release(struct item *item) {
     natsMsg_Destroy(item->nats_message);
@@ -257,26 +304,20 @@ static void tell_lossy(struct nats_bus *bus) {
 static bool add_part(struct nats_bus *bus, const struct bus_part *part, const uint8_t *body,
                      size_t body_bytes, struct item *item) {
     uint8_t *whole;
-    pthread_mutex_lock(&bus->parts_lock);
     uint64_t lost_before = bus_part_table_lost(bus->parts);
     bus_part_table_add(bus->parts, part, body, body_bytes, clock_now_us(), &whole);
-    bool has_lost = bus_part_table_lost(bus->parts) != lost_before;
-    pthread_mutex_unlock(&bus->parts_lock);
-    if (has_lost) tell_lossy(bus);
+    if (bus_part_table_lost(bus->parts) != lost_before) tell_lossy(bus);
     item->data = item->block = whole;
     item->bytes = part->total_bytes;
     return whole != NULL;
 }
 
-static void on_message(natsConnection *connection, natsSubscription *subscription, natsMsg *message,
-                       void *ctx) {
-    struct nats_bus *bus = ctx;
+static void take_message(struct nats_bus *bus, natsMsg *message) {
     const uint8_t *data = (const uint8_t *) natsMsg_GetData(message);
     size_t bytes = (size_t) natsMsg_GetDataLength(message);
     struct bus_part part;
     enum bus_subject subject;
     uint64_t instance;
-    (void) connection, (void) subscription;
     if (!read_subject(bus, natsMsg_GetSubject(message), &subject, &instance) ||
         bus_part_read(data, bytes, &part)) {
         natsMsg_Destroy(message); /* nothing of ours */
@@ -339,14 +380,9 @@ static void on_closed(natsConnection *connection, void *ctx) {
     if (bus->connection == connection) {
         atomic_store(&bus->is_connected, false);
         bus->is_closed = true;
-        pthread_cond_signal(&bus->work);
+        kick(bus);
     }
     pthread_mutex_unlock(&bus->lock);
-    atomic_fetch_sub(&bus->closing_count, 1); /* the bus may be gone after this */
-}
-
-static void on_complete(void *ctx) {
-    struct nats_bus *bus = ctx;
     atomic_fetch_sub(&bus->closing_count, 1); /* the bus may be gone after this */
 }
 
@@ -392,17 +428,8 @@ static natsStatus subscribe(struct nats_bus *bus, enum bus_subject subject, uint
     if (subject == BUS_KV) memcpy(text + bus->prefix_bytes + 3, "*", 2);
     CHECK(bus->subscription_count < ARRAY_COUNT(bus->subscriptions));
     natsSubscription *handle;
-    natsStatus s = natsConnection_Subscribe(&handle, bus->connection, text, on_message, bus);
+    natsStatus s = natsConnection_SubscribeSync(&handle, bus->connection, text);
     if (s != NATS_OK) return s;
-    /* Counted first: the callback may come at once, when the connection is closed already. */
-    atomic_fetch_add(&bus->closing_count, 1);
-    s = natsSubscription_SetOnCompleteCB(handle, on_complete, bus);
-    if (s != NATS_OK) {
-        atomic_fetch_sub(&bus->closing_count, 1);
-        natsSubscription_Destroy(handle);
-        return s;
-    }
-    (void) natsSubscription_SetPendingLimits(handle, PENDING_MESSAGES_MAX, PENDING_BYTES_MAX);
     bus->subscriptions[bus->subscription_count++] =
         (struct subscription){.handle = handle, .instance = instance, .subject = subject};
     return NATS_OK;
@@ -514,70 +541,129 @@ static void publish(struct nats_bus *bus, const struct bus_record *record, uint8
     if (s != NATS_OK) tell_lossy(bus);
 }
 
-/* With bus->lock held: until there is an order or, with ms, at most that long. */
-static void wait_for_work(struct nats_bus *bus, uint64_t ms) {
-    struct timespec until;
-    bus->is_waiting = true;
-    if (ms == 0) {
-        pthread_cond_wait(&bus->work, &bus->lock);
-    } else {
-        uint64_t until_us = clock_now_us() + ms * 1000;
-        until.tv_sec = (time_t) (until_us / 1000000);
-        until.tv_nsec = (long) (until_us % 1000000 * 1000);
-        (void) pthread_cond_timedwait(&bus->work, &bus->lock, &until);
-    }
-    bus->is_waiting = false;
-}
-
-/* With bus->lock held, given back for the work itself.  false: there was nothing to do. */
-static bool work_once(struct nats_bus *bus) {
+/* One order or message.  false: there was nothing to do. */
+static bool work_once(struct nats_bus *bus, size_t *published_bytes) {
     struct bus_record record;
     uint8_t *data;
-    if (bus->is_closed) {
-        pthread_mutex_unlock(&bus->lock);
+    pthread_mutex_lock(&bus->lock);
+    bool is_closed = bus->is_closed, has_port_change = bus->has_port_change;
+    bool has_message = !is_closed && !has_port_change && bus_ring_take(&bus->ring, &record, &data);
+    bus->has_port_change = false;
+    pthread_mutex_unlock(&bus->lock);
+    if (is_closed) {
         log_warn("bus: nats gave the connection up; it is opened anew");
         drop_connection(bus);
         tell_lossy(bus);
-    } else if (bus->has_port_change) {
-        bus->has_port_change = false;
-        pthread_mutex_unlock(&bus->lock);
+    } else if (has_port_change) {
         natsStatus s = follow_ports(bus);
         if (s != NATS_OK) {
             tell_trouble(bus, s);
             drop_connection(bus);
         }
-    } else if (bus_ring_take(&bus->ring, &record, &data)) {
-        pthread_mutex_unlock(&bus->lock);
+    } else if (has_message) {
         publish(bus, &record, data);
-    } else {
-        return false;
+        *published_bytes += record.bytes;
     }
+    return is_closed || has_port_change || has_message;
+}
+
+/* All there is to do but reading; what a full socket does not take waits in the ring. */
+static void work(struct nats_bus *bus) {
+    bool has_more = true;
+    while (has_more && bus->connection) {
+        size_t published_bytes = 0;
+        has_more = false;
+        if (!atomic_load(&bus->wants_write))
+            while (bus->connection && published_bytes < WRITE_BYTES)
+                if (!(has_more = work_once(bus, &published_bytes))) break;
+        if (!bus->connection || !atomic_load(&bus->wants_write)) continue;
+        natsConnection_ProcessWriteEvent(bus->connection);
+        if (atomic_load(&bus->wants_write)) has_more = false;
+    }
+}
+
+/* KV events before the LOAD that counts them, a worker's last tokens before its BYE. */
+static const enum bus_subject drain_order[] = {BUS_KV, BUS_INBOX, BUS_HELLO, BUS_LOAD, BUS_ROSTER};
+
+static void drain_subscription(struct nats_bus *bus, natsSubscription *handle) {
+    uint64_t count = 0;
+    if (natsSubscription_QueuedMsgs(handle, &count) != NATS_OK) return;
+    for (; count > 0; count--) {
+        natsMsg *message = NULL;
+        natsStatus s = natsSubscription_NextMsg(&message, handle, 0);
+        if (s == NATS_SLOW_CONSUMER) {
+            tell_lossy(bus);
+            continue;
+        }
+        if (s != NATS_OK) return;
+        take_message(bus, message);
+    }
+}
+
+static void read_socket(struct nats_bus *bus) {
+    natsConnection_ProcessReadEvent(bus->connection);
+    for (uint32_t k = 0; k < ARRAY_COUNT(drain_order); k++)
+        for (uint32_t i = 0; i < bus->subscription_count; i++)
+            if (bus->subscriptions[i].subject == drain_order[k])
+                drain_subscription(bus, bus->subscriptions[i].handle);
+}
+
+static bool has_order(struct nats_bus *bus) {
     pthread_mutex_lock(&bus->lock);
-    return true;
+    bool has = bus->must_stop || bus->is_closed || bus->has_port_change ||
+               (bus->ring.message_count > 0 && !atomic_load(&bus->wants_write));
+    pthread_mutex_unlock(&bus->lock);
+    return has;
+}
+
+/* Until there is something to read, to write or an order, or for wait_ms (-1: for ever). */
+static void wait_for_work(struct nats_bus *bus, int wait_ms) {
+    struct pollfd fds[2] = {{.fd = bus->kick_fd, .events = POLLIN}, {.fd = -1}};
+    atomic_store(&bus->is_waiting, true);
+    if (bus->connection) {
+        bool wants_write = atomic_load(&bus->wants_write);
+        fds[1].fd = atomic_load(&bus->socket);
+        fds[1].events = (short) (wants_write ? POLLIN | POLLOUT : POLLIN);
+        if (has_order(bus)) wait_ms = 0;
+    }
+    (void) poll(fds, 2, wait_ms);
+    atomic_store(&bus->is_waiting, false);
+    uint64_t count;
+    if (fds[0].revents && read(bus->kick_fd, &count, sizeof count) < 0) DCHECK(errno == EINTR);
+    if (fds[1].revents & ~POLLOUT) read_socket(bus);
+}
+
+/* What stands in the ring still goes out: a worker's BYE. */
+static void say_last(struct nats_bus *bus) {
+    uint64_t end_us = clock_now_us() + FLUSH_WAIT_MS * 1000;
+    while (bus->connection && atomic_load(&bus->is_connected) && clock_now_us() < end_us) {
+        work(bus);
+        struct pollfd fd = {.fd = atomic_load(&bus->socket), .events = POLLOUT};
+        if (!atomic_load(&bus->wants_write)) break;
+        (void) poll(&fd, 1, 1);
+    }
+}
+
+static bool must_stop(struct nats_bus *bus) {
+    pthread_mutex_lock(&bus->lock);
+    bool must = bus->must_stop;
+    pthread_mutex_unlock(&bus->lock);
+    return must;
 }
 
 static void *run(void *ctx) {
     struct nats_bus *bus = ctx;
-    pthread_mutex_lock(&bus->lock);
-    while (!bus->must_stop) {
-        if (bus->connection) {
-            if (!work_once(bus)) wait_for_work(bus, 0);
-            continue;
-        }
+    while (!must_stop(bus)) {
         uint64_t retry_ms = 0;
-        pthread_mutex_unlock(&bus->lock);
-        bool is_up = connect_once(bus, &retry_ms);
-        pthread_mutex_lock(&bus->lock);
-        if (!is_up && !bus->must_stop) wait_for_work(bus, retry_ms);
+        if (bus->connection) {
+            work(bus);
+            wait_for_work(bus, -1);
+        } else if (!connect_once(bus, &retry_ms)) {
+            wait_for_work(bus, (int) retry_ms);
+        }
     }
-    /* What stands in the ring still goes out: a worker's BYE. */
-    while (bus->connection && atomic_load(&bus->is_connected) && work_once(bus)) continue;
-    pthread_mutex_unlock(&bus->lock);
-    if (bus->connection) {
-        if (atomic_load(&bus->is_connected))
-            (void) natsConnection_FlushTimeout(bus->connection, FLUSH_WAIT_MS);
-        drop_connection(bus);
-    }
+    say_last(bus);
+    if (bus->connection) drop_connection(bus);
     nats_ReleaseThreadMemory();
     return NULL;
 }
@@ -615,8 +701,8 @@ static enum err nats_port_open(struct bus *base, uint64_t instance, unsigned sub
     }
     pthread_mutex_lock(&bus->lock);
     bus->has_port_change = true;
-    pthread_cond_signal(&bus->work);
     pthread_mutex_unlock(&bus->lock);
+    kick(bus);
     *out = &port->base;
     return ERR_OK;
 }
@@ -632,8 +718,8 @@ static void nats_port_close(struct bus_port *base) {
     pthread_rwlock_unlock(&bus->ports_lock);
     pthread_mutex_lock(&bus->lock);
     bus->has_port_change = true;
-    pthread_cond_signal(&bus->work);
     pthread_mutex_unlock(&bus->lock);
+    kick(bus);
     for (uint32_t i = 0; i < port->batch_count; i++) item_release(&port->batch[i]);
     for (; port->count > 0; port->count--) {
         item_release(&port->items[port->head]);
@@ -664,27 +750,30 @@ static enum err nats_send(struct bus_port *base, enum bus_subject subject, uint6
                                 .to = to};
     pthread_mutex_lock(&bus->lock);
     enum err e = bus_ring_put(&bus->ring, &record, BUS_PART_HEADER_BYTES, data);
-    bool must_wake = !e && bus->is_waiting;
-    if (must_wake) bus->is_waiting = false; /* one call is enough */
     pthread_mutex_unlock(&bus->lock);
-    if (must_wake) pthread_cond_signal(&bus->work);
     if (e) lose(port);
+    else kick(bus);
     return e;
 }
 
-/* The batch is given back as a whole: nats.c frees a message on a thread of its own, which would
- * otherwise be woken for each. */
-static void refill_batch(struct nats_bus *bus, struct nats_port *port) {
-    size_t freed_bytes = 0;
-    for (uint32_t i = 0; i < port->batch_count; i++) {
-        item_release(&port->batch[i]);
-        freed_bytes += port->batch[i].bytes;
-    }
-    port->batch_at = port->batch_count = 0;
+/* What was given out goes back to nats.c in batches: it frees messages on a thread of its own, which
+ * each one alone would wake. */
+static void release_batch(struct nats_port *port) {
+    for (uint32_t i = 0; i < port->batch_count; i++) item_release(&port->batch[i]);
     pthread_mutex_lock(&port->lock);
-    port->queued_bytes -= freed_bytes;
+    port->queued_bytes -= port->batch_bytes;
+    pthread_mutex_unlock(&port->lock);
+    port->batch_at = port->batch_count = 0;
+    port->batch_bytes = 0;
+}
+
+static void refill_batch(struct nats_bus *bus, struct nats_port *port) {
+    if (port->batch_count == BATCH || port->batch_bytes > SPENT_BYTES_MAX) release_batch(port);
+    pthread_mutex_lock(&port->lock);
     while (port->count > 0 && port->batch_count < BATCH) {
-        port->batch[port->batch_count++] = port->items[port->head];
+        const struct item *item = &port->items[port->head];
+        port->batch_bytes += item->bytes;
+        port->batch[port->batch_count++] = *item;
         port->head = port->head + 1 < bus->ring_messages_max ? port->head + 1 : 0;
         port->count--;
     }
@@ -722,8 +811,7 @@ static void release_bus(struct nats_bus *bus) {
     natsOptions_Destroy(bus->options);
     bus_part_table_destroy(bus->parts);
     bus_ring_release(&bus->ring);
-    pthread_cond_destroy(&bus->work);
-    pthread_mutex_destroy(&bus->parts_lock);
+    if (bus->kick_fd >= 0) close(bus->kick_fd);
     pthread_mutex_destroy(&bus->lock);
     pthread_rwlock_destroy(&bus->ports_lock);
     alloc_free(bus->url);
@@ -735,8 +823,8 @@ static void nats_destroy(struct bus *base) {
     CHECK(!bus->ports);
     pthread_mutex_lock(&bus->lock);
     bus->must_stop = true;
-    pthread_cond_signal(&bus->work);
     pthread_mutex_unlock(&bus->lock);
+    kick(bus);
     pthread_join(bus->thread, NULL);
     /* nats.c may still be inside a callback of ours. */
     for (uint32_t ms = 0; atomic_load(&bus->closing_count) > 0 && ms < DESTROY_WAIT_MS; ms++)
@@ -812,7 +900,7 @@ static natsStatus set_options(struct nats_bus *bus, const struct bus_nats_option
     /* 1, as 0 means 8 MB: a publish without a connection fails at once, nothing stale is sent. */
     if (s == NATS_OK) s = natsOptions_SetReconnectBufSize(n, 1);
     if (s == NATS_OK) s = natsOptions_SetWriteDeadline(n, WRITE_DEADLINE_MS);
-    if (s == NATS_OK) s = natsOptions_UseGlobalMessageDelivery(n, true);
+    if (s == NATS_OK) s = natsOptions_SetEventLoop(n, bus, ev_attach, ev_read, ev_write, ev_detach);
     if (s == NATS_OK) s = natsOptions_SetDisconnectedCB(n, on_disconnected, bus);
     if (s == NATS_OK) s = natsOptions_SetReconnectedCB(n, on_reconnected, bus);
     if (s == NATS_OK) s = natsOptions_SetClosedCB(n, on_closed, bus);
@@ -835,6 +923,8 @@ static enum err init_bus(struct nats_bus *bus, const struct bus_nats_options *o,
     enum err e = bus_ring_init(&bus->ring, o->ring_messages_max, o->ring_bytes_max);
     if (!e) e = bus_part_table_create(PARTS_OPEN_MAX, o->ring_bytes_max, PARTS_AGE_US, &bus->parts);
     if (e) return err_set(text, e, "%s", no_memory);
+    bus->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (bus->kick_fd < 0) return err_set(text, ERR_IO, "the bus's eventfd: %s", strerror(errno));
     natsStatus s = natsOptions_Create(&bus->options);
     if (s == NATS_OK) s = set_options(bus, o);
     if (s == NATS_NO_MEMORY) return err_set(text, ERR_MEMORY, "%s", no_memory);
@@ -858,12 +948,8 @@ enum err bus_nats_create(const struct bus_nats_options *options, struct err_text
     bus->base.ops = &nats_ops;
     pthread_rwlock_init(&bus->ports_lock, NULL);
     pthread_mutex_init(&bus->lock, NULL);
-    pthread_mutex_init(&bus->parts_lock, NULL);
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC); /* clock_now_us is monotonic too */
-    pthread_cond_init(&bus->work, &attributes);
-    pthread_condattr_destroy(&attributes);
+    atomic_store(&bus->socket, -1);
+    bus->kick_fd = -1;
     e = init_bus(bus, options, text);
     if (e) {
         release_bus(bus);
