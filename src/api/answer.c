@@ -318,10 +318,11 @@ static void close_chunk(struct answer *answer, struct answer_choice *choice, boo
     bool is_chat = spec->kind == REQUEST_CHAT;
     answer->event_count++;
     if (spec->logprobs < 0 && !choice->finish_reason && !spec->continuous_usage) {
-        if (is_chat) buf_add_string(out, "\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n");
-        else
-            buf_add_string(out, "\",\"logprobs\":null,\"finish_reason\":null,"
-                                "\"stop_reason\":null}]}\n\n");
+        static const char chat[] = "\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
+        static const char plain[] =
+            "\",\"logprobs\":null,\"finish_reason\":null,\"stop_reason\":null}]}\n\n";
+        if (is_chat) buf_add(out, chat, sizeof chat - 1);
+        else buf_add(out, plain, sizeof plain - 1);
         return;
     }
     buf_add_string(out, is_chat ? "\"},\"logprobs\":" : "\",\"logprobs\":");

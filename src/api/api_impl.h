@@ -6,6 +6,7 @@
 #ifndef GRAMME_API_API_IMPL_H
 #define GRAMME_API_API_IMPL_H
 
+#include <stdatomic.h>
 #include <uv.h>
 
 #include "api/answer.h"
@@ -76,8 +77,10 @@ struct api {
     struct metrics *metrics;
     struct token_scratch *scratch; /* the loop thread's */
     struct answer_scratch answer_scratch;
-    struct buf out; /* a body or the chunks of one write */
-    uv_async_t wake;
+    struct buf out;        /* a body or the chunks of one write */
+    uv_poll_t wake;        /* of wake_fd, */
+    int wake_fd;           /* an eventfd: the bus has something, */
+    _Atomic bool is_woken; /* and it is written already */
     uv_timer_t tick;
     api_health_fn health;
     void *health_ctx;

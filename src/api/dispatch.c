@@ -72,6 +72,7 @@ static struct dispatch_work *find_work(struct dispatch *dispatch, uint64_t from,
 static void bind(struct dispatch *dispatch, struct dispatch_work *work,
                  struct dispatch_site *worker) {
     work->attempt = ++dispatch->attempt_last;
+    work->has_tokens = false;
     work->worker = worker->instance;
     struct dispatch_work **bucket = bucket_of(dispatch, work->attempt);
     work->hash_next = *bucket;
@@ -315,7 +316,7 @@ void dispatch_move_works(struct dispatch *dispatch, struct dispatch_site *worker
 /* --- SYNC -------------------------------------------------------------------------------- */
 
 static bool encode_sync(struct dispatch *dispatch, const struct dispatch_site *worker) {
-    arena_release(&dispatch->arena);
+    arena_clear(&dispatch->arena);
     struct msg_sync_entry *entries =
         arena_take(&dispatch->arena, worker->work_count * sizeof *entries);
     if (!entries) return false;
@@ -383,6 +384,8 @@ static bool take_prompt_logprobs(struct dispatch *dispatch, struct dispatch_work
 
 /* Tokens of this attempt: its prompt waits no more, and the worker's numbers are in them. */
 static void note_tokens(struct dispatch *dispatch, struct dispatch_work *work) {
+    if (work->has_tokens) return;
+    work->has_tokens = true;
     router_first_token(dispatch->router, work->attempt);
     if (work->digest) return;
     const struct dispatch_site *worker = dispatch_worker_find(dispatch, work->worker);
@@ -451,7 +454,7 @@ static void take_entry(struct dispatch *dispatch, struct dispatch_work *work,
 static void on_tokens(struct dispatch *dispatch, const struct bus_message *message,
                       uint64_t now_us) {
     struct msg_tokens tokens;
-    arena_release(&dispatch->arena);
+    arena_clear(&dispatch->arena);
     if (msg_decode_tokens(message->data, message->bytes, &dispatch->arena, &tokens)) {
         dispatch_drop_message(dispatch);
         return;

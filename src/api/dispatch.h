@@ -71,6 +71,7 @@ struct dispatch_work {
 
     /* dispatch's own */
     uint64_t attempt;
+    bool has_tokens;        /* of this attempt */
     uint32_t lost_count;    /* attempts lost to a worker's death */
     uint32_t refused_count; /* attempts refused by draining or full workers */
     uint32_t gone_count;

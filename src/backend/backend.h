@@ -41,6 +41,7 @@ struct backend_options {
     bool may_spin;              /* cpu: a core for each thread */
     const char *cpu_body;       /* NULL: best; "scalar", "avx2", "avx512" (GRAMME_CPU) */
     double sim_step_us;         /* sim: time of a step, */
+    bool sim_is_on_grid;        /* steps end at whole multiples of it on the monotonic clock, */
     double sim_token_us;        /*      and of each token row in it; 0: no waiting */
     uint32_t sim_in_flight_max; /* 1 (also 0) or 2 */
     uint32_t sim_stop_period;   /* a stop id is drawn once in so many tokens; 0: never */

@@ -5,7 +5,8 @@
 
 #include "base/alloc.h"
 
-#define CHUNK_BYTES_MIN 4096u /* a page: most requests need one or two */
+#define CHUNK_BYTES_MIN 4096u   /* a page: most requests need one or two */
+#define CHUNK_BYTES_KEPT 65536u /* by arena_clear, at most */
 
 struct arena_chunk {
     struct arena_chunk *next;
@@ -26,6 +27,19 @@ void arena_release(struct arena *arena) {
         arena->chunks = next;
     }
     arena->taken_bytes = 0;
+}
+
+void arena_clear(struct arena *arena) {
+    struct arena_chunk *kept = arena->chunks;
+    if (!kept || kept->room_bytes > CHUNK_BYTES_KEPT) {
+        arena_release(arena);
+        return;
+    }
+    arena->chunks = kept->next;
+    arena_release(arena);
+    kept->next = NULL;
+    kept->used_bytes = 0;
+    arena->chunks = kept;
 }
 
 void *arena_take(struct arena *arena, size_t bytes) {

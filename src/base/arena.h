@@ -18,6 +18,8 @@ struct arena {
 
 void arena_init(struct arena *arena, size_t limit_bytes);
 void arena_release(struct arena *arena);
+/* As arena_release, but keeps a chunk of moderate size for what comes next. */
+void arena_clear(struct arena *arena);
 /* Aligned to 16; NULL past the limit or without memory. */
 MUST_USE void *arena_take(struct arena *arena, size_t bytes);
 MUST_USE void *arena_take_zero(struct arena *arena, size_t count, size_t size);

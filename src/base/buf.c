@@ -44,7 +44,8 @@ uint8_t *buf_reserve(struct buf *buf, size_t bytes) {
 }
 
 void buf_add(struct buf *buf, const void *data, size_t bytes) {
-    uint8_t *at = buf_reserve(buf, bytes);
+    bool has_room = !buf->failed && !buf->limit_bytes && bytes < buf->room_bytes - buf->bytes;
+    uint8_t *at = has_room ? buf->data + buf->bytes : buf_reserve(buf, bytes);
     if (!at || bytes == 0) return;
     memcpy(at, data, bytes);
     buf->bytes += bytes;

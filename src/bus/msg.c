@@ -80,8 +80,8 @@ static void fail(struct reader *in, enum err e) {
     in->at = in->end;
 }
 
-static void get_bytes(struct reader *in, void *out, size_t bytes) {
-    if (left_of(in) < bytes) {
+static inline void get_bytes(struct reader *in, void *out, size_t bytes) {
+    if (__builtin_expect(left_of(in) < bytes, 0)) {
         fail(in, ERR_FORMAT);
         memset(out, 0, bytes);
         return;
@@ -503,6 +503,7 @@ static void put_logprobs(struct buf *out, const struct msg_logprob *logprobs, ui
 }
 
 static const struct msg_logprob *get_logprobs(struct reader *in, uint32_t count) {
+    if (count == 0) return NULL;
     if (count > left_of(in) / LOGPROB_WIRE_BYTES) fail(in, ERR_FORMAT);
     struct msg_logprob *logprobs = take(in, count, sizeof *logprobs);
     for (uint32_t i = 0; logprobs && i < count; i++) {

@@ -42,6 +42,7 @@ struct conn {
     uint64_t request_index;
     uint64_t begun_us, last_us; /* last: when text came last; 0: none yet */
     uint64_t texts;
+    struct bench_samples arrivals; /* of texts, since begun_us; only with step_grid_us */
     uint64_t input_tokens, output_tokens, cached_tokens;
 };
 
@@ -98,6 +99,19 @@ static void note_failure(struct conn *conn, const char *text) {
 
 /* --- one request --- */
 
+/* Each step gave one text, so no two texts are of the same step: what comes in the same slot of the
+ * grid as the text after it is of an earlier one. */
+static void add_step_samples(struct conn *conn) {
+    uint64_t grid_us = conn->run->load->step_grid_us, next_slot = UINT64_MAX;
+    for (size_t i = conn->arrivals.count; i > 0; i--) {
+        uint64_t at_us = conn->begun_us + conn->arrivals.us[i - 1];
+        uint64_t slot = at_us / grid_us;
+        if (slot >= next_slot) slot = next_slot - 1;
+        add_sample(&conn->run->result->steps, at_us - slot * grid_us);
+        next_slot = slot;
+    }
+}
+
 static void on_closed(uv_handle_t *handle) {
     struct conn *conn = handle->data;
     conn->is_open = false;
@@ -130,6 +144,7 @@ static void finish(struct conn *conn) {
         result->output_tokens += conn->has_usage ? conn->output_tokens : conn->texts;
         result->without_usage += !conn->has_usage;
         add_sample(&result->whole, now_us - conn->begun_us);
+        add_step_samples(conn);
     }
     if (conn->must_close || conn->is_writing) {
         close_conn(conn);
@@ -217,6 +232,7 @@ static void take_event(struct conn *conn, const char *data, size_t bytes, uint64
         }
         conn->last_us = now_us;
         conn->texts++;
+        if (conn->run->load->step_grid_us) add_sample(&conn->arrivals, now_us - conn->begun_us);
     }
     if (has(data, bytes, "\"usage\":{") || has(data, bytes, "\"usage\": {") ||
         has(data, bytes, "\"error\""))
@@ -385,6 +401,7 @@ static void begin(struct conn *conn, uint64_t due_us) {
     struct run *run = conn->run;
     conn->begun_us = due_us;
     conn->last_us = conn->texts = 0;
+    conn->arrivals.count = 0;
     conn->input_tokens = conn->output_tokens = conn->cached_tokens = 0;
     conn->has_usage = conn->is_done = conn->is_failed = conn->must_close = false;
     if (conn->is_open) {
@@ -470,6 +487,7 @@ static void close_all(struct run *run) {
     for (uint32_t i = 0; i < run->load->concurrency; i++) {
         buf_release(&run->conns[i].out);
         buf_release(&run->conns[i].text);
+        alloc_free(run->conns[i].arrivals.us);
     }
 }
 
@@ -508,6 +526,7 @@ void bench_client_release(struct bench_result *result) {
     alloc_free(result->first.us);
     alloc_free(result->gaps.us);
     alloc_free(result->whole.us);
+    alloc_free(result->steps.us);
     *result = (struct bench_result){0};
 }
 

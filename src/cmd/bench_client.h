@@ -40,6 +40,7 @@ struct bench_result {
     struct bench_samples first; /* request -> first text */
     struct bench_samples gaps;  /* text -> next text */
     struct bench_samples whole; /* request -> end */
+    struct bench_samples steps; /* end of a token's step -> its text; only with step_grid_us */
     struct bench_reason reasons[BENCH_REASONS_MAX];
     uint32_t reason_count;
 };
@@ -60,6 +61,7 @@ struct bench_load {
     double rate;          /* requests a second, Poisson; 0: closed loop */
     uint64_t seed;
     uint32_t timeout_ms;
+    uint32_t step_grid_us; /* steps end at its multiples (--sim-grid, this machine); 0: unknown */
 };
 
 /* result is filled as far as it came also when it fails; bench_client_release frees it. */

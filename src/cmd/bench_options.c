@@ -28,6 +28,7 @@ enum {
     KEY_RATE,
     KEY_TEMPERATURE,
     KEY_PID,
+    KEY_GRID,
     KEY_STREAM,
     KEY_NO_STREAM,
     KEY_EOS,
@@ -56,6 +57,11 @@ static const struct argp_option option_list[] = {
     {"seed", KEY_SEED, "N", 0, "Of prompts and arrivals (1)", 0},
     {"timeout", KEY_TIMEOUT, "SECONDS", 0, "Of one request (600)", 0},
     {"pid", KEY_PID, "PID", 0, "Also measure the CPU time of this process, all threads", 0},
+    {"step-grid", KEY_GRID, "MS", 0,
+     "The workers on this machine run with --sim-grid --sim-step MS: also measure from the end of "
+     "a "
+     "token's step to its text",
+     0},
     {"json", KEY_JSON, NULL, 0, "One line of JSON instead of the table", 0},
     {0},
 };
@@ -108,6 +114,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state) {
     case KEY_RATE: s->rate = real(state, "request-rate", arg, 1e6); break;
     case KEY_TEMPERATURE: s->temperature = real(state, "temperature", arg, 2); break;
     case KEY_PID: s->pid = (pid_t) number(state, "pid", arg, 1, INT32_MAX); break;
+    case KEY_GRID: s->step_grid_ms = real(state, "step-grid", arg, 1e6); break;
     case KEY_STREAM: s->is_streaming = true; break;
     case KEY_NO_STREAM: s->is_streaming = false; break;
     case KEY_EOS: s->ignores_eos = true; break;

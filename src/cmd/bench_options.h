@@ -19,6 +19,7 @@ struct bench_options {
     uint32_t concurrency, requests, warmup;
     uint32_t prompt_tokens, shared_tokens, max_tokens;
     uint32_t timeout_s;
+    double step_grid_ms; /* 0: unknown */
     uint64_t seed;
     double rate, temperature;
     pid_t pid;

@@ -284,7 +284,10 @@ static int print_json(const struct bench *bench, struct bench_result *result,
         "client_cpu_us_per_event", figures->client_us_per_event, "version", GRAMME_VERSION,
         "commit", figures->stamp.commit, "machine", figures->stamp.machine, "date",
         figures->stamp.date);
-    if (!root || !more || json_object_update(root, more)) {
+    bool has_memory = root && more && !json_object_update(root, more);
+    if (has_memory && s->step_grid_ms > 0)
+        has_memory = !json_object_set_new(root, "step_to_text_ms", samples_json(&result->steps));
+    if (!has_memory) {
         fputs("gramme: no memory for the report\n", stderr);
         json_decref(root);
         json_decref(more);
@@ -322,6 +325,7 @@ static void print_table(const struct bench *bench, struct bench_result *result,
     print_samples("TTFT", &result->first);
     print_samples("ITL", &result->gaps);
     print_samples("request", &result->whole);
+    print_samples("step to text", &result->steps);
     putchar('\n');
     if (figures->cpu_ms_per_request >= 0)
         printf("server CPU   %9.3f ms a request (process %d, all threads)\n",
@@ -351,6 +355,7 @@ static enum err run_load(struct bench *bench, uint64_t first_index, uint32_t cou
         .rate = rate,
         .seed = s->seed,
         .timeout_ms = s->timeout_s * 1000u,
+        .step_grid_us = (uint32_t) (s->step_grid_ms * 1000),
     };
     enum err e = resolve(bench, &load.address, text);
     return e ? e : bench_client_run(&load, text, result);

@@ -89,6 +89,7 @@ static enum err read_engine_options(const struct options *options, const struct 
         .model_len_max = spec->context_tokens,
         .row_tile = (uint32_t) options_count(options, OPT_ROW_TILE),
         .sim_step_us = options_number(options, OPT_SIM_STEP) * 1000,
+        .sim_is_on_grid = options_bool(options, OPT_SIM_GRID),
         .sim_token_us = options_number(options, OPT_SIM_TOKEN) * 1000,
     };
     CHECK(numerics_parse(options_text(options, OPT_NUMERICS), &backend->numerics));

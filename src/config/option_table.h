@@ -129,6 +129,8 @@ OPTION(SIM_STEP, "sim-step", OPTION_DURATION, ENGINE_COMMANDS, "engine", "ms", "
        "sim: time of a step")
 OPTION(SIM_TOKEN, "sim-token", OPTION_DURATION, ENGINE_COMMANDS, "engine", "ms", "0", 0, 1e6, NULL,
        "sim: time of each token row in a step")
+OPTION(SIM_GRID, "sim-grid", OPTION_BOOL, ENGINE_COMMANDS, "engine", "", "false", 0, 0, NULL,
+       "sim: steps end at whole multiples of sim-step (bench serve --step-grid)")
 
 OPTION(PIPELINE_PARALLEL_SIZE, "pipeline-parallel-size", OPTION_COUNT,
        GRAPH_COMMANDS | OPTION_WORKER, "engine", "", "1", 1, 64, NULL,

@@ -55,6 +55,7 @@ enum http_conn_state { CONN_IDLE, CONN_RECEIVING, CONN_ANSWERING, CONN_LINGERING
 struct http_conn {
     uv_tcp_t tcp;
     uv_write_t write;
+    int fd; /* of tcp; borrowed */
     struct http_server *server;
     struct http_conn *next, *previous; /* the server's list */
     struct http_conn_queue *queue;     /* dirty, held, or NULL */

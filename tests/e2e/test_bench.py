@@ -28,6 +28,17 @@ class BenchServe(unittest.TestCase):
             self.assertIn("10 requests", done.stdout)
             self.assertIn("40 out", done.stdout)
 
+    def test_step_grid(self):
+        """With steps on a grid the client knows when each ended: a token's way is measured, and is no
+        whole step."""
+        with Server(sim_step="40ms", arguments=["--sim-grid"]) as server:
+            done = self.run_bench("--url", f"http://127.0.0.1:{server.port}", "--concurrency", "2", "--requests", "2",
+                                  "--max-tokens", "12", "--ignore-eos", "--warmup", "0", "--step-grid", "40", "--json")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            figures = json.loads(done.stdout)
+            self.assertGreater(figures["step_to_text_ms"]["p50"], 0)
+            self.assertLess(figures["step_to_text_ms"]["p50"], figures["itl_ms"]["p50"])
+
     def test_failures_are_told(self):
         with Server() as server:
             url = f"http://127.0.0.1:{server.port}"

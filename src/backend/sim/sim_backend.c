@@ -296,7 +296,10 @@ static void sim_submit(struct backend *backend, const struct batch *batch) {
     }
     CHECK(token_count == batch->token_count && token_count <= o->batched_tokens_max);
     uint64_t span_ns = (uint64_t) ((o->sim_step_us + token_count * o->sim_token_us) * 1000.0);
+    uint64_t step_ns = (uint64_t) (o->sim_step_us * 1000.0);
     if (span_ns) backend->due_ns = num_max(clock_now_ns(), backend->due_ns) + span_ns;
+    /* The first multiple of a step past the submit and the tokens' time. */
+    if (o->sim_is_on_grid && step_ns) backend->due_ns -= backend->due_ns % step_ns;
     backend->flights[backend->flight_count++] = (struct flight){*batch, backend->due_ns};
 }
 

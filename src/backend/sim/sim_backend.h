@@ -9,7 +9,8 @@
  * generated ids.
  *
  * Time: a batch is due sim_step_us + tokens x sim_token_us after the one before it (or after its
- * submit); collect sleeps until then. */
+ * submit), and with sim_is_on_grid at the next whole multiple of sim_step_us by then: whoever knows
+ * the time knows when the last step ended.  collect sleeps until then. */
 #ifndef GRAMME_BACKEND_SIM_SIM_BACKEND_H
 #define GRAMME_BACKEND_SIM_SIM_BACKEND_H
 

@@ -1,6 +1,6 @@
 /* Goal: the sim's answers are the function of the tokens alone, whatever blocks, chunks, seats,
  * heads and ranks carried them; and a block, or a run of one on one rank, that is stale, lost,
- * misplaced or half copied changes them. */
+ * misplaced or half copied changes them.  On a grid, steps end at whole multiples of a step. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,6 +11,7 @@
 
 #include "backend/sim/sim_backend.h"
 #include "base/alloc.h"
+#include "base/clock.h"
 
 #define VOCAB 300u
 #define SIZE 8u
@@ -24,18 +25,16 @@ struct rig {
     uint32_t ranks;
 };
 
-static void rig_open_ranks(struct rig *rig, uint32_t stop_period, uint32_t kv_heads,
-                           uint32_t ranks) {
+static void rig_open_options(struct rig *rig, uint32_t kv_heads, struct backend_options options) {
+    uint32_t ranks = options.rank_count;
     struct model_spec spec = {.vocab_size = VOCAB,
                               .weight_type = TENSOR_BF16,
                               .head_count = kv_heads * 8,
                               .kv_head_count = kv_heads};
-    struct backend_options options = {.rank_count = ranks,
-                                      .block_size = SIZE,
-                                      .seat_count = 2,
-                                      .batched_tokens_max = 64,
-                                      .model_len_max = 96,
-                                      .sim_stop_period = stop_period};
+    options.block_size = SIZE;
+    options.seat_count = 2;
+    options.batched_tokens_max = 64;
+    options.model_len_max = 96;
     struct err_text text;
     *rig = (struct rig){.ranks = ranks};
     assert_int_equal(sim_backend_ops.open(&spec, &options, &text, &rig->backend), ERR_OK);
@@ -49,6 +48,12 @@ static void rig_open_ranks(struct rig *rig, uint32_t stop_period, uint32_t kv_he
                      ERR_OK);
     for (uint32_t r = 0; r < ranks; r++) /* plan and boot agree to the byte */
         assert_int_equal(mem_seal(rig->mems[r], &text), ERR_OK);
+}
+
+static void rig_open_ranks(struct rig *rig, uint32_t stop_period, uint32_t kv_heads,
+                           uint32_t ranks) {
+    rig_open_options(rig, kv_heads,
+                     (struct backend_options){.rank_count = ranks, .sim_stop_period = stop_period});
 }
 
 static void rig_open(struct rig *rig, uint32_t stop_period) {
@@ -367,13 +372,38 @@ static void test_allocations(void **state) {
     assert_int_equal(failures, 2);
 }
 
+/* A step that begins between two multiples ends at the next, so before a whole step is over; off the
+ * grid none does. */
+static void test_grid(void **state) {
+    (void) state;
+    const uint64_t step_us = 5000;
+    struct rig rig;
+    struct sampling greedy = {.max_tokens = 8};
+    static const uint32_t tokens[] = {1}, blocks[] = {1, 2, 3, 4};
+    rig_open_options(&rig, 0,
+                     (struct backend_options){
+                         .rank_count = 1, .sim_step_us = (double) step_us, .sim_is_on_grid = true});
+    seat(&rig, 0, &greedy);
+    bool was_short = false;
+    for (uint32_t i = 0; i < 1000 && !was_short; i++) { /* a busy machine may sleep too long */
+        uint64_t begun_us = clock_now_us();
+        (void) run(&rig, 0, tokens, 0, 1, blocks, false);
+        uint64_t ended_us = clock_now_us();
+        assert_true(ended_us / step_us > begun_us / step_us);
+        was_short = ended_us - begun_us < step_us;
+    }
+    assert_true(was_short);
+    sim_backend_ops.seat_clear(rig.backend, 0);
+    rig_close(&rig);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_function),       cmocka_unit_test(test_damage),
         cmocka_unit_test(test_copy),           cmocka_unit_test(test_sampling),
         cmocka_unit_test(test_doors),          cmocka_unit_test(test_ranks),
         cmocka_unit_test(test_misplaced_runs), cmocka_unit_test(test_across_ranks),
-        cmocka_unit_test(test_allocations),
+        cmocka_unit_test(test_grid),           cmocka_unit_test(test_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

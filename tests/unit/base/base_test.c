@@ -55,6 +55,26 @@ static void test_arena_limit_and_alignment(void **state) {
     arena_release(&arena);
 }
 
+/* What is kept serves the next round without an allocation; what is large is not kept. */
+static void test_arena_clear_keeps_moderate_memory(void **state) {
+    (void) state;
+    struct arena arena;
+    arena_init(&arena, 0);
+    arena_clear(&arena);
+    for (uint32_t i = 0; i < 100; i++) assert_non_null(arena_take(&arena, 100));
+    arena_clear(&arena);
+    assert_int_equal(arena.taken_bytes, 0);
+    alloc_fail_at(1, 0);
+    char *at = arena_take(&arena, 5000);
+    alloc_fail_at(0, 0);
+    assert_non_null(at);
+    memset(at, 1, 5000);
+    assert_non_null(arena_take(&arena, 1000000));
+    arena_clear(&arena);
+    assert_null(arena.chunks);
+    arena_release(&arena);
+}
+
 static void test_err_prefix_keeps_the_sentence(void **state) {
     (void) state;
     struct err_text text;
@@ -96,6 +116,7 @@ int main(void) {
         cmocka_unit_test(test_buf_keeps_its_first_error),
         cmocka_unit_test(test_json_escapes),
         cmocka_unit_test(test_arena_limit_and_alignment),
+        cmocka_unit_test(test_arena_clear_keeps_moderate_memory),
         cmocka_unit_test(test_err_prefix_keeps_the_sentence),
         cmocka_unit_test(test_mem_holds_boot_to_the_plan),
     };
