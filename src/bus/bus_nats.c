@@ -763,8 +763,8 @@ static enum err nats_send(struct bus_port *base, enum bus_subject subject, uint6
     return e;
 }
 
-/* What was given out goes back to nats.c in batches: it frees messages on a thread of its own, which
- * each one alone would wake. */
+/* What was given out goes back to nats.c in batches: it frees messages on a thread of its own,
+ * which each one alone would wake. */
 static void release_batch(struct nats_port *port) {
     for (uint32_t i = 0; i < port->batch_count; i++) item_release(&port->batch[i]);
     pthread_mutex_lock(&port->lock);

@@ -266,8 +266,8 @@ static void on_written(uv_write_t *write, int status) {
     http_conn_mark_dirty(conn);
 }
 
-/* What the kernel takes at once; < 0: the connection is broken.  Nothing else is being written here,
- * so libuv's stream need not know (its own way costs 0.3 us more a write). */
+/* What the kernel takes at once; < 0: the connection is broken.  Nothing else is being written, so
+ * libuv's stream need not know (its own way costs 0.3 us more a write). */
 static ssize_t send_some(const struct http_conn *conn) {
     ssize_t sent;
     do sent = send(conn->fd, conn->out.data, conn->out.bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
