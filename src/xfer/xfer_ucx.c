@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -21,7 +22,13 @@
  * Measured with UCX 1.13: 17 MiB resident a worker, some staging included, after 64 MiB. */
 #define UCX_BYTES (24u << 20)
 #define MESSAGES_MAX 128u /* under way to all peers */
-#define SPIN_US 20        /* as a team's (protocol.md 6): about what a wake-up costs */
+#define SPIN_US 20        /* as a team's (protocol.md 6): the core may be wanted */
+/* With one message alone under way its time is that of wake-ups: so it waits through two of an
+ * idle core's, which the peer needs to answer.  Each turn yields; one that comes back late says
+ * that the core is wanted, and then it sleeps, for who spins is not let in soon after. */
+#define SPIN_ALONE_US 100
+#define CROWDED_AFTER_US 200
+#define CROWDED_FOR_US 20000
 #define SEND_TURNS 64
 #define KEEPALIVE_TURNS 33 /* UCX looks at its keepalive clock once in 32 calls of progress */
 /* Sleeps: with something under way timeouts must be seen; UCX's keepalive needs its turns. */
@@ -115,7 +122,7 @@ static void rest(struct xfer_ucx *ucx, uint64_t idle_us) {
     atomic_store(&ucx->is_sleeping, true);
     bool is_quiet = xfer_stack_is_empty(&ucx->commands) && !atomic_load(&ucx->is_stopping) &&
                     !atomic_load(&ucx->has_abandoned);
-    if (is_quiet && has_pending_sends(ucx)) sleep_for(ucx, nap_us, false);
+    if (is_quiet && has_pending_sends(ucx)) sleep_for(ucx, nap_us, arm(ucx));
     else if (is_quiet && arm(ucx)) sleep_for(ucx, limit_us, true);
     else if (is_quiet && idle_us > NAP_LONG_AFTER_US) sleep_for(ucx, nap_us, false);
     atomic_store(&ucx->is_sleeping, false);
@@ -137,6 +144,18 @@ static void look_at_clock(struct xfer_ucx *ucx) {
     ucx->now_us = now_us;
 }
 
+/* Something is under way and may come at once.  false: rest. */
+static bool spin(struct xfer_ucx *ucx, uint64_t idle_us) {
+    if (!ucx->under_way) return false;
+    if (ucx->under_way > 1 || ucx->now_us < ucx->crowded_until_us) return idle_us < SPIN_US;
+    if (idle_us >= SPIN_ALONE_US) return false;
+    uint64_t before_us = clock_now_us();
+    sched_yield();
+    if (clock_now_us() - before_us > CROWDED_AFTER_US)
+        ucx->crowded_until_us = ucx->now_us + CROWDED_FOR_US;
+    return true;
+}
+
 static void *run(void *ctx) {
     struct xfer_ucx *ucx = ctx;
     prctl(PR_SET_TIMERSLACK, 5000ul); /* ns; naps are short */
@@ -154,7 +173,7 @@ static void *run(void *ctx) {
         if (xfer_ucx_serve_peers(ucx)) is_any = true;
         if (is_any) active_us = ucx->now_us;
         uint64_t idle_us = ucx->now_us - active_us;
-        if (is_any || (ucx->under_way && idle_us < SPIN_US)) continue;
+        if (is_any || spin(ucx, idle_us)) continue;
         rest(ucx, idle_us);
         if (turns == 1 && clock_now_us() - ucx->lag_us - ucx->now_us > NAP_LONG_US)
             turns = KEEPALIVE_TURNS;

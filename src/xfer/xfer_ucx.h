@@ -146,6 +146,7 @@ struct xfer_ucx {
     uint32_t under_way; /* messages, receives, meetings: worth spinning for */
     uint64_t now_us;    /* stands still while this process does not run */
     uint64_t lag_us;
+    uint64_t crowded_until_us; /* others want this thread's core: no long spinning */
 };
 
 /* --- xfer_ucx.c */
