@@ -56,6 +56,8 @@ static void add_load(struct buf *out, const struct msg_load *load) {
     add_number(out, "preemptions", load->preemption_count);
     add_number(out, "sent_bytes", load->sent_bytes);
     add_number(out, "received_bytes", load->received_bytes);
+    add_number(out, "device_used_bytes", load->device_used_bytes);
+    add_number(out, "device_other_bytes", load->device_other_bytes);
     add_number(out, "remote_prefills", load->remote_results[MSG_REMOTE_DONE]);
 }
 

@@ -552,7 +552,12 @@ void dispatch_worker_render(const struct dispatch *dispatch, struct buf *out) {
         if (!dispatch->workers[i]->has_hello) continue;
         rows[count].worker = dispatch->workers[i];
         make_label(dispatch, i, rows[count].label);
-        loads[count] = (struct worker_metrics_row){rows[count].label, &rows[count].worker->load};
+        const struct msg_hello *hello = &rows[count].worker->hello;
+        loads[count] = (struct worker_metrics_row){.name = rows[count].label,
+                                                   .load = &rows[count].worker->load,
+                                                   .device_bytes = hello->device_bytes,
+                                                   .budget_bytes = hello->budget_bytes,
+                                                   .planned_bytes = hello->planned_bytes};
         count++;
     }
     if (count) {

@@ -83,6 +83,52 @@ static double value_of(const struct msg_load *load, size_t i) {
     return load->blocks_total ? used / load->blocks_total : 0;
 }
 
+enum device_figure {
+    DEVICE_TOTAL,
+    DEVICE_BUDGET,
+    DEVICE_PLANNED,
+    DEVICE_USED,
+    DEVICE_OTHER,
+    DEVICE_DRIFT,
+    DEVICE_FIGURES
+};
+
+static uint64_t device_figure(const struct worker_metrics_row *row, enum device_figure figure) {
+    uint64_t used = row->load->device_used_bytes;
+    switch (figure) {
+    case DEVICE_TOTAL: return row->device_bytes;
+    case DEVICE_BUDGET: return row->budget_bytes;
+    case DEVICE_PLANNED: return row->planned_bytes;
+    case DEVICE_USED: return used;
+    case DEVICE_OTHER: return row->load->device_other_bytes;
+    default: break;
+    }
+    return row->planned_bytes && used > row->planned_bytes ? used - row->planned_bytes : 0;
+}
+
+/* The memory of a rank's device; ranks of a worker are alike. */
+static void render_devices(const struct worker_metrics_row *rows, uint32_t count, struct buf *out) {
+    static const struct {
+        const char *name, *help;
+    } figures[DEVICE_FIGURES] = {
+        {"total", "Memory of the device."},
+        {"budget", "What the worker may take of it."},
+        {"planned", "What its plan takes of it."},
+        {"used", "What it has taken: resident, mapped weights too."},
+        {"other", "What other processes have taken."},
+        {"drift", "What it has taken beyond its plan."},
+    };
+    for (uint32_t i = 0; i < DEVICE_FIGURES; i++) {
+        buf_add_format(out,
+                       "# HELP gramme_device_%s_bytes %s\n# TYPE gramme_device_%s_bytes gauge\n",
+                       figures[i].name, figures[i].help, figures[i].name);
+        for (uint32_t k = 0; k < count; k++)
+            buf_add_format(out, "gramme_device_%s_bytes{worker=\"%s\"} %llu\n", figures[i].name,
+                           rows[k].name,
+                           (unsigned long long) device_figure(&rows[k], (enum device_figure) i));
+    }
+}
+
 void worker_metrics_render(const struct worker_metrics_row *rows, uint32_t count, bool with_vllm,
                            struct buf *out) {
     for (size_t i = 0; i < ARRAY_COUNT(fields); i++) {
@@ -93,6 +139,7 @@ void worker_metrics_render(const struct worker_metrics_row *rows, uint32_t count
             buf_add_format(out, "%s{worker=\"%s\",engine=\"0\"} %.17g\n", fields[i].name,
                            rows[k].name, value_of(rows[k].load, i));
     }
+    render_devices(rows, count, out);
     buf_add_string(out, "# HELP gramme_remote_prefill_total Prompts that a decode worker sent to a "
                         "prefill worker or kept, by what became of them.\n"
                         "# TYPE gramme_remote_prefill_total counter\n");

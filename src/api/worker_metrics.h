@@ -14,6 +14,7 @@
 struct worker_metrics_row {
     const char *name; /* "VllmWorker.0" */
     const struct msg_load *load;
+    uint64_t device_bytes, budget_bytes, planned_bytes; /* of one device; 0: not known yet */
 };
 
 void worker_metrics_render(const struct worker_metrics_row *rows, uint32_t count, bool with_vllm,

@@ -14,6 +14,7 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "base/num.h"
 #include "cmd/cmd.h"
 #include "cmd/cmd_bus.h"
 #include "cmd/cmd_frontend.h"
@@ -21,6 +22,7 @@
 #include "cmd/cmd_process.h"
 #include "cmd/cmd_target.h"
 #include "device/device_cpu.h"
+#include "device/device_watch.h"
 #include "fleet/supervisor.h"
 #include "plan/check.h"
 #include "plan/graph_plan.h"
@@ -346,6 +348,29 @@ static void listen_for_signals(struct fleet *fleet) {
     }
 }
 
+/* The node's memory, and what the plan takes of each card of it. */
+static struct device_watch *start_watch(const struct graph_plan *plan,
+                                        const struct cmd_target *target) {
+    struct device_watch_options options = {.is_node = true};
+    struct device_watch *watch = NULL;
+    for (uint32_t i = 0; plan->has_place && i < plan->place.group_count; i++) {
+        const struct place_group *group = &plan->place.groups[i];
+        const struct plan *of_rank = plan->components[group->request].plan;
+        for (uint32_t k = 0; of_rank && k < group->count; k++) {
+            const struct device *device =
+                &target->devices.items[plan->place.devices[group->first + k]];
+            if (device->kind != DEVICE_CUDA || device->is_elsewhere ||
+                device->ordinal >= DEVICE_GPUS_MAX)
+                continue;
+            options.card_planned_bytes[device->ordinal] += of_rank->budget_bytes;
+            options.card_count = (uint32_t) num_max(options.card_count, device->ordinal + 1);
+        }
+    }
+    if (device_watch_start(&options, &watch))
+        log_warn("nobody watches the node's memory: no thread for it");
+    return watch;
+}
+
 static int serve_as_fleet(const struct graph *graph, const struct options *flags,
                           const struct cmd_target *target, const struct graph_plan *plan) {
     struct fleet fleet = {
@@ -363,8 +388,10 @@ static int serve_as_fleet(const struct graph *graph, const struct options *flags
     uv_loop_init(&fleet.loop);
     if (!e) e = start_supervisor(&fleet, &text);
     if (!e) {
+        struct device_watch *watch = start_watch(plan, target);
         listen_for_signals(&fleet);
         uv_run(&fleet.loop, UV_RUN_DEFAULT);
+        device_watch_stop(watch);
     }
     log_divert(NULL, NULL);
     terminal_destroy(fleet.terminal, FLUSH_MS);

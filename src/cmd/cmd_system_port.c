@@ -22,6 +22,11 @@ struct cmd_system_port {
 
 static void add_metrics(const struct cmd_system_state *state, struct buf *out) {
     struct worker_metrics_row row = {.name = state->name, .load = &state->load};
+    if (state->plan) {
+        row.device_bytes = state->plan->device_bytes;
+        row.budget_bytes = state->plan->budget_bytes;
+        row.planned_bytes = state->plan->total_bytes;
+    }
     worker_metrics_render(&row, 1, true, out);
 }
 

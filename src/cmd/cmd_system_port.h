@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "bus/msg.h"
+#include "plan/plan.h"
 
 struct cmd_system_port;
 
@@ -18,6 +19,7 @@ struct cmd_system_state {
     const char *stage; /* when not ready */
     const char *name;  /* of the worker */
     struct msg_load load;
+    const struct plan *plan; /* NULL: not made yet */
 };
 typedef void (*cmd_system_port_fn)(void *ctx, struct cmd_system_state *out);
 

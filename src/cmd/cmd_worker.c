@@ -159,6 +159,7 @@ enum err cmd_worker_create(const struct cmd_worker_setup *setup, const struct mo
         .prefault = boot.prefault,
         .name = setup->name,
         .http_port = setup->http_port,
+        .is_node = !setup->is_supervised,
     };
     e = read_handoff(setup, text, &worker.handoff);
     if (e) return e;
@@ -298,7 +299,8 @@ static void on_model_open(uv_work_t *work, int uv_status) {
                                            .memory_sharers = handover->memory_sharers,
                                            .device_bytes = handover->device_bytes,
                                            .http_port = process->http_port,
-                                           .is_prefill = process->is_prefill};
+                                           .is_prefill = process->is_prefill,
+                                           .is_supervised = process->base.is_supervised};
     struct err_text text = {0};
     enum err e = cmd_worker_create(&setup, process->model, process->tokenizer_digest, process->bus,
                                    &text, &process->worker);
@@ -318,6 +320,7 @@ static void get_state(void *ctx, struct cmd_system_state *out) {
     struct worker_status status = {.state = WORKER_LOADING};
     if (process->worker) worker_get_status(process->worker, &status);
     out->load = status.told;
+    if (process->worker) out->plan = worker_get_plan(process->worker);
     out->is_ready = process->phase == SERVING && !status.is_stuck;
     if (process->phase >= DRAINING) out->stage = "draining";
     else if (process->phase < SERVING) out->stage = "loading";

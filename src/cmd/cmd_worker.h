@@ -22,6 +22,7 @@ struct cmd_worker_setup {
     uint64_t device_bytes;   /* of each rank's device; 0: as --devices says, or the machine's own */
     uint32_t http_port;      /* of its own /metrics; 0: none */
     bool is_prefill;
+    bool is_supervised; /* whoever started it watches the node */
 };
 
 /* `model` and `bus` are borrowed until worker_destroy. */

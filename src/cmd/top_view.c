@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 
 #define WORKERS_MAX 65536u
+#define DRIFT_BYTES (64u << 20) /* as device_watch.h warns */
 
 static void take_text(const json_t *object, const char *key, char *out, size_t room) {
     const char *text = json_string_value(json_object_get(object, key));
@@ -47,6 +48,8 @@ static void read_worker(const json_t *object, struct top_worker *out) {
     NUMBER(prefix_hit_tokens);
     NUMBER(sent_bytes);
     NUMBER(received_bytes);
+    NUMBER(device_used_bytes);
+    NUMBER(device_other_bytes);
 #undef TEXT
 #undef NUMBER
 }
@@ -133,6 +136,21 @@ static const struct top_worker *find_before(const struct top_view *before,
     return NULL;
 }
 
+/* Memory as the worker's watch saw it. */
+static struct cell seen_cell(const struct top_worker *worker, uint64_t bytes) {
+    struct cell cell = {"-"};
+    return worker->device_used_bytes ? bytes_cell(bytes) : cell;
+}
+
+/* A plan that does not hold: what the watch warns of, for those who look here. */
+static void print_drift(const struct top_worker *worker, struct buf *out) {
+    uint64_t used = worker->device_used_bytes, planned = worker->planned_bytes;
+    if (!planned || used <= planned + planned / 100 + DRIFT_BYTES) return;
+    buf_add_format(out, "%s uses %s beyond its plan\n",
+                   worker->name[0] ? worker->name : worker->instance,
+                   bytes_cell(used - planned).text);
+}
+
 static void print_worker(const struct top_worker *was, const struct top_worker *worker,
                          double seconds, struct buf *out) {
     static const struct top_worker none;
@@ -140,23 +158,20 @@ static void print_worker(const struct top_worker *was, const struct top_worker *
     if (!was) was = &none;
     uint64_t free_blocks = worker->blocks_free + worker->blocks_cached;
     uint64_t used = worker->blocks_total > free_blocks ? worker->blocks_total - free_blocks : 0;
-    uint64_t idle_bytes = worker->blocks_free * worker->block_bytes;
-    uint64_t used_bytes =
-        worker->planned_bytes > idle_bytes ? worker->planned_bytes - idle_bytes : 0;
     uint64_t moved = worker->sent_bytes + worker->received_bytes;
     uint64_t moved_before = was->sent_bytes + was->received_bytes;
-    buf_add_format(out,
-                   "%-18.18s %-12.12s %-9.9s %3u %7s %7s %7s %5llu %5llu %5s %5s %8s %8s %8s\n",
-                   worker->name[0] ? worker->name : worker->instance, worker->host, worker->state,
-                   worker->tensor_parallel, bytes_cell(worker->budget_bytes).text,
-                   bytes_cell(worker->planned_bytes).text, bytes_cell(used_bytes).text,
-                   (unsigned long long) worker->running,
-                   (unsigned long long) (worker->waiting + worker->queued_prefills),
-                   percent_cell(used, worker->blocks_total).text,
-                   percent_cell(worker->prefix_hit_tokens, worker->prefix_query_tokens).text,
-                   rate_cell(was->prompt_tokens, worker->prompt_tokens, span).text,
-                   rate_cell(was->generation_tokens, worker->generation_tokens, span).text,
-                   bytes_rate_cell(moved_before, moved, span).text);
+    buf_add_format(
+        out, "%-18.18s %-12.12s %-9.9s %3u %7s %7s %7s %7s %5llu %5llu %5s %5s %8s %8s %8s\n",
+        worker->name[0] ? worker->name : worker->instance, worker->host, worker->state,
+        worker->tensor_parallel, bytes_cell(worker->budget_bytes).text,
+        bytes_cell(worker->planned_bytes).text, seen_cell(worker, worker->device_used_bytes).text,
+        seen_cell(worker, worker->device_other_bytes).text, (unsigned long long) worker->running,
+        (unsigned long long) (worker->waiting + worker->queued_prefills),
+        percent_cell(used, worker->blocks_total).text,
+        percent_cell(worker->prefix_hit_tokens, worker->prefix_query_tokens).text,
+        rate_cell(was->prompt_tokens, worker->prompt_tokens, span).text,
+        rate_cell(was->generation_tokens, worker->generation_tokens, span).text,
+        bytes_rate_cell(moved_before, moved, span).text);
 }
 
 void top_view_print(const struct top_view *before, const struct top_view *now, const char *url,
@@ -189,10 +204,11 @@ void top_view_print(const struct top_view *before, const struct top_view *now, c
         rate_cell(was.prompt_tokens, sum.prompt_tokens, seconds).text,
         rate_cell(was.generation_tokens, sum.generation_tokens, seconds).text,
         percent_cell(hits, queries).text, (unsigned long long) now->migrations);
-    buf_add_format(out, "%-18s %-12s %-9s %3s %7s %7s %7s %5s %5s %5s %5s %8s %8s %8s\n",
-                   "COMPONENT", "NODE", "STATE", "TP", "BUDGET", "PLANNED", "USED", "RUN", "WAIT",
-                   "KV", "HIT", "IN/S", "OUT/S", "XFER/S");
+    buf_add_format(out, "%-18s %-12s %-9s %3s %7s %7s %7s %7s %5s %5s %5s %5s %8s %8s %8s\n",
+                   "COMPONENT", "NODE", "STATE", "TP", "BUDGET", "PLANNED", "USED", "OTHER", "RUN",
+                   "WAIT", "KV", "HIT", "IN/S", "OUT/S", "XFER/S");
     for (uint32_t i = 0; i < now->worker_count; i++)
         print_worker(find_before(before, &now->workers[i]), &now->workers[i], seconds, out);
+    for (uint32_t i = 0; i < now->worker_count; i++) print_drift(&now->workers[i], out);
     if (!now->worker_count) buf_add_string(out, "no worker is there\n");
 }

@@ -19,6 +19,7 @@ struct top_worker {
     uint64_t running, waiting, queued_prefills, step_us;
     uint64_t prompt_tokens, generation_tokens, prefix_query_tokens, prefix_hit_tokens;
     uint64_t sent_bytes, received_bytes;
+    uint64_t device_used_bytes, device_other_bytes; /* 0: not looked at yet */
 };
 
 struct top_view {

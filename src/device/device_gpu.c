@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/num.h"
 
 /* NVML's API, as published: every function gives 0 when it did what it says. */
@@ -134,35 +135,74 @@ static bool has_p2p(const struct nvml *nvml, nvml_device a, nvml_device b, int c
     return nvml->p2p_status && nvml->p2p_status(a, b, capability, &status) == 0 && status == 0;
 }
 
-void device_gpu_look(const char *library, struct device_gpus *out) {
-    *out = (struct device_gpus){0};
-    struct nvml nvml = {0};
-    if (!nvml_open(&nvml, library, out->trouble, sizeof out->trouble)) return;
-    if (nvml.driver_version(out->driver, sizeof out->driver) != 0) out->driver[0] = '\0';
-    int cuda = 0;
-    if (nvml.cuda_version(&cuda) == 0) out->cuda_version = (uint32_t) cuda;
-    unsigned count = 0;
-    int status = nvml.count(&count);
-    if (status != 0)
-        snprintf(out->trouble, sizeof out->trouble, "the NVIDIA driver names no cards: %s",
-                 nvml.error_string(status));
+struct device_gpu_session {
+    struct nvml nvml;
     nvml_device devices[DEVICE_GPUS_MAX];
-    for (unsigned i = 0; i < count && out->card_count < DEVICE_GPUS_MAX; i++) {
-        nvml_device device;
-        if (nvml.by_index(i, &device) != 0) continue; /* lost from the bus, or not ours to see */
-        if (!look_at_card(&nvml, device, &out->cards[out->card_count])) continue;
-        devices[out->card_count++] = device;
-    }
+};
+
+static void look_at_paths(const struct device_gpu_session *session, struct device_gpus *out) {
     for (uint32_t a = 0; a < out->card_count; a++)
         for (uint32_t b = 0; b < out->card_count; b++) {
             if (a == b) continue;
-            bool is_peer = has_p2p(&nvml, devices[a], devices[b], NVML_P2P_READ) &&
-                           has_p2p(&nvml, devices[a], devices[b], NVML_P2P_WRITE);
-            out->paths[a][b] = !is_peer ? DEVICE_GPU_PATH_NONE
-                               : has_p2p(&nvml, devices[a], devices[b], NVML_P2P_NVLINK)
-                                   ? DEVICE_GPU_PATH_NVLINK
-                                   : DEVICE_GPU_PATH_PCIE;
+            const struct nvml *nvml = &session->nvml;
+            nvml_device from = session->devices[a], to = session->devices[b];
+            bool is_peer =
+                has_p2p(nvml, from, to, NVML_P2P_READ) && has_p2p(nvml, from, to, NVML_P2P_WRITE);
+            out->paths[a][b] = !is_peer                                   ? DEVICE_GPU_PATH_NONE
+                               : has_p2p(nvml, from, to, NVML_P2P_NVLINK) ? DEVICE_GPU_PATH_NVLINK
+                                                                          : DEVICE_GPU_PATH_PCIE;
         }
-    nvml.shutdown();
-    dlclose(nvml.library);
+}
+
+struct device_gpu_session *device_gpu_session_open(const char *library, struct device_gpus *out) {
+    *out = (struct device_gpus){0};
+    struct device_gpu_session *session = alloc_zero(1, sizeof *session);
+    if (!session) {
+        snprintf(out->trouble, sizeof out->trouble, "out of memory");
+        return NULL;
+    }
+    struct nvml *nvml = &session->nvml;
+    if (!nvml_open(nvml, library, out->trouble, sizeof out->trouble)) {
+        alloc_free(session);
+        return NULL;
+    }
+    if (nvml->driver_version(out->driver, sizeof out->driver) != 0) out->driver[0] = '\0';
+    int cuda = 0;
+    if (nvml->cuda_version(&cuda) == 0) out->cuda_version = (uint32_t) cuda;
+    unsigned count = 0;
+    int status = nvml->count(&count);
+    if (status != 0)
+        snprintf(out->trouble, sizeof out->trouble, "the NVIDIA driver names no cards: %s",
+                 nvml->error_string(status));
+    for (unsigned i = 0; i < count && out->card_count < DEVICE_GPUS_MAX; i++) {
+        nvml_device device;
+        if (nvml->by_index(i, &device) != 0) continue; /* lost from the bus, or not ours to see */
+        if (!look_at_card(nvml, device, &out->cards[out->card_count])) continue;
+        session->devices[out->card_count++] = device;
+    }
+    look_at_paths(session, out);
+    return session;
+}
+
+void device_gpu_session_look(struct device_gpu_session *session, struct device_gpus *out) {
+    for (uint32_t i = 0; i < out->card_count; i++) {
+        struct device_gpu *card = &out->cards[i];
+        struct nvml_memory memory;
+        if (session->nvml.memory(session->devices[i], &memory) != 0) continue;
+        card->total_bytes = memory.total;
+        card->free_bytes = memory.free;
+        card->holder_count = 0;
+        look_at_holders(&session->nvml, session->devices[i], card);
+    }
+}
+
+void device_gpu_session_close(struct device_gpu_session *session) {
+    if (!session) return;
+    session->nvml.shutdown();
+    dlclose(session->nvml.library);
+    alloc_free(session);
+}
+
+void device_gpu_look(const char *library, struct device_gpus *out) {
+    device_gpu_session_close(device_gpu_session_open(library, out));
 }

@@ -47,6 +47,14 @@ struct device_gpus {
     char trouble[160]; /* why there is nothing to see; "" when the library answered */
 };
 
+/* A driver's library that stays open, for looks that come again: device_watch.h. */
+struct device_gpu_session;
+/* NULL when there is nothing to see: out->trouble says why.  Else *out is filled. */
+struct device_gpu_session *device_gpu_session_open(const char *library, struct device_gpus *out);
+/* Memory and holders of the same cards again. */
+void device_gpu_session_look(struct device_gpu_session *session, struct device_gpus *out);
+void device_gpu_session_close(struct device_gpu_session *session); /* NULL is allowed */
+
 /* Cannot fail: what cannot be asked is told in out->trouble.  library: NULL for the system's. */
 void device_gpu_look(const char *library, struct device_gpus *out);
 

@@ -15,6 +15,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "device/device_watch.h"
 #include "model/model.h"
 #include "worker/worker_boot.h"
 #include "worker/worker_core.h"
@@ -38,7 +39,8 @@ struct worker {
     struct worker_heart *heart;
     struct xfer *xfer; /* NULL: nothing goes out or comes in */
     struct worker_core *core;
-    uint64_t lossy_count; /* the bus's, as last heeded */
+    struct device_watch *watch; /* NULL: none could be started */
+    uint64_t lossy_count;       /* the bus's, as last heeded */
 
     _Atomic bool must_stop, must_drain, has_plan;
     _Atomic uint64_t step_begin_us; /* of the step under way; 0: none */
@@ -282,6 +284,31 @@ static void sleep_until_woken(struct worker *worker) {
     pthread_mutex_unlock(&worker->lock);
 }
 
+static uint64_t planned_bytes(const struct plan *plan) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < plan->rank_count; i++) bytes += mem_plan_total(&plan->ranks[i]);
+    return bytes;
+}
+
+static void start_watch(struct worker *worker) {
+    const struct device_watch_options options = {
+        .is_node = worker->options.is_node, .planned_bytes = planned_bytes(&worker->boot.plan)};
+    if (device_watch_start(&options, &worker->watch))
+        log_warn("nobody watches the memory: no thread for it");
+}
+
+/* What the watch saw, for one of the ranks: they are equal, and share the process. */
+static void tell_device(struct worker *worker) {
+    struct device_watch_sample sample;
+    if (!worker->watch) return;
+    device_watch_get(worker->watch, &sample);
+    const struct plan *plan = &worker->boot.plan;
+    uint64_t all = sample.host.planned_bytes;
+    double share = all ? (double) plan->total_bytes / (double) all : 1;
+    worker_core_set_device(worker->core, (uint64_t) (share * (double) sample.host.used_bytes),
+                           sample.host.other_bytes);
+}
+
 /* Once a tick: a bus that came back is told who is here; one that is away makes nobody silent. */
 static void tick(struct worker *worker) {
     uint64_t now_us = clock_now_us();
@@ -290,6 +317,7 @@ static void tick(struct worker *worker) {
         if (lossy_count != worker->lossy_count) worker_core_lossy(worker->core, now_us);
         worker->lossy_count = lossy_count;
         worker_core_set_connected(worker->core, bus_is_connected(worker->bus));
+        tell_device(worker);
     }
     worker_core_tick(worker->core, now_us);
 }
@@ -348,6 +376,7 @@ static void *run(void *ctx) {
         }
     }
     if (!e) {
+        start_watch(worker);
         set_load(worker);
         set_state(worker, WORKER_SERVING);
         e = serve(worker);
@@ -410,6 +439,7 @@ void worker_destroy(struct worker *worker) {
     atomic_store(&worker->must_stop, true);
     wake_up(worker);
     pthread_join(worker->thread, NULL);
+    device_watch_stop(worker->watch);
     worker_heart_destroy(worker->heart);
     bus_port_close(worker->port); /* no wake after this */
     worker_core_destroy(worker->core);

@@ -53,6 +53,7 @@ struct worker_options {
     bool prefault;
     const char *name;   /* "VllmWorker.0", borrowed; NULL: nobody else sees it */
     uint32_t http_port; /* of its own /metrics; 0: none */
+    bool is_node;       /* no supervisor watches the node's memory: this worker does */
     struct worker_handoff handoff;
 };
 

@@ -87,6 +87,7 @@ struct worker_core {
     uint64_t engine_id_last;
     bool is_draining;
     uint64_t tick_at_us, load_sent_us;
+    uint64_t device_used_bytes, device_other_bytes;
     bool had_waiting;
     uint64_t refuser;          /* the frontend that refused this worker last; 0: none */
     struct buf out;            /* the message being made */
@@ -785,6 +786,13 @@ void worker_core_get_load(const struct worker_core *core, struct msg_load *out) 
     worker_load_fill(core->options.engine, core->options.xfer, core->decode, core->prefill, out);
     out->kv_event_number = worker_kv_event_last(core->kv);
     out->is_draining = core->is_draining;
+    out->device_used_bytes = core->device_used_bytes;
+    out->device_other_bytes = core->device_other_bytes;
+}
+
+void worker_core_set_device(struct worker_core *core, uint64_t used_bytes, uint64_t other_bytes) {
+    core->device_used_bytes = used_bytes;
+    core->device_other_bytes = other_bytes;
 }
 
 static void send_load(struct worker_core *core, uint64_t now_us) {

@@ -11,7 +11,7 @@ import tempfile
 import unittest
 import urllib.request
 
-from harness import BINARY, ROOT, WAIT_S, clean_environment
+from harness import BINARY, ROOT, WAIT_S, clean_environment, wait_for
 
 STORY = ROOT / "docs" / "the-oom-story.yaml"
 CARDS = ("--devices", "16xA100-40GB")
@@ -204,6 +204,19 @@ class Miniature(unittest.TestCase):
         request = urllib.request.Request(url + "/v1/completions", body.encode(), {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=WAIT_S * 4) as answer:
             self.assertEqual(json.load(answer)["usage"]["completion_tokens"], 4)
+        # Each worker's watch has looked, nobody took more than planned, and top shows it.
+        def figures(name):
+            with urllib.request.urlopen(url + "/metrics", timeout=WAIT_S) as answer:
+                return [int(v) for v in re.findall(rf"^gramme_device_{name}_bytes\{{.*\}} (\d+)$", answer.read().decode(), re.M)]
+        wait_for(lambda: len(figures("used")) == 2 and min(figures("used")) > 0, "every worker's memory was looked at")
+        self.assertEqual(figures("budget"), [400 << 20] * 2)
+        self.assertEqual(figures("drift"), [0, 0])
+        for used, planned in zip(figures("used"), figures("planned")):
+            self.assertLessEqual(used, planned)
+        table = gramme("top", "--url", url).stdout.splitlines()
+        head = next(line for line in table if line.startswith("COMPONENT")).split()
+        row = next(line for line in table if line.startswith("PrefillWorker.0")).split()
+        self.assertRegex(row[head.index("USED")], r"^\d+(\.\d)?[MG]$")
 
 
 class Story(unittest.TestCase):

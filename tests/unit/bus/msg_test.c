@@ -167,6 +167,8 @@ static struct msg_load random_load(struct arena *arena) {
     load.prefills_done = random_u64();
     load.prefills_abandoned = random_u64();
     load.transfer_failures = random_u64();
+    load.device_used_bytes = random_u64();
+    load.device_other_bytes = random_u64();
     return load;
 }
 
