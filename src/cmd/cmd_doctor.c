@@ -2,6 +2,7 @@
  *
  * Looks and changes nothing.  Each finding has a severity, what was found, and, where something can
  * be done, what to do.  Exit 0: nothing stands in the way; 1: something must be mended. */
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -16,15 +17,20 @@
 
 #include <jansson.h>
 
+#include "base/log.h"
 #include "cmd/cmd.h"
 #include "device/device_cpu.h"
 #include "device/device_gpu.h"
+#include "device/device_watch.h"
 #include "fleet/nats_server.h"
 #include "xfer/xfer_look.h"
 
 #define GIB ((double) (1u << 30))
-#define FILES_WANTED 8192u      /* 4,096 connections with room for the rest */
-#define SHM_WANTED (256u << 20) /* transfer rings and staging of a few workers */
+#define FILES_WANTED 8192u /* 4,096 connections with room for the rest */
+#define FILES_LEAST 256u   /* a server with a worker or two and a few connections */
+#define MEMORY_WANTED (1ull << 30)
+#define MEMORY_LEAST (256ull << 20) /* no model that answers fits */
+#define SHM_WANTED (256u << 20)     /* transfer rings and staging of a few workers */
 #define DEFAULT_PORT 8000
 
 enum severity { GOOD, NOTE, WARNING, BAD };
@@ -71,6 +77,26 @@ static bool read_line(const char *path, char *line, size_t room) {
 
 /* --- this machine ------------------------------------------------------------------------ */
 
+/* Free memory, and who has the most of what is taken, where that is much. */
+static void look_at_memory(struct doctor *doctor, const struct device_cpu *cpu) {
+    struct device_watch_holder largest = {0};
+    char holder[96] = "";
+    if (cpu->memory_available_bytes < cpu->memory_bytes / 2)
+        device_watch_find_largest(NULL, &largest);
+    if (largest.pid)
+        snprintf(holder, sizeof holder, "; %s (pid %u) has the most: %.1f GiB", largest.name,
+                 largest.pid, (double) largest.bytes / GIB);
+    bool is_out = cpu->memory_available_bytes < MEMORY_LEAST;
+    bool is_low = cpu->memory_available_bytes < MEMORY_WANTED;
+    find(doctor,
+         is_out   ? BAD
+         : is_low ? WARNING
+                  : GOOD,
+         "memory", is_low ? "free some, or raise the container's limit" : NULL,
+         "%.1f of %.1f GiB free (bound by %s)%s", (double) cpu->memory_available_bytes / GIB,
+         (double) cpu->memory_bytes / GIB, cpu->memory_bound, holder);
+}
+
 static void look_at_cpu(struct doctor *doctor) {
     struct device_cpu cpu;
     device_cpu_look(NULL, &cpu);
@@ -81,10 +107,7 @@ static void look_at_cpu(struct doctor *doctor) {
          cpu.has_avx512_bf16 ? ", bf16 dot products" : "");
     find(doctor, GOOD, "threads", NULL, "%u (bound by %s; %u cores, %u cpus allowed)",
          cpu.thread_count, cpu.thread_bound, cpu.core_count, cpu.logical_count);
-    find(doctor, cpu.memory_available_bytes < 1u << 30 ? WARNING : GOOD, "memory",
-         cpu.memory_available_bytes < 1u << 30 ? "free some, or raise the container's limit" : NULL,
-         "%.1f of %.1f GiB free (bound by %s)", (double) cpu.memory_available_bytes / GIB,
-         (double) cpu.memory_bytes / GIB, cpu.memory_bound);
+    look_at_memory(doctor, &cpu);
     char line[256];
     if (read_line("/proc/sys/vm/overcommit_memory", line, sizeof line) && line[0] == '2')
         find(doctor, WARNING, "overcommit", "sysctl vm.overcommit_memory=0",
@@ -95,13 +118,18 @@ static void look_at_cpu(struct doctor *doctor) {
              is_never ? "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled" : NULL,
              "transparent huge pages: %s", line);
     }
+    if (read_line("/proc/sys/vm/nr_hugepages", line, sizeof line) && strcmp(line, "0") != 0)
+        find(doctor, NOTE, "huge pages",
+             "sysctl vm.nr_hugepages=0, unless another program wants them",
+             "%s pages are set apart: memory that gramme cannot use", line);
     uint32_t nodes = 0;
     char path[64];
     for (uint32_t i = 0; i < 64; i++) {
         snprintf(path, sizeof path, "/sys/devices/system/node/node%u", i);
         nodes += access(path, F_OK) == 0;
     }
-    if (nodes > 1)
+    if (nodes == 1) find(doctor, GOOD, "numa", NULL, "one memory node");
+    else if (nodes > 1)
         find(doctor, NOTE, "numa",
              "one worker a node: numactl --cpunodebind=N --membind=N gramme ...", "%u memory nodes",
              nodes);
@@ -110,7 +138,11 @@ static void look_at_cpu(struct doctor *doctor) {
 static void look_at_limits(struct doctor *doctor) {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
-        find(doctor, limit.rlim_max < FILES_WANTED ? WARNING : GOOD, "open files",
+        find(doctor,
+             limit.rlim_max < FILES_LEAST    ? BAD
+             : limit.rlim_max < FILES_WANTED ? WARNING
+                                             : GOOD,
+             "open files",
              limit.rlim_max < FILES_WANTED
                  ? "raise the hard limit (ulimit -Hn, LimitNOFILE=, --ulimit nofile=)"
                  : NULL,
@@ -131,6 +163,60 @@ static void look_at_limits(struct doctor *doctor) {
     }
 }
 
+struct listener {
+    uint32_t pid; /* 0: not found */
+    char name[32];
+};
+
+/* Inode of the socket that listens on a port, from the kernel's table; 0: none. */
+static unsigned long listening_inode(const char *table, unsigned port) {
+    FILE *file = fopen(table, "re");
+    char line[256];
+    unsigned long found = 0;
+    while (file && !found && fgets(line, sizeof line, file)) {
+        unsigned local, state;
+        unsigned long inode;
+        /* sl local:port remote:port state queues timer retransmits uid timeout inode */
+        if (sscanf(line, " %*d: %*[0-9A-Fa-f]:%x %*s %x %*s %*s %*s %*s %*s %lu", &local, &state,
+                   &inode) == 3 &&
+            local == port && state == 0x0a)
+            found = inode;
+    }
+    if (file) fclose(file);
+    return found;
+}
+
+static bool has_socket(const char *pid, unsigned long inode) {
+    char path[300], wanted[48], target[64];
+    snprintf(path, sizeof path, "/proc/%s/fd", pid);
+    snprintf(wanted, sizeof wanted, "socket:[%lu]", inode);
+    DIR *folder = opendir(path);
+    bool is_found = false;
+    for (const struct dirent *entry; folder && !is_found && (entry = readdir(folder));) {
+        ssize_t bytes = readlinkat(dirfd(folder), entry->d_name, target, sizeof target - 1);
+        if (bytes <= 0) continue;
+        target[bytes] = '\0';
+        is_found = strcmp(target, wanted) == 0;
+    }
+    if (folder) closedir(folder);
+    return is_found;
+}
+
+static void find_listener(unsigned port, struct listener *out) {
+    unsigned long inode = listening_inode("/proc/net/tcp", port);
+    if (!inode) inode = listening_inode("/proc/net/tcp6", port);
+    DIR *folder = inode ? opendir("/proc") : NULL;
+    for (const struct dirent *entry; folder && !out->pid && (entry = readdir(folder));) {
+        char *end, path[300];
+        unsigned long pid = strtoul(entry->d_name, &end, 10);
+        if (*end || end == entry->d_name || !has_socket(entry->d_name, inode)) continue;
+        out->pid = (uint32_t) pid;
+        snprintf(path, sizeof path, "/proc/%lu/comm", pid);
+        if (!read_line(path, out->name, sizeof out->name)) snprintf(out->name, 32, "a process");
+    }
+    if (folder) closedir(folder);
+}
+
 static void look_at_port(struct doctor *doctor) {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) return;
@@ -141,9 +227,15 @@ static void look_at_port(struct doctor *doctor) {
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     bool is_free = bind(fd, (struct sockaddr *) &address, sizeof address) == 0;
     close(fd);
-    find(doctor, is_free ? GOOD : NOTE, "port",
-         is_free ? NULL : "gramme serve --port N, or --port 0 for any", "%d is %s", DEFAULT_PORT,
-         is_free ? "free" : "taken");
+    struct listener listener = {0};
+    if (!is_free) find_listener(DEFAULT_PORT, &listener);
+    if (listener.pid)
+        find(doctor, NOTE, "port", "gramme serve --port N, or --port 0 for any",
+             "%d is taken by %s (pid %u)", DEFAULT_PORT, listener.name, listener.pid);
+    else
+        find(doctor, is_free ? GOOD : NOTE, "port",
+             is_free ? NULL : "gramme serve --port N, or --port 0 for any", "%d is %s",
+             DEFAULT_PORT, is_free ? "free" : "taken, by a process that this user may not see");
 }
 
 /* --- what graphs need ------------------------------------------------------------------------ */
@@ -163,6 +255,45 @@ static void look_at_lanes(struct doctor *doctor) {
     }
 }
 
+/* UCX's own list: the parts that have something to work with here (uct.h: query, name and number
+ * of resources are the first fields, as published). */
+struct uct_attributes {
+    uint64_t fields; /* 1: name, 2: resource_count */
+    char name[16];
+    unsigned resource_count;
+    uint64_t more[8]; /* not asked for */
+};
+
+static void look_at_transports(struct doctor *doctor) {
+    int (*list)(void ***, unsigned *) = NULL, (*query)(void *, struct uct_attributes *) = NULL;
+    void (*release)(void **) = NULL;
+    void **parts = NULL;
+    unsigned count = 0;
+    char line[256] = "";
+    size_t bytes = 0;
+    bool has_network = false;
+    void *uct = dlopen("libuct.so.0", RTLD_NOW | RTLD_LOCAL);
+    if (!uct) return;
+    void *symbols[] = {dlsym(uct, "uct_query_components"), dlsym(uct, "uct_component_query"),
+                       dlsym(uct, "uct_release_component_list")};
+    memcpy(&list, &symbols[0], sizeof list);
+    memcpy(&query, &symbols[1], sizeof query);
+    memcpy(&release, &symbols[2], sizeof release);
+    if (list && query && release && list(&parts, &count) == 0) {
+        for (unsigned i = 0; i < count && bytes < sizeof line; i++) {
+            struct uct_attributes attributes = {.fields = 1 | 2};
+            if (query(parts[i], &attributes) != 0 || !attributes.resource_count) continue;
+            bytes += (size_t) snprintf(line + bytes, sizeof line - bytes, "%s%.16s",
+                                       bytes ? " " : "", attributes.name);
+            has_network |= strcmp(attributes.name, "ib") == 0;
+        }
+        release(parts);
+    }
+    dlclose(uct);
+    find(doctor, GOOD, "transports", NULL, "%s%s", line[0] ? line : "none told",
+         has_network ? "" : " (no InfiniBand or RoCE: nodes are joined over TCP)");
+}
+
 static void look_at_libraries(struct doctor *doctor) {
     char path[512];
     struct err_text text;
@@ -180,6 +311,7 @@ static void look_at_libraries(struct doctor *doctor) {
         memcpy(&version, &symbol, sizeof version);
         find(doctor, GOOD, "ucx", NULL, "%s", version ? version() : "libucp.so.0");
         dlclose(ucp);
+        look_at_transports(doctor);
         look_at_lanes(doctor);
     } else {
         find(doctor, NOTE, "ucx",
@@ -191,7 +323,11 @@ static void look_at_gpus(struct doctor *doctor) {
     struct device_gpus *gpus = calloc(1, sizeof *gpus);
     if (!gpus) return;
     device_gpu_look(NULL, gpus);
-    if (gpus->trouble[0]) find(doctor, NOTE, "gpus", NULL, "none: %s", gpus->trouble);
+    bool is_broken = strstr(gpus->trouble, "does not answer") || strstr(gpus->trouble, "too old");
+    if (is_broken)
+        find(doctor, BAD, "gpus", "reload the NVIDIA driver, or boot again (nvidia-smi says more)",
+             "%s", gpus->trouble);
+    else if (gpus->trouble[0]) find(doctor, NOTE, "gpus", NULL, "none: %s", gpus->trouble);
     else
         find(doctor, GOOD, "gpus", NULL, "%u, driver %s, CUDA %u.%u", gpus->card_count,
              gpus->driver, gpus->cuda_version / 1000, gpus->cuda_version % 1000 / 10);
@@ -201,7 +337,8 @@ static void look_at_gpus(struct doctor *doctor) {
         size_t bytes = 0;
         for (uint32_t k = 0; k < card->holder_count && bytes < sizeof holders; k++)
             bytes += (size_t) snprintf(holders + bytes, sizeof holders - bytes,
-                                       "%spid %u holds %.1f GiB", k ? ", " : "; ",
+                                       "%s%s%spid %u holds %.1f GiB", k ? ", " : "; ",
+                                       card->holders[k].name, card->holders[k].name[0] ? " " : "",
                                        card->holders[k].pid, (double) card->holders[k].bytes / GIB);
         snprintf(what, sizeof what, "gpu %u", i);
         bool is_taken = card->free_bytes < card->total_bytes / 20 * 19;
@@ -233,6 +370,12 @@ static void look_at_gpus(struct doctor *doctor) {
     free(gpus);
 }
 
+static void drop_line(void *ctx, const char *line, size_t bytes) {
+    (void) ctx;
+    (void) line;
+    (void) bytes;
+}
+
 int cmd_doctor(int argc, char **argv) {
     struct options *options = NULL;
     const char *positional[CMD_POSITIONAL_MAX];
@@ -251,7 +394,9 @@ int cmd_doctor(int argc, char **argv) {
     look_at_cpu(&doctor);
     look_at_limits(&doctor);
     look_at_port(&doctor);
+    log_divert(drop_line, NULL); /* what the rooms looked at say of themselves is no finding */
     look_at_libraries(&doctor);
+    log_divert(NULL, NULL);
     look_at_gpus(&doctor);
     if (doctor.is_json) {
         json_t *all =
@@ -261,8 +406,9 @@ int cmd_doctor(int argc, char **argv) {
         free(text);
         json_decref(all);
     } else {
-        printf("%u to mend, %u warnings, %u notes\n", doctor.counts[BAD], doctor.counts[WARNING],
-               doctor.counts[NOTE]);
+        printf("%u to mend, %u warning%s, %u note%s\n", doctor.counts[BAD], doctor.counts[WARNING],
+               doctor.counts[WARNING] == 1 ? "" : "s", doctor.counts[NOTE],
+               doctor.counts[NOTE] == 1 ? "" : "s");
     }
     return doctor.counts[BAD] ? CMD_FAILED : CMD_DONE;
 }

@@ -75,7 +75,7 @@ bool device_watch_judge(struct device_watch_state *state, enum device_watch_kind
 void device_watch_describe(enum device_watch_kind kind, const struct device_watch_sample *sample,
                            const struct device_watch_holder *largest, char *out, size_t room);
 
-/* --- the thread -------------------------------------------------------------------------------- */
+/* --- the thread ------------------------------------------------------------------------- */
 
 struct device_watch_options {
     const struct device_roots *roots; /* NULL: the system's */

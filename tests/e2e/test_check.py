@@ -219,6 +219,34 @@ class Miniature(unittest.TestCase):
         self.assertRegex(row[head.index("USED")], r"^\d+(\.\d)?[MG]$")
 
 
+class Doctor(unittest.TestCase):
+    def test_findings(self):
+        done = gramme("doctor", "--json")
+        answer = json.loads(done.stdout)
+        self.assertEqual((done.returncode, done.stderr), (0 if answer["ok"] else 1, ""))
+        for finding in answer["findings"]:
+            self.assertLessEqual(set(finding), {"severity", "what", "found", "fix"})
+            self.assertIn(finding["severity"], ("ok", "note", "warning", "error"))
+            self.assertTrue(finding["severity"] in ("ok", "note") or finding["fix"], finding)
+        self.assertLessEqual({"processor", "threads", "memory", "open files", "/dev/shm", "port", "nats-server", "ucx", "gpus"},
+                             {finding["what"] for finding in answer["findings"]})
+
+    def test_for_people(self):
+        done = gramme("doctor")
+        self.assertEqual(done.stderr, "")
+        lines = done.stdout.splitlines()
+        self.assertRegex(lines[-1], r"^\d+ to mend, \d+ warnings?, \d+ notes?$")
+        for line in lines[:-1]:
+            self.assertRegex(line, r"^(ok|note|warning|error) +\S|^ +-> \S")
+        self.assertEqual(gramme("doctor", "now").returncode, 2)
+
+    def test_too_few_files_are_an_error(self):
+        done = subprocess.run(["bash", "-c", 'ulimit -n 200; exec "$@"', "-", BINARY, "doctor"], capture_output=True, text=True,
+                              timeout=WAIT_S * 4, env=clean_environment())
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn("error   open files  200, may be raised to 200", done.stdout)
+
+
 class Story(unittest.TestCase):
     """What docs/the-oom-story.md shows is what the program prints."""
 
