@@ -3,10 +3,13 @@
  * Shards by hash, each a table of cache lines that doubles on its own, so that no call
  * pays for the growth of the whole.  A line that was full when a block came to it passes the
  * block on to the next line and counts it, so a lookup stops at the first line that has passed
- * none.  Entries never move but when their shard grows: the sweep needs no more than a cursor. */
+ * none (so does folly's F14, folly/container/F14.md).  Entries never move but when their shard
+ * grows: the sweep needs no more than a cursor.
+ *
+ * A match keeps those that hold all so far as bits and tells who drops out by number, a byte of
+ * bits at a time by table (Lemire and others, "Roaring Bitmaps", 2018). */
 #include "router/prefix_index.h"
 
-#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -25,13 +28,15 @@
 #define STRIDE 32u         /* positions between two probes of a match */
 #define SWEEP_LINES 64u    /* of a call, at least */
 #define HASH_OF_0 0x9E3779B97F4A7C15u
+#define NAMED_AT_ONCE 8u
+#define IN_EACH_LANE 0x0001000100010001u
 #define WAITING_MAX 64u /* numbers that may wait for a sweep beyond those in use */
 #define WORDS(holders) (((holders) + 63) / 64)
 
 _Static_assert(sizeof(struct kv_event) % sizeof(uint64_t) == 0, "hashes of events have a stride");
 
 struct line {
-    uint64_t hashes[LINE_BLOCKS]; /* 0: nothing here (a block of hash 0 goes as HASH_OF_0) */
+    uint64_t names[LINE_BLOCKS];  /* hashes; 0: nothing here (hash 0 goes as HASH_OF_0) */
     uint32_t values[LINE_BLOCKS]; /* the holders, prefix_set.h */
     uint32_t passed_count;
 };
@@ -40,7 +45,8 @@ _Static_assert(sizeof(struct line) == LINE_BYTES, "one cache line");
 struct shard {
     struct line *lines; /* in the region of its level */
     uint32_t line_count, block_count, block_max;
-    uint32_t level; /* lines are LEVEL_LINES << level; 0 lines: none yet */
+    uint8_t level; /* lines are LEVEL_LINES << level */
+    uint8_t shift; /* leaves of a mixed hash the number of its line */
 };
 
 /* The lines of all shards of one size lie together, so that large pages can hold them. */
@@ -52,15 +58,21 @@ struct region {
 
 struct prefix_index {
     struct shard shards[SHARDS];
+    uint64_t byte_bits[256][2]; /* the numbers of a byte's bits, in lanes of 16 */
+    uint8_t byte_counts[256];
     struct region regions[LEVELS];
-    struct prefix_set *sets; /* owned */
-    uint32_t *holder_blocks; /* by holder, owned */
-    uint64_t *is_live;       /* bits by holder, owned: has not left */
-    uint64_t *is_leaving;    /* the ones that this sweep takes out */
-    uint64_t *is_waiting;    /* left since it began: for the next sweep */
-    uint64_t *alive;         /* scratch of a match: holders of all blocks so far */
-    uint64_t *members;       /* scratch of a match */
-    uint32_t holder_room;    /* of the arrays; a multiple of 64 */
+    struct prefix_set *sets;     /* owned */
+    uint32_t *holder_blocks;     /* by holder, owned */
+    uint64_t *is_live;           /* bits by holder, owned: has not left */
+    uint64_t *is_leaving;        /* the ones that this sweep takes out */
+    uint64_t *is_waiting;        /* left since it began: for the next sweep */
+    uint64_t *alive;             /* scratch of a match: holders of all blocks so far */
+    uint64_t *gone;              /* scratch of a match: those that end at this one */
+    uint64_t *members;           /* scratch of a match */
+    struct prefix_level *levels; /* of the last match, owned; a level has a holder of its own */
+    uint16_t *named;             /* of the last match, owned: its holders, and room to write a few
+                                    too many */
+    uint32_t holder_room;        /* of the arrays; a multiple of 64 */
     uint32_t holder_top, live_count;
     uint64_t entry_count; /* of live holders */
     uint64_t waiting_entries;
@@ -69,14 +81,68 @@ struct prefix_index {
     uint32_t sweep_mark, sweep_shard, sweep_line;
 };
 
+/* --- memory ------------------------------------------------------------------------------ */
+
+static enum err open_region(struct region *region, uint32_t level) {
+    size_t bytes = ((size_t) SHARDS * LEVEL_LINES << level) * sizeof(struct line);
+    region->memory = alloc_bytes(bytes + LINE_BYTES);
+    if (!region->memory) return ERR_MEMORY;
+    uintptr_t at = ((uintptr_t) region->memory + LINE_BYTES - 1) & ~(uintptr_t) (LINE_BYTES - 1);
+    region->lines = (struct line *) at;
+    /* Fewer misses of addresses; where it is refused, all is as well but slower. */
+    uintptr_t first = (at + LARGE_PAGE_BYTES - 1) & ~(uintptr_t) (LARGE_PAGE_BYTES - 1);
+    uintptr_t end = (at + bytes) & ~(uintptr_t) (LARGE_PAGE_BYTES - 1);
+    if (end > first) (void) !madvise((void *) first, end - first, MADV_HUGEPAGE);
+    return ERR_OK;
+}
+
+static void leave_region(struct region *region) {
+    if (--region->shard_count) return;
+    alloc_free(region->memory);
+    *region = (struct region){0};
+}
+
+/* Room for a shard at this level, with nothing in it yet. */
+static enum err take_lines(struct prefix_index *index, uint32_t number, uint32_t level,
+                           struct shard *out) {
+    if (level == LEVELS) return ERR_LIMIT;
+    struct region *region = &index->regions[level];
+    if (!region->memory) {
+        enum err e = open_region(region, level);
+        if (e) return e;
+    }
+    uint32_t line_count = LEVEL_LINES << level;
+    uint64_t block_room = (uint64_t) line_count * LINE_BLOCKS;
+    region->shard_count++;
+    *out = (struct shard){.lines = region->lines + (size_t) number * line_count,
+                          .line_count = line_count,
+                          .block_max = (uint32_t) (block_room * FULL_NUMERATOR / 20),
+                          .level = (uint8_t) level,
+                          .shift = (uint8_t) (63 - level)};
+    /* Here and not for the whole region at once, so that no call pays for it all. */
+    memset(out->lines, 0, line_count * sizeof *out->lines);
+    return ERR_OK;
+}
+
 /* --- life -------------------------------------------------------------------------------- */
+
+static void fill_byte_bits(struct prefix_index *index) {
+    for (uint32_t byte = 0; byte < 256; byte++)
+        for (uint32_t bit = 0; bit < 8; bit++) {
+            if (!(byte >> bit & 1)) continue;
+            uint32_t lane = index->byte_counts[byte]++;
+            index->byte_bits[byte][lane / 4] |= (uint64_t) bit << (lane % 4 * 16);
+        }
+}
 
 enum err prefix_index_create(struct prefix_index **out) {
     struct prefix_index *index = alloc_zero(1, sizeof *index);
     if (!index) return ERR_MEMORY;
+    fill_byte_bits(index);
     enum err e = prefix_set_create(&index->sets);
+    for (uint32_t i = 0; !e && i < SHARDS; i++) e = take_lines(index, i, 0, &index->shards[i]);
     if (e) {
-        alloc_free(index);
+        prefix_index_destroy(index);
         return e;
     }
     *out = index;
@@ -92,7 +158,10 @@ void prefix_index_destroy(struct prefix_index *index) {
     alloc_free(index->is_leaving);
     alloc_free(index->is_waiting);
     alloc_free(index->alive);
+    alloc_free(index->gone);
     alloc_free(index->members);
+    alloc_free(index->levels);
+    alloc_free(index->named);
     alloc_free(index);
 }
 
@@ -116,8 +185,14 @@ static enum err make_holder_room(struct prefix_index *index) {
     index->holder_blocks = blocks;
     if (!resize_bits(&index->is_live, old, room) || !resize_bits(&index->is_leaving, old, room) ||
         !resize_bits(&index->is_waiting, old, room) || !resize_bits(&index->alive, old, room) ||
-        !resize_bits(&index->members, old, room))
+        !resize_bits(&index->gone, old, room) || !resize_bits(&index->members, old, room))
         return ERR_MEMORY;
+    struct prefix_level *levels = alloc_resize(index->levels, room * sizeof *levels);
+    if (!levels) return ERR_MEMORY;
+    index->levels = levels;
+    uint16_t *named = alloc_resize(index->named, (room + NAMED_AT_ONCE) * sizeof *named);
+    if (!named) return ERR_MEMORY;
+    index->named = named;
     index->holder_room = room;
     return ERR_OK;
 }
@@ -172,64 +247,56 @@ uint64_t prefix_index_entry_count(const struct prefix_index *index) { return ind
 
 /* --- the table --------------------------------------------------------------------------- */
 
-/* A block on its way: where it lives, with its line asked for. */
-struct aim {
-    uint64_t hash; /* never 0 */
-    uint64_t mixed;
+/* Where a block lives. */
+struct home {
     struct shard *shard;
-    uint32_t home;
+    struct line *line;
 };
 
-static inline uint32_t home_of(const struct shard *shard, uint64_t mixed) {
-    return (uint32_t) (((mixed >> 24 & UINT32_MAX) * shard->line_count) >> 32);
+static inline struct line *line_of(const struct shard *shard, uint64_t mixed) {
+    return shard->lines + (mixed << 8 >> shard->shift);
 }
+
+static inline uint64_t name_of(uint64_t hash) { return hash ? hash : HASH_OF_0; }
 
 /* Hashes are mixed once more: foreign ones may be mixed badly. */
-static inline struct aim aim_at(const struct prefix_index *index, uint64_t hash) {
-    struct aim aim = {.hash = hash ? hash : HASH_OF_0};
-    aim.mixed = (aim.hash ^ aim.hash >> 32) * 0x9E3779B97F4A7C15u;
-    aim.shard = (struct shard *) &index->shards[aim.mixed >> 56];
-    aim.home = home_of(aim.shard, aim.mixed);
-    return aim;
+static inline uint64_t mix(uint64_t name) { return (name ^ name >> 32) * 0x9E3779B97F4A7C15u; }
+
+static inline struct home home_of(const struct prefix_index *index, uint64_t name) {
+    uint64_t mixed = mix(name);
+    struct shard *shard = (struct shard *) &index->shards[mixed >> 56];
+    return (struct home){shard, line_of(shard, mixed)};
 }
 
-static inline void prefetch(const struct aim *aim) {
-    /* Without lines the address is no pointer; a prefetch of it does nothing. */
-    uintptr_t lines = (uintptr_t) aim->shard->lines;
-    __builtin_prefetch((const void *) (lines + aim->home * sizeof *aim->shard->lines));
-}
-
-static void ask(const struct prefix_index *index, uint64_t hash) {
-    struct aim aim = aim_at(index, hash);
-    prefetch(&aim);
+/* Its line will be read soon. */
+static inline void ask(const struct prefix_index *index, uint64_t hash) {
+    __builtin_prefetch(home_of(index, name_of(hash)).line);
 }
 
 struct place {
     struct line *line;
     uint32_t slot;
-    uint32_t home, line_index;
 };
 
-/* A bit for each slot with this hash.  No branch: which slot it is cannot be foreseen. */
-static inline uint32_t find_slots(const struct line *line, uint64_t hash) {
+/* A bit for each slot with this name.  No branch: which slot it is cannot be foreseen. */
+static inline uint32_t find_slots(const struct line *line, uint64_t name) {
     uint32_t found = 0;
     for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++)
-        found |= (uint32_t) (line->hashes[slot] == hash) << slot;
+        found |= (uint32_t) (line->names[slot] == name) << slot;
     return found;
 }
 
-static uint32_t next_line(const struct shard *shard, uint32_t line_index) {
-    return line_index + 1 == shard->line_count ? 0 : line_index + 1;
+static struct line *next_line(const struct shard *shard, struct line *line) {
+    return line + 1 == shard->lines + shard->line_count ? shard->lines : line + 1;
 }
 
 /* Past the home line, which has passed some on. */
-static __attribute__((noinline)) bool find_far(const struct aim *aim, struct place *out) {
-    const struct shard *shard = aim->shard;
-    for (uint32_t at = next_line(shard, aim->home); at != aim->home; at = next_line(shard, at)) {
-        struct line *line = &shard->lines[at];
-        uint32_t found = find_slots(line, aim->hash);
+static __attribute__((noinline)) bool find_far(struct home home, uint64_t name, struct place *out) {
+    for (struct line *line = next_line(home.shard, home.line); line != home.line;
+         line = next_line(home.shard, line)) {
+        uint32_t found = find_slots(line, name);
         if (found) {
-            *out = (struct place){line, (uint32_t) __builtin_ctz(found), aim->home, at};
+            *out = (struct place){line, (uint32_t) __builtin_ctz(found)};
             return true;
         }
         if (!line->passed_count) return false;
@@ -237,106 +304,70 @@ static __attribute__((noinline)) bool find_far(const struct aim *aim, struct pla
     return false;
 }
 
-static inline bool find(const struct aim *aim, struct place *out) {
-    if (!aim->shard->line_count) return false;
-    struct line *line = &aim->shard->lines[aim->home];
-    uint32_t found = find_slots(line, aim->hash);
+static inline bool find(struct home home, uint64_t name, struct place *out) {
+    uint32_t found = find_slots(home.line, name);
     if (found) {
-        *out = (struct place){line, (uint32_t) __builtin_ctz(found), aim->home, aim->home};
+        *out = (struct place){home.line, (uint32_t) __builtin_ctz(found)};
         return true;
     }
-    return line->passed_count && find_far(aim, out);
+    return home.line->passed_count && find_far(home, name, out);
 }
 
-static inline uint32_t value_at(const struct aim *aim) {
-    if (!aim->shard->line_count) return 0;
-    const struct line *line = &aim->shard->lines[aim->home];
-    uint32_t found = find_slots(line, aim->hash);
-    if (found) return line->values[__builtin_ctz(found)];
+static inline uint32_t value_of(const struct prefix_index *index, uint64_t hash) {
+    uint64_t name = name_of(hash);
     struct place place;
-    return line->passed_count && find_far(aim, &place) ? place.line->values[place.slot] : 0;
+    return find(home_of(index, name), name, &place) ? place.line->values[place.slot] : 0;
 }
 
-/* The hash is not there, and the shard has room. */
-static inline void insert(const struct aim *aim, uint32_t value) {
-    struct shard *shard = aim->shard;
-    for (uint32_t at = aim->home;; at = next_line(shard, at)) {
-        struct line *line = &shard->lines[at];
+/* The name is not there, and the shard has room. */
+static inline void insert(struct home home, uint64_t name, uint32_t value) {
+    for (struct line *line = home.line;; line = next_line(home.shard, line)) {
         uint32_t empty = find_slots(line, 0);
         if (empty) {
             uint32_t slot = (uint32_t) __builtin_ctz(empty);
-            line->hashes[slot] = aim->hash;
+            line->names[slot] = name;
             line->values[slot] = value;
-            shard->block_count++;
+            home.shard->block_count++;
             return;
         }
         line->passed_count++;
     }
 }
 
-static void erase(struct shard *shard, const struct place *place) {
-    place->line->hashes[place->slot] = 0;
-    for (uint32_t at = place->home; at != place->line_index; at = next_line(shard, at))
-        shard->lines[at].passed_count--;
-    shard->block_count--;
-}
-
-static enum err open_region(struct region *region, uint32_t level) {
-    size_t bytes = ((size_t) SHARDS * LEVEL_LINES << level) * sizeof(struct line);
-    region->memory = alloc_zero(bytes + LINE_BYTES, 1);
-    if (!region->memory) return ERR_MEMORY;
-    uintptr_t at = ((uintptr_t) region->memory + LINE_BYTES - 1) & ~(uintptr_t) (LINE_BYTES - 1);
-    region->lines = (struct line *) at;
-    /* Fewer misses of addresses; where it is refused, all is as well but slower. */
-    uintptr_t first = (at + LARGE_PAGE_BYTES - 1) & ~(uintptr_t) (LARGE_PAGE_BYTES - 1);
-    uintptr_t end = (at + bytes) & ~(uintptr_t) (LARGE_PAGE_BYTES - 1);
-    if (end > first) (void) !madvise((void *) first, end - first, MADV_HUGEPAGE);
-    return ERR_OK;
-}
-
-static void leave_region(struct region *region) {
-    if (--region->shard_count) return;
-    alloc_free(region->memory);
-    *region = (struct region){0};
+static void erase(struct home home, const struct place *place) {
+    place->line->names[place->slot] = 0;
+    for (struct line *line = home.line; line != place->line; line = next_line(home.shard, line))
+        line->passed_count--;
+    home.shard->block_count--;
 }
 
 static __attribute__((noinline)) enum err grow(struct prefix_index *index, struct shard *shard) {
-    struct shard larger = {.level = shard->line_count ? shard->level + 1 : 0};
-    if (larger.level == LEVELS) return ERR_LIMIT;
-    struct region *region = &index->regions[larger.level];
-    if (!region->memory) {
-        enum err e = open_region(region, larger.level);
-        if (e) return e;
-    }
-    larger.line_count = LEVEL_LINES << larger.level;
-    larger.block_max =
-        (uint32_t) ((uint64_t) larger.line_count * LINE_BLOCKS * FULL_NUMERATOR / 20);
-    larger.lines = region->lines + (size_t) (shard - index->shards) * larger.line_count;
-    region->shard_count++;
+    struct shard larger;
+    enum err e = take_lines(index, (uint32_t) (shard - index->shards), shard->level + 1, &larger);
+    if (e) return e;
     for (uint32_t i = 0; i < shard->line_count; i++) {
         const struct line *line = &shard->lines[i];
         for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++) {
-            if (!line->hashes[slot]) continue;
-            struct aim aim = aim_at(index, line->hashes[slot]);
-            aim.shard = &larger;
-            aim.home = home_of(&larger, aim.mixed);
-            insert(&aim, line->values[slot]);
+            uint64_t name = line->names[slot];
+            if (!name) continue;
+            struct home home = {&larger, line_of(&larger, mix(name))};
+            insert(home, name, line->values[slot]);
         }
     }
-    if (shard->line_count) leave_region(&index->regions[shard->level]);
+    leave_region(&index->regions[shard->level]);
     *shard = larger;
     if (index->is_sweeping && shard == &index->shards[index->sweep_shard]) index->sweep_line = 0;
     return ERR_OK;
 }
 
 /* Takes a holder out of a block; an empty block goes. */
-static enum err take_out(struct prefix_index *index, struct shard *shard, const struct place *place,
+static enum err take_out(struct prefix_index *index, struct home home, const struct place *place,
                          uint32_t holder, bool *was_there) {
     uint32_t *value = &place->line->values[place->slot], before = *value;
     enum err e = prefix_set_take(index->sets, value, holder);
     if (e) return e;
     *was_there = *value != before;
-    if (!*value) erase(shard, place);
+    if (!*value) erase(home, place);
     return ERR_OK;
 }
 
@@ -359,8 +390,8 @@ static bool start_sweep(struct prefix_index *index) {
     return true;
 }
 
-static void sweep_block(struct prefix_index *index, struct shard *shard, struct place *place) {
-    uint32_t words = WORDS(index->holder_top), value = place->line->values[place->slot];
+static void sweep_block(struct prefix_index *index, const struct place *place) {
+    uint32_t value = place->line->values[place->slot], words;
     if (value <= PREFIX_SET_SINGLE_MAX) { /* most are */
         if (!has_bit(index->is_leaving, value - 1)) return;
     } else if (prefix_set_mark(index->sets, value) == index->sweep_mark) {
@@ -369,14 +400,15 @@ static void sweep_block(struct prefix_index *index, struct shard *shard, struct 
         prefix_set_note(index->sets, value, index->sweep_mark);
         return;
     }
-    uint64_t *members = index->members;
-    prefix_set_bits(index->sets, value, members, 0, words);
-    place->home = aim_at(index, place->line->hashes[place->slot]).home;
+    /* The set may go with the first one that is taken out: its members are copied. */
+    const uint64_t *members = prefix_set_members(index->sets, value, index->members, &words);
+    if (members != index->members) memcpy(index->members, members, words * sizeof *members);
+    struct home home = home_of(index, place->line->names[place->slot]);
     for (uint32_t w = 0; w < words; w++) {
-        for (uint64_t out = members[w] & index->is_leaving[w]; out; out &= out - 1) {
+        for (uint64_t out = index->members[w] & index->is_leaving[w]; out; out &= out - 1) {
             uint32_t holder = w * 64 + (uint32_t) __builtin_ctzll(out);
             bool was_there;
-            if (take_out(index, shard, place, holder, &was_there)) index->has_failed = true;
+            if (take_out(index, home, place, holder, &was_there)) index->has_failed = true;
         }
     }
 }
@@ -404,8 +436,8 @@ void prefix_index_sweep(struct prefix_index *index, uint32_t line_count) {
         }
         struct line *line = &shard->lines[index->sweep_line];
         for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++) {
-            struct place place = {line, slot, 0, index->sweep_line};
-            if (line->hashes[slot]) sweep_block(index, shard, &place);
+            struct place place = {line, slot};
+            if (line->names[slot]) sweep_block(index, &place);
         }
         index->sweep_line++;
     }
@@ -419,23 +451,20 @@ static void sweep_some(struct prefix_index *index, uint32_t count) {
 
 /* --- batches ----------------------------------------------------------------------------- */
 
-/* Hashes that lie `stride` words apart, each line asked for AHEAD blocks before its use. */
+/* Hashes that lie `stride` words apart. */
 struct batch {
     const uint64_t *hashes;
     size_t stride;
     uint32_t count;
-    struct aim aims[AHEAD];
 };
 
-static inline void aim_ahead(const struct prefix_index *index, struct batch *batch, uint32_t at) {
-    struct aim *aim = &batch->aims[at % AHEAD];
-    if (at >= batch->count) return;
-    *aim = aim_at(index, batch->hashes[at * batch->stride]);
-    prefetch(aim);
+static inline uint64_t hash_at(const struct batch *batch, uint32_t i) {
+    return batch->hashes[i * batch->stride];
 }
 
-static void aim_first(const struct prefix_index *index, struct batch *batch) {
-    for (uint32_t i = 0; i < AHEAD; i++) aim_ahead(index, batch, i);
+static void ask_first(const struct prefix_index *index, const struct batch *batch) {
+    uint32_t count = batch->count < AHEAD ? batch->count : AHEAD;
+    for (uint32_t i = 0; i < count; i++) ask(index, hash_at(batch, i));
 }
 
 /* The same step from one set of holders to another, taken by one block after the other. */
@@ -458,30 +487,35 @@ static __attribute__((noinline)) enum err put(struct prefix_index *index, struct
     return e;
 }
 
-static enum err store_all(struct prefix_index *index, uint32_t holder, struct batch *batch) {
+static enum err add_block(struct prefix_index *index, struct home home, uint64_t name,
+                          uint32_t holder) {
+    if (home.shard->block_count >= home.shard->block_max) {
+        enum err e = grow(index, home.shard);
+        if (e) return e;
+        home = home_of(index, name);
+    }
+    insert(home, name, holder + 1);
+    return ERR_OK;
+}
+
+static enum err store_all(struct prefix_index *index, uint32_t holder, const struct batch *batch) {
     enum err first = ERR_OK;
     struct run run = {0};
     uint32_t new_count = 0;
-    aim_first(index, batch);
+    ask_first(index, batch);
     for (uint32_t i = 0; i < batch->count; i++) {
-        struct aim aim = batch->aims[i % AHEAD];
-        aim_ahead(index, batch, i + AHEAD);
+        if (i + AHEAD < batch->count) ask(index, hash_at(batch, i + AHEAD));
+        uint64_t name = name_of(hash_at(batch, i));
+        struct home home = home_of(index, name);
         struct place place;
         enum err e = ERR_OK;
         bool is_new = true;
-        if (find(&aim, &place)) {
+        if (find(home, name, &place)) {
             uint32_t *value = &place.line->values[place.slot];
             if (*value == run.from && run.from != run.to) *value = run.to, run.count++;
             else e = put(index, &run, holder, value, &is_new);
         } else {
-            if (aim.shard->block_count >= aim.shard->block_max) {
-                e = grow(index, aim.shard);
-                aim.home = home_of(aim.shard, aim.mixed);
-                for (uint32_t k = 0; k < AHEAD; k++)
-                    if (batch->aims[k].shard == aim.shard)
-                        batch->aims[k].home = home_of(aim.shard, batch->aims[k].mixed);
-            }
-            if (!e) insert(&aim, holder + 1);
+            e = add_block(index, home, name, holder);
         }
         if (e) first = e;
         else new_count += is_new;
@@ -493,17 +527,18 @@ static enum err store_all(struct prefix_index *index, uint32_t holder, struct ba
     return first;
 }
 
-static enum err remove_all(struct prefix_index *index, uint32_t holder, struct batch *batch) {
+static enum err remove_all(struct prefix_index *index, uint32_t holder, const struct batch *batch) {
     enum err first = ERR_OK;
     uint32_t gone_count = 0;
-    aim_first(index, batch);
+    ask_first(index, batch);
     for (uint32_t i = 0; i < batch->count; i++) {
-        struct aim aim = batch->aims[i % AHEAD];
-        aim_ahead(index, batch, i + AHEAD);
+        if (i + AHEAD < batch->count) ask(index, hash_at(batch, i + AHEAD));
+        uint64_t name = name_of(hash_at(batch, i));
+        struct home home = home_of(index, name);
         struct place place;
         bool was_there = false;
         enum err e = ERR_OK;
-        if (find(&aim, &place)) e = take_out(index, aim.shard, &place, holder, &was_there);
+        if (find(home, name, &place)) e = take_out(index, home, &place, holder, &was_there);
         if (e) first = e;
         gone_count += was_there;
     }
@@ -553,142 +588,138 @@ enum err prefix_index_apply(struct prefix_index *index, uint32_t holder,
 /* --- matching ---------------------------------------------------------------------------- */
 
 struct walk {
-    const struct prefix_index *index;
-    const uint64_t *hashes;
+    struct prefix_index *index;
     uint32_t first, end; /* words of index->alive that are not 0 */
     uint32_t value;      /* the holders of the block before */
     bool is_full;        /* every holder holds all so far, and who asks wants to know */
     uint32_t floor;
-    uint32_t quiet; /* hits of at most this many blocks are not told */
-    struct prefix_hit *hits;
-    uint32_t hit_count;
+    uint32_t quiet; /* holders of at most this many blocks are not named */
+    uint32_t level_count, named_count;
 };
 
-static void add_hits(struct walk *walk, uint32_t word, uint64_t members, uint32_t block_count) {
-    struct prefix_hit *hit = walk->hits + walk->hit_count;
-    walk->hit_count += (uint32_t) __builtin_popcountll(members);
-    for (; members; members &= members - 1)
-        *hit++ = (struct prefix_hit){word * 64 + (uint32_t) __builtin_ctzll(members), block_count};
+/* Byte by byte: the numbers of a byte's bits stand in a table. */
+static void name(struct walk *walk, uint32_t word, uint64_t members) {
+    const struct prefix_index *index = walk->index;
+    uint32_t skipped = (uint32_t) __builtin_ctzll(members) & ~7u;
+    uint64_t base = (word * 64ull + skipped) * IN_EACH_LANE;
+    uint16_t *out = index->named + walk->named_count;
+    for (members >>= skipped; members; members >>= 8, base += 8 * IN_EACH_LANE) {
+        const uint64_t *of_byte = index->byte_bits[members & 255];
+        uint64_t numbers[2] = {of_byte[0] + base, of_byte[1] + base};
+        memcpy(out, numbers, sizeof numbers); /* what is too much is written over */
+        out += index->byte_counts[members & 255];
+    }
+    walk->named_count = (uint32_t) (out - index->named);
+}
+
+/* Words first..end - 1 of bits: who holds just so many blocks. */
+static void name_all(struct walk *walk, const uint64_t *bits, uint32_t first, uint32_t end,
+                     uint32_t block_count) {
+    uint32_t named_first = walk->named_count;
+    for (uint32_t w = first; w < end; w++)
+        if (bits[w]) name(walk, w, bits[w]);
+    if (walk->named_count == named_first) return;
+    walk->index->levels[walk->level_count++] =
+        (struct prefix_level){block_count, named_first, walk->named_count};
+}
+
+/* Splits alive by the members: who goes, into gone; who stays.  Whether any goes. */
+static bool split(struct walk *walk, const uint64_t *restrict members, uint32_t there) {
+    uint64_t *restrict alive = walk->index->alive, *restrict gone = walk->index->gone;
+    uint32_t both = there < walk->end ? there : walk->end;
+    uint64_t any = 0;
+    for (uint32_t w = walk->first; w < both; w++) {
+        gone[w] = alive[w] & ~members[w];
+        alive[w] &= members[w];
+        any |= gone[w];
+    }
+    for (uint32_t w = both > walk->first ? both : walk->first; w < walk->end; w++) {
+        gone[w] = alive[w];
+        alive[w] = 0;
+        any |= gone[w];
+    }
+    return any;
+}
+
+static void narrow(struct walk *walk) {
+    const uint64_t *alive = walk->index->alive;
+    while (walk->first < walk->end && !alive[walk->end - 1]) walk->end--;
+    while (walk->first < walk->end && !alive[walk->first]) walk->first++;
 }
 
 /* Position 0: who is there at all. */
-static void begin(struct walk *walk, uint32_t words, uint32_t value) {
-    const struct prefix_index *index = walk->index;
-    uint64_t lacking = 0;
+static void begin(struct walk *walk, uint32_t value) {
+    struct prefix_index *index = walk->index;
+    uint32_t words = WORDS(index->holder_top), there;
+    const uint64_t *members = prefix_set_members(index->sets, value, index->members, &there);
+    memcpy(index->alive, index->is_live, words * sizeof *index->alive);
     walk->value = value;
-    walk->first = words;
-    prefix_set_bits(index->sets, value, index->alive, 0, words);
-    for (uint32_t w = 0; w < words; w++) {
-        lacking |= index->is_live[w] & ~index->alive[w];
-        index->alive[w] &= index->is_live[w];
-        if (!index->alive[w]) continue;
-        if (walk->first == words) walk->first = w;
-        walk->end = w + 1;
-    }
-    if (lacking) walk->is_full = false;
+    walk->end = words;
+    if (split(walk, members, there)) walk->is_full = false;
+    narrow(walk);
 }
 
 /* The holders change at this position. */
 static void enter(struct walk *walk, uint32_t position, uint32_t value) {
-    const struct prefix_index *index = walk->index;
-    uint32_t first = walk->first, end = walk->end;
+    struct prefix_index *index = walk->index;
+    uint32_t there, first = walk->first, end = walk->end;
+    const uint64_t *members = prefix_set_members(index->sets, value, index->members, &there);
     walk->value = value;
-    prefix_set_bits(index->sets, value, index->members, first, end);
+    if (!split(walk, members, there)) return;
+    narrow(walk);
     if (walk->is_full) {
-        uint64_t gone = 0;
-        for (uint32_t w = first; w < end; w++) gone |= index->alive[w] & ~index->members[w];
-        if (!gone) return;
         walk->is_full = false;
         walk->floor = position;
         if (position > walk->quiet) walk->quiet = position;
     }
-    walk->first = walk->end = end;
-    for (uint32_t w = first; w < end; w++) {
-        uint64_t gone = index->alive[w] & ~index->members[w];
-        if (gone && position > walk->quiet) add_hits(walk, w, gone, position);
-        index->alive[w] &= index->members[w];
-        if (!index->alive[w]) continue;
-        if (walk->first == end) walk->first = w;
-        walk->end = w + 1;
-    }
+    if (position > walk->quiet) name_all(walk, index->gone, first, end, position);
 }
 
-/* The positions between two probes, with their lines and then their sets asked for. */
-struct window {
-    uint32_t first, end;
-    struct aim aims[STRIDE];
-    uint32_t values[STRIDE];
-    uint32_t changes[STRIDE]; /* where the holders are not those of the position before */
-    uint32_t change_count;
-};
-
-static void ask_window(const struct walk *walk, struct window *window, uint32_t first,
-                       uint32_t end) {
-    window->first = first;
-    window->end = end;
-    for (uint32_t i = 0; i < end - first; i++) {
-        window->aims[i] = aim_at(walk->index, walk->hashes[first + i]);
-        prefetch(&window->aims[i]);
-    }
-}
-
-static void look(const struct walk *walk, struct window *window, uint32_t before) {
-    const struct prefix_set *sets = walk->index->sets;
-    uint32_t count = window->end - window->first, value = before;
-    window->change_count = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t next = value_at(&window->aims[i]);
-        window->values[i] = next;
+/* The positions between two probes, all their lines asked for, then their sets. */
+static void walk_window(struct walk *walk, const uint64_t *hashes, uint32_t first, uint32_t end) {
+    struct prefix_index *index = walk->index;
+    uint32_t value = walk->value, change_count = 0;
+    struct {
+        uint32_t position, value;
+    } changes[STRIDE]; /* where the holders are not those of the position before */
+    for (uint32_t at = first; value && at < end; at++) {
+        uint32_t next = value_of(index, hashes[at]);
         if (next == value) continue;
-        value = next;
-        window->changes[window->change_count++] = i;
-        prefix_set_fetch(sets, value);
-        if (!value) { /* nobody holds what follows either, or so we bet */
-            for (uint32_t rest = i + 1; rest < count; rest++) window->values[rest] = 0;
-            break;
-        }
+        value = next; /* 0: nobody holds what follows either, or so we bet */
+        changes[change_count].position = at;
+        changes[change_count++].value = value;
+        prefix_set_fetch(index->sets, value);
     }
-    for (uint32_t i = 0; i < window->change_count; i++)
-        prefix_set_fetch_bits(sets, window->values[window->changes[i]]);
+    for (uint32_t i = 0; i < change_count; i++)
+        prefix_set_fetch_bits(index->sets, changes[i].value);
+    for (uint32_t i = 0; i < change_count && walk->first < walk->end; i++)
+        enter(walk, changes[i].position, changes[i].value);
 }
 
-static void enter_window(struct walk *walk, const struct window *window) {
-    for (uint32_t i = 0; i < window->change_count && walk->first < walk->end; i++) {
-        uint32_t at = window->changes[i];
-        if (window->first + at) enter(walk, window->first + at, window->values[at]);
-    }
-}
-
-uint32_t prefix_index_match(const struct prefix_index *index, const uint64_t *hashes,
-                            uint32_t count, uint32_t above, struct prefix_hit *hits,
-                            uint32_t *floor) {
-    if (floor) *floor = 0;
-    if (!count || !index->live_count) return 0;
-    struct walk walk = {
-        .index = index, .hashes = hashes, .is_full = floor != NULL, .quiet = above, .hits = hits};
-    struct window window;
-    uint32_t words = WORDS(index->holder_top);
-    ask_window(&walk, &window, 0, count < STRIDE ? count : STRIDE);
+void prefix_index_match(struct prefix_index *index, const uint64_t *hashes, uint32_t count,
+                        bool has_floor, uint32_t above, struct prefix_match *out) {
+    *out = (struct prefix_match){.levels = index->levels, .holders = index->named};
+    if (!count || !index->live_count) return;
+    struct walk walk = {.index = index, .is_full = has_floor, .quiet = above};
+    uint32_t end = count < STRIDE ? count : STRIDE;
+    for (uint32_t i = 0; i < end; i++) ask(index, hashes[i]);
     for (uint32_t i = 2; i <= count / STRIDE && i <= AHEAD; i++) ask(index, hashes[i * STRIDE - 1]);
     ask(index, hashes[count - 1]);
-    look(&walk, &window, 0);
-    begin(&walk, words, window.values[0]);
+    begin(&walk, value_of(index, hashes[0]));
     bool was_full = walk.is_full;
-    enter_window(&walk, &window);
-    for (uint32_t first = STRIDE, end; first < count && walk.first < walk.end; first = end) {
+    walk_window(&walk, hashes, 1, end);
+    for (uint32_t first = end; first < count && walk.first < walk.end; first = end) {
         end = first + STRIDE < count ? first + STRIDE : count;
         uint32_t ahead = end + AHEAD * STRIDE - 1;
         if (ahead < count) ask(index, hashes[ahead]);
-        struct aim last = aim_at(index, hashes[end - 1]);
-        if (value_at(&last) == walk.value) continue;
-        ask_window(&walk, &window, first, end);
-        look(&walk, &window, walk.value);
-        enter_window(&walk, &window);
+        if (value_of(index, hashes[end - 1]) == walk.value) continue;
+        for (uint32_t i = first; i < end; i++) ask(index, hashes[i]);
+        walk_window(&walk, hashes, first, end);
     }
-    if (was_full) *floor = walk.is_full ? count : walk.floor;
+    if (was_full) out->floor = walk.is_full ? count : walk.floor;
     if (!walk.is_full && count > walk.quiet)
-        for (uint32_t w = walk.first; w < walk.end; w++) add_hits(&walk, w, index->alive[w], count);
-    return walk.hit_count;
+        name_all(&walk, index->alive, walk.first, walk.end, count);
+    out->level_count = walk.level_count;
 }
 
 /* --- counts ------------------------------------------------------------------------------ */
@@ -698,8 +729,9 @@ void prefix_index_get_counts(const struct prefix_index *index, struct prefix_ind
                                         .sets = prefix_set_total(index->sets),
                                         .bytes = sizeof *index + prefix_set_bytes(index->sets),
                                         .holders = index->live_count};
-    out->bytes += index->holder_room * sizeof *index->holder_blocks;
-    out->bytes += 5 * WORDS(index->holder_room) * sizeof(uint64_t);
+    out->bytes += index->holder_room *
+                  (sizeof *index->holder_blocks + sizeof *index->levels + sizeof *index->named);
+    out->bytes += 6 * WORDS(index->holder_room) * sizeof(uint64_t);
     for (uint32_t i = 0; i < SHARDS; i++) {
         out->blocks += index->shards[i].block_count;
         out->bytes += (uint64_t) index->shards[i].line_count * LINE_BYTES;
@@ -712,7 +744,7 @@ static uint32_t count_references(void *ctx, uint32_t value) {
     for (uint32_t i = 0; i < SHARDS; i++)
         for (uint32_t l = 0; l < index->shards[i].line_count; l++)
             for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++)
-                count += index->shards[i].lines[l].hashes[slot] &&
+                count += index->shards[i].lines[l].names[slot] &&
                          index->shards[i].lines[l].values[slot] == value;
     return count;
 }
@@ -725,14 +757,15 @@ static void check_shard(const struct prefix_index *index, const struct shard *sh
         const struct line *line = &shard->lines[l];
         passed_count += line->passed_count;
         for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++) {
-            if (!line->hashes[slot]) continue;
-            struct aim aim = aim_at(index, line->hashes[slot]);
+            if (!line->names[slot]) continue;
+            struct home home = home_of(index, line->names[slot]);
             struct place place;
             block_count++;
-            CHECK(line->values[slot] && aim.shard == shard);
-            CHECK(find(&aim, &place));
+            CHECK(line->values[slot] && home.shard == shard);
+            CHECK(find(home, line->names[slot], &place));
             CHECK(place.line == line && place.slot == slot);
-            distance += (l + shard->line_count - place.home) % shard->line_count;
+            distance +=
+                (l + shard->line_count - (uint32_t) (home.line - shard->lines)) % shard->line_count;
             for (uint32_t holder = 0; holder < index->holder_top; holder++) {
                 if (!prefix_set_has(index->sets, line->values[slot], holder)) continue;
                 CHECK(is_taken(index, holder));
@@ -741,8 +774,7 @@ static void check_shard(const struct prefix_index *index, const struct shard *sh
         }
     }
     CHECK(block_count == shard->block_count && passed_count == distance);
-    CHECK(!shard->line_count ||
-          shard->lines == index->regions[shard->level].lines +
+    CHECK(shard->lines == index->regions[shard->level].lines +
                               (size_t) (shard - index->shards) * shard->line_count);
 }
 

@@ -18,6 +18,7 @@
 #ifndef GRAMME_ROUTER_PREFIX_INDEX_H
 #define GRAMME_ROUTER_PREFIX_INDEX_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -43,16 +44,22 @@ MUST_USE enum err prefix_index_remove(struct prefix_index *index, uint32_t holde
 MUST_USE enum err prefix_index_apply(struct prefix_index *index, uint32_t holder,
                                      const struct kv_event *events, uint32_t count);
 
-struct prefix_hit {
-    uint32_t holder;
+/* What a match says: who holds how many leading blocks, gathered by how many.  It stands until the
+ * next call. */
+struct prefix_level {
     uint32_t block_count; /* > 0 */
+    uint32_t first, end;  /* of holders[]: the ones that hold just so many */
 };
-/* *floor: the leading blocks that every holder (of those that have not left) holds; NULL: not
- * wanted, taken as 0.  hits: the holders of more than that and more than `above`, once each, in
- * room for prefix_index_holder_room.  Returns how many. */
-uint32_t prefix_index_match(const struct prefix_index *index, const uint64_t *hashes,
-                            uint32_t count, uint32_t above, struct prefix_hit *hits,
-                            uint32_t *floor);
+struct prefix_match {
+    uint32_t floor; /* the leading blocks that every holder (that has not left) holds */
+    const struct prefix_level *levels; /* from few blocks to many */
+    uint32_t level_count;
+    const uint16_t *holders;
+};
+/* Named once each are the holders of more than `floor` and more than `above` blocks.  Without
+ * has_floor the floor is taken as 0. */
+void prefix_index_match(struct prefix_index *index, const uint64_t *hashes, uint32_t count,
+                        bool has_floor, uint32_t above, struct prefix_match *out);
 /* Above every holder number given out so far. */
 uint32_t prefix_index_holder_room(const struct prefix_index *index);
 uint32_t prefix_index_holder_blocks(const struct prefix_index *index, uint32_t holder);

@@ -4,16 +4,18 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/num.h"
 
-#define SMALL 8u /* members of a set that is a list */
+#define SMALL 16u /* members of a set that is a list: what fills its cache line */
 #define CHUNK 1024u
+#define LINE_BYTES 64u
 #define STEPS 1024u /* of the table of changes; a power of two */
 #define VALUE_FIRST (PREFIX_SET_SINGLE_MAX + 1)
 
 struct set {
     uint64_t hash; /* of the members, whatever their order */
     uint32_t references;
-    uint32_t next;       /* in its bucket, or in the free list; 0: last */
+    uint32_t next;       /* in the free list; 0: last */
     uint32_t generation; /* counts the lives of this number */
     uint32_t mark;
     uint32_t count;
@@ -23,6 +25,18 @@ struct set {
         uint64_t *bits;       /* owned; the last word is not 0 */
     } members;
 };
+_Static_assert(sizeof(struct set) == LINE_BYTES, "one cache line");
+
+struct chunk {
+    void *memory; /* owned */
+    struct set *sets;
+};
+
+/* Of the table: the half of the hash that says which sets need not be looked at. */
+struct bucket {
+    uint32_t value; /* 0: empty */
+    uint32_t tag;
+};
 
 struct step {
     uint32_t from, to;
@@ -31,14 +45,14 @@ struct step {
 };
 
 struct prefix_set {
-    struct set **chunks; /* set n of value VALUE_FIRST + n */
+    struct chunk *chunks; /* set n of value VALUE_FIRST + n */
     uint32_t chunk_count, chunk_room;
     uint32_t made_count; /* numbers given out so far */
     uint32_t free_first; /* value; 0: none */
     uint32_t live_count;
     uint64_t bits_bytes;
-    uint32_t *buckets; /* by hash: a value */
-    uint32_t bucket_count;
+    struct bucket *buckets; /* by tag, the next free one where it is taken */
+    uint32_t bucket_count;  /* a power of two */
     struct step steps[STEPS];
     /* A set under construction. */
     uint64_t bits[PREFIX_SET_WORDS_MAX];
@@ -61,7 +75,7 @@ enum err prefix_set_create(struct prefix_set **out) {
 
 static struct set *set_of(const struct prefix_set *sets, uint32_t value) {
     uint32_t number = value - VALUE_FIRST;
-    return &sets->chunks[number / CHUNK][number % CHUNK];
+    return &sets->chunks[number / CHUNK].sets[number % CHUNK];
 }
 
 void prefix_set_destroy(struct prefix_set *sets) {
@@ -70,7 +84,7 @@ void prefix_set_destroy(struct prefix_set *sets) {
         struct set *set = set_of(sets, VALUE_FIRST + i);
         if (set->words) alloc_free(set->members.bits);
     }
-    for (uint32_t i = 0; i < sets->chunk_count; i++) alloc_free(sets->chunks[i]);
+    for (uint32_t i = 0; i < sets->chunk_count; i++) alloc_free(sets->chunks[i].memory);
     alloc_free(sets->chunks);
     alloc_free(sets->buckets);
     alloc_free(sets);
@@ -111,23 +125,27 @@ void prefix_set_fetch_bits(const struct prefix_set *sets, uint32_t value) {
     for (uint32_t w = 0; w < set->words; w += 8) __builtin_prefetch(&set->members.bits[w]);
 }
 
-static void set_bit(uint64_t *bits, uint32_t first, uint32_t end, uint32_t holder) {
-    if (holder / 64 >= first && holder / 64 < end) bits[holder / 64] |= 1ull << (holder % 64);
+static void set_bit(uint64_t *bits, uint32_t at) { bits[at / 64] |= 1ull << (at % 64); }
+
+/* The bits of few members, written out. */
+static const uint64_t *write_members(const uint16_t *list, uint32_t count, uint64_t *room,
+                                     uint32_t *word_count) {
+    *word_count = list[count - 1] / 64u + 1;
+    memset(room, 0, *word_count * sizeof *room);
+    for (uint32_t i = 0; i < count; i++) set_bit(room, list[i]);
+    return room;
 }
 
-void prefix_set_bits(const struct prefix_set *sets, uint32_t value, uint64_t *bits, uint32_t first,
-                     uint32_t end) {
-    const struct set *set = is_interned(value) ? set_of(sets, value) : NULL;
-    if (set && set->words) {
-        uint32_t there = set->words < end ? set->words : end;
-        for (uint32_t w = first; w < there; w++) bits[w] = set->members.bits[w];
-        for (uint32_t w = there > first ? there : first; w < end; w++) bits[w] = 0;
-        return;
-    }
-    for (uint32_t w = first; w < end; w++) bits[w] = 0;
-    for (uint32_t i = 0; set && i < set->count; i++)
-        set_bit(bits, first, end, set->members.list[i]);
-    if (!set && value) set_bit(bits, first, end, value - 1);
+const uint64_t *prefix_set_members(const struct prefix_set *sets, uint32_t value, uint64_t *room,
+                                   uint32_t *word_count) {
+    uint16_t single = (uint16_t) (value - 1);
+    *word_count = 0;
+    if (!value) return room;
+    if (!is_interned(value)) return write_members(&single, 1, room, word_count);
+    const struct set *set = set_of(sets, value);
+    if (!set->words) return write_members(set->members.list, set->count, room, word_count);
+    *word_count = set->words;
+    return set->members.bits;
 }
 
 static bool has_bit(const uint64_t *bits, uint32_t at) { return bits[at / 64] >> (at % 64) & 1; }
@@ -152,8 +170,29 @@ void prefix_set_note(struct prefix_set *sets, uint32_t value, uint32_t mark) {
 
 /* --- the table --------------------------------------------------------------------------- */
 
-static uint32_t *bucket_of(const struct prefix_set *sets, uint64_t hash) {
-    return &sets->buckets[hash & (sets->bucket_count - 1)];
+static uint32_t tag_of(uint64_t hash) { return (uint32_t) (hash >> 32); }
+
+static uint32_t next_bucket(const struct prefix_set *sets, uint32_t at) {
+    return (at + 1) & (sets->bucket_count - 1);
+}
+
+static void put_in_table(struct prefix_set *sets, struct bucket bucket) {
+    uint32_t at = bucket.tag & (sets->bucket_count - 1);
+    while (sets->buckets[at].value) at = next_bucket(sets, at);
+    sets->buckets[at] = bucket;
+}
+
+static void take_out_of_table(struct prefix_set *sets, uint32_t value) {
+    uint32_t mask = sets->bucket_count - 1, at = tag_of(set_of(sets, value)->hash) & mask;
+    while (sets->buckets[at].value != value) at = next_bucket(sets, at);
+    /* Close the gap: what stands behind it moves up if its home allows. */
+    for (uint32_t next = next_bucket(sets, at); sets->buckets[next].value;
+         next = next_bucket(sets, next)) {
+        if (((next - sets->buckets[next].tag) & mask) < ((next - at) & mask)) continue;
+        sets->buckets[at] = sets->buckets[next];
+        at = next;
+    }
+    sets->buckets[at] = (struct bucket){0};
 }
 
 static bool is_same(const struct set *a, const struct set *b) {
@@ -162,25 +201,34 @@ static bool is_same(const struct set *a, const struct set *b) {
     return memcmp(a->members.bits, b->members.bits, a->words * sizeof(uint64_t)) == 0;
 }
 
-/* Without memory the table stays as small as it is. */
-static void grow_table(struct prefix_set *sets) {
-    if (sets->live_count < sets->bucket_count || sets->bucket_count > UINT32_MAX / 4) return;
-    uint32_t *buckets = alloc_zero(2 * (size_t) sets->bucket_count, sizeof *buckets);
-    if (!buckets) return;
-    uint32_t *old = sets->buckets, old_count = sets->bucket_count;
+/* At most three quarters full; without memory fuller. */
+static enum err make_bucket_room(struct prefix_set *sets) {
+    uint32_t old_count = sets->bucket_count;
+    if (sets->live_count < old_count / 4 * 3) return ERR_OK;
+    struct bucket *old = sets->buckets;
+    struct bucket *buckets = alloc_zero(2 * (size_t) old_count, sizeof *buckets);
+    if (!buckets) return sets->live_count + 1 < old_count ? ERR_OK : ERR_MEMORY;
     sets->buckets = buckets;
     sets->bucket_count = 2 * old_count;
-    for (uint32_t i = 0; i < old_count; i++) {
-        uint32_t next;
-        for (uint32_t value = old[i]; value; value = next) {
-            struct set *set = set_of(sets, value);
-            next = set->next;
-            uint32_t *bucket = bucket_of(sets, set->hash);
-            set->next = *bucket;
-            *bucket = value;
-        }
-    }
+    for (uint32_t i = 0; i < old_count; i++)
+        if (old[i].value) put_in_table(sets, old[i]);
     alloc_free(old);
+    return ERR_OK;
+}
+
+static bool add_chunk(struct prefix_set *sets) {
+    if (sets->chunk_count == sets->chunk_room) {
+        uint32_t room = sets->chunk_room ? 2 * sets->chunk_room : 16;
+        struct chunk *chunks = alloc_resize(sets->chunks, room * sizeof *chunks);
+        if (!chunks) return false;
+        sets->chunks = chunks;
+        sets->chunk_room = room;
+    }
+    struct chunk chunk = {.memory = alloc_zero(CHUNK + 1, sizeof(struct set))};
+    if (!chunk.memory) return false;
+    chunk.sets = (struct set *) num_round_up((uintptr_t) chunk.memory, LINE_BYTES);
+    sets->chunks[sets->chunk_count++] = chunk;
+    return true;
 }
 
 /* A number for a new set: 0 without memory. */
@@ -190,30 +238,23 @@ static uint32_t take_number(struct prefix_set *sets) {
         sets->free_first = set_of(sets, value)->next;
         return value;
     }
-    if (sets->made_count / CHUNK == sets->chunk_count) {
-        if (sets->made_count > UINT32_MAX - VALUE_FIRST - CHUNK) return 0;
-        if (sets->chunk_count == sets->chunk_room) {
-            uint32_t room = sets->chunk_room ? 2 * sets->chunk_room : 16;
-            struct set **chunks = alloc_resize(sets->chunks, room * sizeof *chunks);
-            if (!chunks) return 0;
-            sets->chunks = chunks;
-            sets->chunk_room = room;
-        }
-        struct set *chunk = alloc_zero(CHUNK, sizeof *chunk);
-        if (!chunk) return 0;
-        sets->chunks[sets->chunk_count++] = chunk;
-    }
+    if (sets->made_count > UINT32_MAX - VALUE_FIRST - CHUNK) return 0;
+    if (sets->made_count / CHUNK == sets->chunk_count && !add_chunk(sets)) return 0;
     return VALUE_FIRST + sets->made_count++;
 }
 
 /* The value of the draft, whose bits (if it has words) stand in sets->bits. */
 static enum err intern(struct prefix_set *sets, uint32_t *out) {
-    struct set *draft = &sets->draft;
-    for (uint32_t value = *bucket_of(sets, draft->hash); value; value = set_of(sets, value)->next) {
-        if (!is_same(set_of(sets, value), draft)) continue;
+    const struct set *draft = &sets->draft;
+    uint32_t tag = tag_of(draft->hash);
+    for (uint32_t at = tag & (sets->bucket_count - 1); sets->buckets[at].value;
+         at = next_bucket(sets, at)) {
+        uint32_t value = sets->buckets[at].value;
+        if (sets->buckets[at].tag != tag || !is_same(set_of(sets, value), draft)) continue;
         *out = value;
         return ERR_OK;
     }
+    if (make_bucket_room(sets)) return ERR_MEMORY;
     uint64_t *bits = NULL;
     if (draft->words) {
         bits = alloc_array(draft->words, sizeof *bits);
@@ -225,16 +266,13 @@ static enum err intern(struct prefix_set *sets, uint32_t *out) {
         alloc_free(bits);
         return ERR_MEMORY;
     }
-    grow_table(sets);
     struct set *set = set_of(sets, value);
     uint32_t generation = set->generation;
     *set = *draft;
     set->generation = generation;
     if (bits) set->members.bits = bits;
     sets->bits_bytes += draft->words * sizeof *bits;
-    uint32_t *bucket = bucket_of(sets, set->hash);
-    set->next = *bucket;
-    *bucket = value;
+    put_in_table(sets, (struct bucket){value, tag});
     sets->live_count++;
     *out = value;
     return ERR_OK;
@@ -242,9 +280,7 @@ static enum err intern(struct prefix_set *sets, uint32_t *out) {
 
 static void forget(struct prefix_set *sets, uint32_t value) {
     struct set *set = set_of(sets, value);
-    uint32_t *at = bucket_of(sets, set->hash);
-    while (*at != value) at = &set_of(sets, *at)->next;
-    *at = set->next;
+    take_out_of_table(sets, value);
     if (set->words) alloc_free(set->members.bits);
     sets->bits_bytes -= set->words * sizeof(uint64_t);
     *set = (struct set){.generation = set->generation + 1, .next = sets->free_first};
@@ -300,11 +336,12 @@ static void draft_list(struct prefix_set *sets, const struct set *from, uint32_t
 }
 
 static void draft_bits(struct prefix_set *sets, uint32_t value, uint32_t holder) {
-    const struct set *set = set_of(sets, value);
     uint32_t words = holder / 64 + 1;
-    uint32_t top = set->words ? set->words : set->members.list[set->count - 1] / 64u + 1;
-    if (top > words) words = top;
-    prefix_set_bits(sets, value, sets->bits, 0, words);
+    uint32_t there;
+    const uint64_t *members = prefix_set_members(sets, value, sets->bits, &there);
+    if (members != sets->bits) memcpy(sets->bits, members, there * sizeof *members);
+    if (there > words) words = there;
+    memset(sets->bits + there, 0, (words - there) * sizeof *sets->bits);
     sets->bits[holder / 64] ^= 1ull << (holder % 64);
     set_draft_form(sets, words);
 }
@@ -381,9 +418,27 @@ enum err prefix_set_take(struct prefix_set *sets, uint32_t *value, uint32_t hold
 uint64_t prefix_set_total(const struct prefix_set *sets) { return sets->live_count; }
 
 uint64_t prefix_set_bytes(const struct prefix_set *sets) {
-    return sizeof *sets + sets->bits_bytes + (uint64_t) sets->bucket_count * sizeof(uint32_t) +
-           (uint64_t) sets->chunk_room * sizeof(void *) +
-           (uint64_t) sets->chunk_count * CHUNK * sizeof(struct set);
+    return sizeof *sets + sets->bits_bytes + (uint64_t) sets->bucket_count * sizeof(struct bucket) +
+           (uint64_t) sets->chunk_room * sizeof(struct chunk) +
+           (uint64_t) sets->chunk_count * (CHUNK + 1) * sizeof(struct set);
+}
+
+static void check_set(const struct prefix_set *sets, uint32_t value, uint64_t *bits_bytes) {
+    const struct set *set = set_of(sets, value);
+    uint64_t hash = 0;
+    uint32_t count = 0;
+    CHECK(set->references > 0);
+    CHECK(set->count >= 2 && (set->words != 0) == (set->count > SMALL));
+    for (uint32_t k = 0; !set->words && k < set->count; k++, count++) {
+        CHECK(k == 0 || set->members.list[k - 1] < set->members.list[k]);
+        hash ^= hash_holder(set->members.list[k]);
+    }
+    for (uint32_t w = 0; w < set->words; w++)
+        for (uint64_t rest = set->members.bits[w]; rest; rest &= rest - 1, count++)
+            hash ^= hash_holder(w * 64 + (uint32_t) __builtin_ctzll(rest));
+    CHECK(hash == set->hash && count == set->count);
+    CHECK(!set->words || set->members.bits[set->words - 1]);
+    *bits_bytes += set->words * sizeof(uint64_t);
 }
 
 void prefix_set_check(const struct prefix_set *sets,
@@ -391,26 +446,16 @@ void prefix_set_check(const struct prefix_set *sets,
     uint32_t live_count = 0;
     uint64_t bits_bytes = 0;
     for (uint32_t i = 0; i < sets->bucket_count; i++) {
-        for (uint32_t value = sets->buckets[i]; value; value = set_of(sets, value)->next) {
-            const struct set *set = set_of(sets, value);
-            uint64_t hash = 0;
-            uint32_t count = 0;
-            live_count++;
-            CHECK(bucket_of(sets, set->hash) == &sets->buckets[i]);
-            CHECK(set->references > 0 && set->references == references(ctx, value));
-            CHECK(set->count >= 2 && (set->words != 0) == (set->count > SMALL));
-            for (uint32_t k = 0; !set->words && k < set->count; k++, count++) {
-                CHECK(k == 0 || set->members.list[k - 1] < set->members.list[k]);
-                hash ^= hash_holder(set->members.list[k]);
-            }
-            for (uint32_t w = 0; w < set->words; w++)
-                for (uint64_t rest = set->members.bits[w]; rest; rest &= rest - 1, count++)
-                    hash ^= hash_holder(w * 64 + (uint32_t) __builtin_ctzll(rest));
-            CHECK(hash == set->hash && count == set->count);
-            CHECK(!set->words || set->members.bits[set->words - 1]);
-            bits_bytes += set->words * sizeof(uint64_t);
-            for (uint32_t other = set->next; other; other = set_of(sets, other)->next)
-                CHECK(!is_same(set_of(sets, other), set));
+        uint32_t value = sets->buckets[i].value, tag = sets->buckets[i].tag;
+        if (!value) continue;
+        live_count++;
+        check_set(sets, value, &bits_bytes);
+        CHECK(tag == tag_of(set_of(sets, value)->hash));
+        CHECK(set_of(sets, value)->references == references(ctx, value));
+        /* It is found from its home, and its content only once. */
+        for (uint32_t at = tag & (sets->bucket_count - 1); at != i; at = next_bucket(sets, at)) {
+            CHECK(sets->buckets[at].value);
+            CHECK(!is_same(set_of(sets, sets->buckets[at].value), set_of(sets, value)));
         }
     }
     uint32_t free_count = 0;

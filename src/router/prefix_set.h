@@ -1,7 +1,7 @@
 /* prefix_set - sets of holders, each stored once however many blocks have it.
  *
  * A set is a value of 32 bits: 0 the empty one, 1..PREFIX_SET_SINGLE_MAX the single holder
- * value - 1, above that the number of an interned set of two or more (up to 8 as a sorted list,
+ * value - 1, above that the number of an interned set of two or more (up to 16 as a sorted list,
  * more as bits; one form for one content, so equal sets have equal values).  An interned set
  * counts the blocks that have it and goes with the last one.  Blocks of one chain change sets one
  * after the other in the same way; a small table of such steps makes the next one a lookup.
@@ -35,10 +35,11 @@ void prefix_set_move(struct prefix_set *sets, uint32_t from, uint32_t to, uint32
 
 bool prefix_set_has(const struct prefix_set *sets, uint32_t value, uint32_t holder);
 uint32_t prefix_set_count(const struct prefix_set *sets, uint32_t value);
-/* Writes words first..end - 1 of bits; members elsewhere are left out. */
-void prefix_set_bits(const struct prefix_set *sets, uint32_t value, uint64_t *bits, uint32_t first,
-                     uint32_t end);
-/* Asks for what prefix_set_bits will read: first the one of every set to come, then the other. */
+/* The members as *word_count words of bits; those past them are 0.  They lie in the set (until it
+ * goes) or were written into room, which has room for every holder. */
+const uint64_t *prefix_set_members(const struct prefix_set *sets, uint32_t value, uint64_t *room,
+                                   uint32_t *word_count);
+/* Asks for what prefix_set_members will read: first the one of every set to come, then the other. */
 void prefix_set_fetch(const struct prefix_set *sets, uint32_t value);
 void prefix_set_fetch_bits(const struct prefix_set *sets, uint32_t value);
 /* Whether any member is in bits, which have room for every holder. */

@@ -48,8 +48,6 @@ struct router_belief {
     uint32_t owner_room;
     uint32_t serial_last;
     struct bag_queue approximate, predicted;
-    struct prefix_hit *hits; /* scratch, owned */
-    uint32_t hit_room;
     uint64_t event_count, gap_count, dump_count, lost_count;
 };
 
@@ -79,7 +77,6 @@ void router_belief_destroy(struct router_belief *belief) {
     alloc_free(belief->owners);
     alloc_free(belief->approximate.bags);
     alloc_free(belief->predicted.bags);
-    alloc_free(belief->hits);
     alloc_free(belief);
 }
 
@@ -94,23 +91,11 @@ static uint32_t larger_room(uint32_t room, uint32_t wanted) {
     return room;
 }
 
-/* Room for one hit a holder of either index. */
-static enum err make_hit_room(struct router_belief *belief, uint32_t holder_count) {
-    if (holder_count <= belief->hit_room) return ERR_OK;
-    uint32_t room = larger_room(belief->hit_room, holder_count);
-    struct prefix_hit *hits = alloc_resize(belief->hits, room * sizeof *hits);
-    if (!hits) return ERR_MEMORY;
-    belief->hits = hits;
-    belief->hit_room = room;
-    return ERR_OK;
-}
-
 static enum err join_told(struct router_belief *belief, uint32_t slot, uint32_t *out) {
     uint32_t holder;
     enum err e = prefix_index_join(belief->told, &holder);
     if (e) return e;
-    e = make_hit_room(belief, holder + 1);
-    if (!e && holder >= belief->told_room) {
+    if (holder >= belief->told_room) {
         uint32_t room = larger_room(belief->told_room, holder + 1);
         uint32_t *slots = alloc_resize(belief->told_slots, room * sizeof *slots);
         if (slots) {
@@ -221,8 +206,7 @@ static enum err begin_bag(struct router_belief *belief, uint32_t slot, uint64_t 
     enum err e = make_queue_room(queue);
     if (!e) e = prefix_index_join(belief->guessed, &holder);
     if (e) return e;
-    e = make_hit_room(belief, holder + 1);
-    if (!e && holder >= belief->owner_room) {
+    if (holder >= belief->owner_room) {
         uint32_t room = larger_room(belief->owner_room, holder + 1);
         struct owner *owners = alloc_resize(belief->owners, room * sizeof *owners);
         if (owners) {
@@ -353,21 +337,27 @@ void router_belief_match(struct router_belief *belief, const uint64_t *hashes, u
     expire(belief, &belief->predicted, now_us);
     prefix_index_sweep(belief->guessed, SWEEP_LINES);
     prefix_index_sweep(belief->told, SWEEP_LINES);
-    uint32_t floor;
-    uint32_t hit_count = prefix_index_match(belief->told, hashes, count, 0, belief->hits, &floor);
+    struct prefix_match match;
+    prefix_index_match(belief->told, hashes, count, true, 0, &match);
     for (uint32_t slot = 0; slot < slot_count; slot++)
-        overlaps[slot] = belief->sites[slot].told != NONE ? floor : 0;
-    for (uint32_t i = 0; i < hit_count; i++) {
-        uint32_t slot = belief->told_slots[belief->hits[i].holder];
-        if (slot < slot_count) overlaps[slot] = belief->hits[i].block_count;
+        overlaps[slot] = belief->sites[slot].told != NONE ? match.floor : 0;
+    for (const struct prefix_level *level = match.levels; level < match.levels + match.level_count;
+         level++) {
+        for (uint32_t i = level->first; i < level->end; i++) {
+            uint32_t slot = belief->told_slots[match.holders[i]];
+            if (slot < slot_count) overlaps[slot] = level->block_count;
+        }
     }
     /* Guesses that say less than every worker's events do need not be heard. */
-    uint32_t above = belief->quiet_count ? 0 : floor;
-    hit_count = prefix_index_match(belief->guessed, hashes, count, above, belief->hits, NULL);
-    for (uint32_t i = 0; i < hit_count; i++) {
-        uint32_t slot = belief->owners[belief->hits[i].holder].slot;
-        if (slot < slot_count && overlaps[slot] < belief->hits[i].block_count)
-            overlaps[slot] = belief->hits[i].block_count;
+    uint32_t above = belief->quiet_count ? 0 : match.floor;
+    prefix_index_match(belief->guessed, hashes, count, false, above, &match);
+    for (const struct prefix_level *level = match.levels; level < match.levels + match.level_count;
+         level++) {
+        for (uint32_t i = level->first; i < level->end; i++) {
+            uint32_t slot = belief->owners[match.holders[i]].slot;
+            if (slot < slot_count && overlaps[slot] < level->block_count)
+                overlaps[slot] = level->block_count;
+        }
     }
 }
 
@@ -399,8 +389,7 @@ void router_belief_get_counts(const struct router_belief *belief,
             belief->site_room * sizeof *belief->sites +
             belief->told_room * sizeof *belief->told_slots +
             belief->owner_room * sizeof *belief->owners +
-            (uint64_t) (belief->approximate.room + belief->predicted.room) * sizeof(struct bag) +
-            belief->hit_room * sizeof *belief->hits,
+            (uint64_t) (belief->approximate.room + belief->predicted.room) * sizeof(struct bag),
     };
 }
 

@@ -58,44 +58,63 @@ static uint32_t path_to(const struct model *model, uint32_t node, uint32_t *path
     return model->depth[node];
 }
 
+/* What a match says of one holder; it may be named once, in levels that grow. */
+static uint32_t said_of(const struct prefix_match *match, uint32_t holder) {
+    uint32_t said = 0, before = 0, end = 0;
+    for (uint32_t l = 0; l < match->level_count; l++) {
+        const struct prefix_level *level = &match->levels[l];
+        assert_true(level->block_count > before && level->first == end);
+        assert_true(level->end > level->first);
+        before = level->block_count;
+        end = level->end;
+        for (uint32_t i = level->first; i < level->end; i++) {
+            if (match->holders[i] != holder) continue;
+            assert_int_equal(said, 0);
+            said = level->block_count;
+        }
+    }
+    return said;
+}
+
+static uint32_t named_count(const struct prefix_match *match) {
+    return match->level_count ? match->levels[match->level_count - 1].end : 0;
+}
+
 /* With a floor and a bound: who is not named has the floor. */
-static void compare_floor(const struct model *model, const struct prefix_index *index,
+static void compare_floor(const struct model *model, struct prefix_index *index,
                           const uint32_t *path, const uint64_t *hashes, uint32_t count) {
-    static struct prefix_hit hits[HOLDERS * 4];
-    uint32_t floor, above = draw(3) * draw(count + 1), least = UINT32_MAX, joined = 0;
-    uint32_t hit_count = prefix_index_match(index, hashes, count, above, hits, &floor);
+    uint32_t above = draw(3) * draw(count + 1), least = UINT32_MAX, joined = 0;
+    struct prefix_match match;
+    prefix_index_match(index, hashes, count, true, above, &match);
     for (uint32_t h = 0; h < HOLDERS; h++) {
         if (model->holder[h] == UINT32_MAX) continue;
-        uint32_t depth = 0, said = 0;
+        uint32_t depth = 0;
         joined++;
         while (depth < count && model->has[h][path[depth]]) depth++;
         if (depth < least) least = depth;
-        for (uint32_t i = 0; i < hit_count; i++)
-            if (hits[i].holder == model->holder[h]) said = hits[i].block_count;
-        assert_int_equal(said, depth > floor && depth > above ? depth : 0);
+        assert_int_equal(said_of(&match, model->holder[h]),
+                         depth > match.floor && depth > above ? depth : 0);
     }
-    assert_int_equal(floor, joined ? least : 0);
+    assert_int_equal(match.floor, joined ? least : 0);
 }
 
-static void compare(const struct model *model, const struct prefix_index *index, uint32_t node) {
+static void compare(const struct model *model, struct prefix_index *index, uint32_t node) {
     static uint32_t path[NODES];
     static uint64_t hashes[NODES];
-    static struct prefix_hit hits[HOLDERS * 4];
-    uint32_t count = path_to(model, node, path);
+    struct prefix_match match;
+    uint32_t count = path_to(model, node, path), expected = 0;
     for (uint32_t i = 0; i < count; i++) hashes[i] = model->hash[path[i]];
     assert_true(prefix_index_holder_room(index) <= HOLDERS * 4);
-    uint32_t hit_count = prefix_index_match(index, hashes, count, 0, hits, NULL), expected = 0;
+    prefix_index_match(index, hashes, count, false, 0, &match);
+    assert_int_equal(match.floor, 0);
     for (uint32_t h = 0; h < HOLDERS; h++) {
         if (model->holder[h] == UINT32_MAX) continue;
-        uint32_t depth = 0, said = 0, times = 0;
+        uint32_t depth = 0;
         while (depth < count && model->has[h][path[depth]]) depth++;
         expected += depth > 0;
-        for (uint32_t i = 0; i < hit_count; i++)
-            if (hits[i].holder == model->holder[h]) said = hits[i].block_count, times++;
-        assert_int_equal(said, depth);
-        assert_int_equal(times, depth > 0);
+        assert_int_equal(said_of(&match, model->holder[h]), depth);
     }
-    assert_int_equal(hit_count, expected);
+    assert_int_equal(named_count(&match), expected);
     compare_floor(model, index, path, hashes, count);
 }
 
@@ -182,7 +201,7 @@ static void test_random(void **state) {
 static void test_nonsense(void **state) {
     struct prefix_index *index;
     uint64_t hashes[300];
-    struct prefix_hit hits[64];
+    struct prefix_match match;
     uint32_t holders[3];
     state_of_random = 11;
     print_message("seed 11\n");
@@ -197,43 +216,41 @@ static void test_nonsense(void **state) {
                              : prefix_index_remove(index, holders[h], hashes + first, count);
         assert_int_equal(e, ERR_OK);
         uint32_t asked = 1 + draw(300);
-        uint32_t hit_count = prefix_index_match(index, hashes, asked, 0, hits, NULL);
-        bool was_seen = false;
-        for (uint32_t i = 0; i < hit_count; i++) {
-            assert_true(hits[i].block_count > 0 && hits[i].block_count <= asked);
-            if (hits[i].holder != holders[2]) continue;
-            assert_false(was_seen);
-            was_seen = true;
-            assert_int_equal(hits[i].block_count, asked < 200 ? asked : 200);
-        }
-        assert_true(was_seen);
+        prefix_index_match(index, hashes, asked, false, 0, &match);
+        for (uint32_t i = 0; i < 3; i++) assert_true(said_of(&match, holders[i]) <= asked);
+        assert_int_equal(said_of(&match, holders[2]), asked < 200 ? asked : 200);
     }
     prefix_index_check(index);
     prefix_index_destroy(index);
 }
 
+static uint32_t match_all(struct prefix_index *index, const uint64_t *hashes, uint32_t count,
+                          struct prefix_match *match) {
+    prefix_index_match(index, hashes, count, false, 0, match);
+    return named_count(match);
+}
+
 /* Numbers come back only after the sweep, and a new belief begins empty. */
 static void test_churn(void **state) {
     struct prefix_index *index;
-    struct prefix_hit hits[16];
+    struct prefix_match match;
     uint64_t hashes[500];
     for (uint32_t i = 0; i < 500; i++) hashes[i] = spread(i);
     assert_int_equal(prefix_index_create(&index), ERR_OK);
-    assert_int_equal(prefix_index_match(index, hashes, 500, 0, hits, NULL), 0);
+    assert_int_equal(match_all(index, hashes, 500, &match), 0);
     for (int round = 0; round < 2000; round++) {
         uint32_t a, b;
         assert_int_equal(prefix_index_join(index, &a), ERR_OK);
         assert_int_equal(prefix_index_join(index, &b), ERR_OK);
         assert_int_not_equal(a, b);
-        assert_int_equal(prefix_index_match(index, hashes, 500, 0, hits, NULL), 0);
+        assert_int_equal(match_all(index, hashes, 500, &match), 0);
         assert_int_equal(prefix_index_store(index, a, hashes, 500), ERR_OK);
         assert_int_equal(prefix_index_store(index, b, hashes, 300), ERR_OK);
-        assert_int_equal(prefix_index_match(index, hashes, 500, 0, hits, NULL), 2);
+        assert_int_equal(match_all(index, hashes, 500, &match), 2);
         assert_int_equal(prefix_index_holder_blocks(index, a), 500);
         prefix_index_leave(index, a);
-        assert_int_equal(prefix_index_match(index, hashes, 500, 0, hits, NULL), 1);
-        assert_int_equal(hits[0].holder, b);
-        assert_int_equal(hits[0].block_count, 300);
+        assert_int_equal(match_all(index, hashes, 500, &match), 1);
+        assert_int_equal(said_of(&match, b), 300);
         prefix_index_leave(index, b);
         assert_true(prefix_index_holder_room(index) <= 16);
     }
@@ -263,7 +280,7 @@ static void test_shared(void **state) {
 /* Every allocation of a short life fails once: nothing is lost but what was told to be. */
 static void test_memory(void **state) {
     uint64_t hashes[400];
-    struct prefix_hit hits[80];
+    struct prefix_match match;
     for (uint32_t i = 0; i < 400; i++) hashes[i] = spread(i);
     for (uint64_t n = 1;; n++) {
         struct prefix_index *index;
@@ -293,7 +310,7 @@ static void test_memory(void **state) {
         alloc_fail_at(0, 0);
         for (int i = 0; i < 200; i++) prefix_index_sweep(index, 64);
         prefix_index_check(index);
-        uint32_t hit_count = prefix_index_match(index, hashes, 400, 0, hits, NULL);
+        uint32_t hit_count = match_all(index, hashes, 400, &match);
         assert_true(hit_count <= joined);
         if (!failed) assert_int_equal(hit_count, 12);
         prefix_index_destroy(index);
