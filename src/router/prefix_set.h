@@ -39,7 +39,8 @@ uint32_t prefix_set_count(const struct prefix_set *sets, uint32_t value);
  * goes) or were written into room, which has room for every holder. */
 const uint64_t *prefix_set_members(const struct prefix_set *sets, uint32_t value, uint64_t *room,
                                    uint32_t *word_count);
-/* Asks for what prefix_set_members will read: first the one of every set to come, then the other. */
+/* Asks for what prefix_set_members will read: first the one of every set to come, then the
+ * other. */
 void prefix_set_fetch(const struct prefix_set *sets, uint32_t value);
 void prefix_set_fetch_bits(const struct prefix_set *sets, uint32_t value);
 /* Whether any member is in bits, which have room for every holder. */
