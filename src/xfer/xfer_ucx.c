@@ -18,7 +18,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-/* What UCX holds itself: libraries, two contexts, fragments of shared memory (twice 64 of 32 KiB).
+/* What UCX holds itself: libraries, two contexts, fragments of shared memory (160 of 32 KiB).
  * Measured with UCX 1.13: 17 MiB resident a worker, some staging included, after 64 MiB. */
 #define UCX_BYTES (24u << 20)
 #define MESSAGES_MAX 128u /* under way to all peers */

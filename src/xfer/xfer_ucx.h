@@ -24,9 +24,10 @@
 #include "xfer/xfer_wire.h"
 #include "xfer/xfer_work.h"
 
-/* Measured with `gramme bench xfer` (docs of the bench): 8 parts keep both sides busy, twice that
- * is for scheduling gaps. */
-#define XFER_UCX_PEER_MESSAGES_MAX 16u
+/* Measured with `gramme bench xfer` (docs of the bench): 8 parts keep both sides busy, the others
+ * are for scheduling gaps.  With their headers they fit into the peer's ring of shared memory (128
+ * times 32 KiB, xfer_ucx_lane.c). */
+#define XFER_UCX_PEER_MESSAGES_MAX 14u
 #define XFER_UCX_SLOTS 16u /* of XFER_PART_BYTES, for each direction */
 #define XFER_UCX_PEERS_MAX 1024u
 #define XFER_UCX_DIRECT_BYTES 65536u  /* shorter runs are packed, several to a message */

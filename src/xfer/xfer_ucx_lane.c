@@ -106,16 +106,21 @@ static ucs_status_t configure(const struct xfer_ucx *ucx, enum xfer_lane_kind ki
         {"POSIX_ERROR_HANDLING", "y", is_shm},
         {"USE_PROC_LINK", "y", is_shm}, /* no name stays in /dev/shm */
         {"POSIX_USE_PROC_LINK", "y", is_shm},
-        /* Fragments of 32 KiB (more than 64 KiB - 1 does not fit their length field) in a ring of
-         * 2 MiB, which outlasts a sender's nap and stays in the cache: 16 MiB take 1.4 times as
-         * long in the default 8 KiB, of which UCX hands over too many.  Buffers are made by the
-         * ring's length, or UCX takes 16 MiB of /dev/shm at a time. */
-        {"MM_SEG_SIZE", "32K", is_shm},
-        {"POSIX_SEG_SIZE", "32K", is_shm},
-        {"MM_FIFO_SIZE", "64", is_shm},
-        {"POSIX_FIFO_SIZE", "64", is_shm},
-        {"MM_RX_BUFS_GROW", "64", is_shm},
-        {"POSIX_RX_BUFS_GROW", "64", is_shm},
+        /* Fragments of 32 KiB and a header (their length has 16 bits) in a ring for all that is
+         * under way to a peer: 16 MiB take 1.4 times as long in the default 8 KiB.  UCX 1.13 aborts
+         * the process when it has an answer of its own waiting for room at a peer that we close, so
+         * a stopped peer's ring should not fill.  Buffers are made for the ring and the messages
+         * held, or UCX takes 16 MiB of /dev/shm at a time. */
+        {"MM_SEG_SIZE", "33024", is_shm},
+        {"POSIX_SEG_SIZE", "33024", is_shm},
+        {"MM_FIFO_SIZE", "128", is_shm},
+        {"POSIX_FIFO_SIZE", "128", is_shm},
+        {"MM_RX_BUFS_GROW", "160", is_shm},
+        {"POSIX_RX_BUFS_GROW", "160", is_shm},
+        /* One event a turn: UCX 1.13 aborts over the second of two when the first one's end closes
+         * the second's connection. */
+        {"MAX_POLL", "1", !is_shm},
+        {"TCP_MAX_POLL", "1", !is_shm},
         /* What is sent at once must fit into what the peer takes at once, 64 KiB by default; taking
          * more saves a tenth of the CPU time. */
         {"TX_SEG_SIZE", "64K", !is_shm},
