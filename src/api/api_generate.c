@@ -100,7 +100,10 @@ static void note_figures(struct api_request *request, const char *finish) {
         call->prompt_tokens = answer_prompt_tokens(answer);
         call->cached_tokens = answer_cached_tokens(answer);
         call->completion_tokens = out_tokens;
-        call->queue_ms = request->work_count ? (double) request->works[0].queue_us / 1e3 : 0;
+        if (request->work_count && request->works[0].was_admitted)
+            call->queue_ms = (double) request->works[0].queue_us / 1e3;
+        else if (request->work_count) /* it never left the queue */
+            call->queue_ms = seconds_between(request->sent_us, clock_now_us()) * 1e3;
         call->ttft_ms = seconds_between(request->received_us, request->first_token_us) * 1e3;
         uint32_t gaps = out_tokens > answer->choice_count ? out_tokens - answer->choice_count : 0;
         if (gaps)

@@ -1,6 +1,7 @@
 """Streams: their form, many at once, clients that leave, clients that do not read, drain."""
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -149,6 +150,8 @@ class Queue(unittest.TestCase):
             stream = server.stream(chat_body(max_tokens=1000, ignore_eos=True))
             next(iter(stream.events()))
             self.assertEqual(server.chat().status, 503)
+            # Its access line tells how long it waited, though it never left the queue.
+            wait_for(lambda: re.search(r" status 503 .* queue [3-9]\d\d", server.log()), "the access line")
             stream.close()
 
     def test_1024_clients_get_no_429(self):

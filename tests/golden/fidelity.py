@@ -148,6 +148,8 @@ def main():
         ("preemption", ["--max-model-len", "320", "--kv-cache-memory-bytes", str(320 * 23040)], everything * 2, 16),
         ("scalar body", ["--cpu", "scalar", "--threads", "2"], [0, 1] if not FULL else everything, 2),
     ]
+    if "avx512f" in open("/proc/cpuinfo").read(): # elsewhere it is the body of all cases above
+        cases.append(("avx2 body", ["--cpu", "avx2", "--threads", "2"], everything, 8))
     for name, options, indexes, at_once in cases:
         started = time.monotonic()
         server = Server(*options)
