@@ -131,6 +131,28 @@ class Words(unittest.TestCase):
                        environment=cache)
 
 
+class Completion(unittest.TestCase):
+    """bash completes commands, what follows them, and options as the table has them."""
+
+    def complete(self, *words):
+        script = 'source /dev/stdin; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _gramme; echo "${COMPREPLY[@]}"'
+        return subprocess.run(["bash", "-c", script, "bash", *words], input=gramme("completion").stdout, text=True,
+                              capture_output=True, check=True, timeout=60).stdout.split()
+
+    def test_words(self):
+        listed = [line.split()[1] for line in gramme("help").stdout.splitlines() if line.startswith("  gramme ")]
+        self.assertEqual(set("|".join(listed).split("|")), set(self.complete("gramme", "")) )
+        self.assertEqual(self.complete("gramme", "serve", "disagg_"), ["disagg_router"])
+        self.assertEqual(self.complete("gramme", "bench", "x"), ["xfer"])
+        self.assertEqual(self.complete("gramme", "help", "che"), ["check"])
+        self.assertEqual(self.complete("gramme", "run", "--logit"), ["--logit-bias"])
+        offered = self.complete("gramme", "serve", "--")
+        self.assertNotIn("--swap-space", offered)
+        for line in gramme("help", "serve").stdout.splitlines():
+            if line.startswith("  --"):
+                self.assertIn(line.split()[0], offered)
+
+
 class Output(unittest.TestCase):
     def test_answer_alone_on_stdout(self):
         done = gramme("run", "-m", MODEL, "--max-tokens", "4", "hi")

@@ -1,4 +1,4 @@
-/* worker_boot_test - Goal: loading, from plan to engine, survives the failure of each of its
+/* worker_load_test - Goal: loading, from plan to engine, survives the failure of each of its
  * allocations and a stop at each of its stages: an error with a sentence, nothing held, and the
  * next try works.  On both bodies, one rank and two. */
 #include <setjmp.h>
@@ -17,7 +17,7 @@
 
 static struct model *dummy(void) {
     struct model_open_options options = {
-        .is_dummy = true, .dummy_seed = 1, .dummy_type = TENSOR_Q8_0, .shape = "tiny-llama-test"};
+        .is_dummy = true, .dummy_seed = 1, .dummy_type = TENSOR_F16, .shape = "tiny-llama-test"};
     struct model *model = NULL;
     struct err_text text = {""};
     if (model_open("test", &options, &text, &model)) fail_msg("%s", text.text);
@@ -64,6 +64,7 @@ static void allocations_may_fail(void **state) {
                 bool was_hit = alloc_count() >= n;
                 alloc_fail_at(0, 0);
                 if (!was_hit) {
+                    if (e) fail_msg("%s", text.text);
                     assert_int_equal(e, ERR_OK);
                     assert_non_null(boot.engine);
                     worker_boot_close(&boot);
