@@ -168,8 +168,7 @@ def main():
                    p99=round(statistics.median(r["p99"] for r in rounds), 3))
     if "ttft" in cases:
         medians = {"agg": [], "disagg": []}
-        # Idle workers: whoever computes may use every core, as agg may.
-        common = ["-m", options.model, "--max-model-len", "4k", "--threads", str(os.cpu_count())]
+        common = ["-m", options.model, "--max-model-len", "4k"]
         disagg = [*common, "--VllmWorker.remote-prefill=true", "--VllmWorker.conditional-disagg=false"]
         for graph_name, arguments in (("agg", common), ("disagg", disagg)):
             with Graph(gramme, graph_name, arguments) as graph:

@@ -25,6 +25,8 @@
 #include "model/model.h"
 #include "model/model_spec.h"
 
+struct core_share;
+
 struct backend_options {
     uint32_t rank_count;         /* tensor-parallel-size */
     uint32_t block_size;         /* 8, 16, 32, 64, 128 */
@@ -37,8 +39,13 @@ struct backend_options {
     /* cpu: whose tensors will be packed, so that the plan knows the type of each; borrowed until
      * close (a mapped embedding is read from it).  NULL: shapes only, all of spec's weight_type. */
     const struct model *model;
-    uint32_t thread_count;      /* cpu: compute threads, the caller's included */
-    bool may_spin;              /* cpu: a core for each thread */
+    uint32_t thread_count; /* cpu: compute threads, the caller's included */
+    bool may_spin;         /* cpu: a core for each thread */
+    /* cpu: the node's other workers compute on the same core_count cores; borrowed until close.
+     * is_thread_count_fixed: all threads work whatever the others do.  NULL: alone. */
+    struct core_share *core_share;
+    uint32_t core_count;
+    bool is_thread_count_fixed;
     const char *cpu_body;       /* NULL: best; "scalar", "avx2", "avx512" (GRAMME_CPU) */
     double sim_step_us;         /* sim: time of a step, */
     bool sim_is_on_grid;        /* steps end at whole multiples of it on the monotonic clock, */

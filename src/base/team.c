@@ -1,7 +1,7 @@
 /* team - see team.h.
  *
- * Two words carry everything.  `start` counts runs: a worker waits until it moves, works, and
- * counts itself out of `busy`; thread 0 works without waiting for late starters and then waits
+ * Two words carry everything.  `start` counts runs and holds how many threads are active: a worker
+ * waits until it moves, works if it is one of them, and counts itself out of `busy`; thread 0 works without waiting for late starters and then waits
  * for `busy` to reach 0.  `phase` counts barriers: the last one to arrive moves it.
  *
  * Sleeping: a waiter adds itself to `sleepers`, looks at the word once more, and sleeps on it; a
@@ -18,9 +18,16 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/check.h"
 #include "base/clock.h"
 
 #define LINE_BYTES 64
+
+/* `start`: the run's number above the active threads' count less one.  In one word, because a thread
+ * that is not active may look at any time, also when the next run is being prepared. */
+#define ACTIVE_MASK 255u
+#define RUN_STEP 256u
+_Static_assert(TEAM_THREADS_MAX <= ACTIVE_MASK + 1, "the count fits its bits");
 
 /* A word that is waited for, alone on its cache line. */
 struct word {
@@ -42,8 +49,9 @@ struct team {
     _Alignas(LINE_BYTES) _Atomic uint32_t deal;
     _Alignas(LINE_BYTES) uint32_t thread_count;
     uint32_t started_count; /* workers that exist: members[1 .. started_count] */
-    bool may_spin;
-    bool is_ending; /* published by start, as fn and ctx are */
+    uint32_t active_count;  /* thread 0's, and within a run every active one's */
+    bool may_spin;          /* likewise */
+    _Atomic bool is_ending;
     team_fn fn;
     void *ctx;
     struct member members[];
@@ -93,10 +101,15 @@ static void *worker_main(void *arg) {
     struct member *member = arg;
     struct team *team = member->team;
     uint32_t seen = 0;
+    bool may_spin = false;
     for (;;) {
-        seen = word_wait(&team->start, seen, team->may_spin);
-        if (team->is_ending) return NULL;
-        team->fn(team->ctx, member->thread, team->thread_count);
+        seen = word_wait(&team->start, seen, may_spin);
+        if (atomic_load(&team->is_ending)) return NULL;
+        uint32_t active_count = (seen & ACTIVE_MASK) + 1;
+        may_spin = false;
+        if (member->thread >= active_count) continue;
+        may_spin = team->may_spin;
+        team->fn(team->ctx, member->thread, active_count);
         if (atomic_fetch_sub(&team->busy.value, 1) == 1) word_wake(&team->busy);
     }
 }
@@ -133,7 +146,7 @@ enum err team_create(uint32_t thread_count, bool may_spin, struct team **out) {
     at = (at + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES;
     team = (struct team *) at;
     ((void **) at)[-1] = block;
-    team->thread_count = thread_count;
+    team->thread_count = team->active_count = thread_count;
     team->may_spin = may_spin;
     for (uint32_t thread = 1; thread < thread_count; thread++) {
         if (start_worker(team, thread) != 0) {
@@ -148,8 +161,8 @@ enum err team_create(uint32_t thread_count, bool may_spin, struct team **out) {
 
 void team_destroy(struct team *team) {
     if (team == NULL) return;
-    team->is_ending = true;
-    atomic_fetch_add(&team->start.value, 1);
+    atomic_store(&team->is_ending, true);
+    atomic_fetch_add(&team->start.value, RUN_STEP);
     word_wake(&team->start);
     for (uint32_t thread = 1; thread <= team->started_count; thread++)
         pthread_join(team->members[thread].handle, NULL);
@@ -158,26 +171,34 @@ void team_destroy(struct team *team) {
 
 uint32_t team_thread_count(const struct team *team) { return team->thread_count; }
 
+void team_set_active(struct team *team, uint32_t active_count, bool may_spin) {
+    CHECK(active_count >= 1 && active_count <= team->thread_count);
+    team->active_count = active_count;
+    team->may_spin = may_spin;
+}
+
 void team_run(struct team *team, team_fn fn, void *ctx) {
     atomic_store_explicit(&team->deal, 0, memory_order_relaxed);
-    if (team->thread_count > 1) {
+    uint32_t active_count = team->active_count;
+    if (active_count > 1) {
         team->fn = fn;
         team->ctx = ctx;
-        atomic_store_explicit(&team->busy.value, team->thread_count - 1, memory_order_relaxed);
-        atomic_fetch_add(&team->start.value, 1);
+        atomic_store_explicit(&team->busy.value, active_count - 1, memory_order_relaxed);
+        uint32_t start = atomic_load_explicit(&team->start.value, memory_order_relaxed);
+        atomic_store(&team->start.value, ((start & ~ACTIVE_MASK) + RUN_STEP) | (active_count - 1));
         word_wake(&team->start);
     }
-    fn(ctx, 0, team->thread_count);
+    fn(ctx, 0, active_count);
     uint32_t busy = atomic_load_explicit(&team->busy.value, memory_order_acquire);
     while (busy != 0) busy = word_wait(&team->busy, busy, team->may_spin);
 }
 
 void team_barrier(struct team *team) {
-    if (team->thread_count == 1) return;
+    if (team->active_count == 1) return;
     /* Read before arriving: the phase cannot move until this thread has arrived. */
     uint32_t phase = atomic_load_explicit(&team->phase.value, memory_order_relaxed);
     uint32_t before = atomic_fetch_add_explicit(&team->arrived, 1, memory_order_acq_rel);
-    if (before + 1 < team->thread_count) {
+    if (before + 1 < team->active_count) {
         word_wait(&team->phase, phase, team->may_spin);
         return;
     }

@@ -4,6 +4,7 @@
  * TEAM_SPIN_US (protocol.md 6), then sleeps on a futex; with more threads than cores nobody
  * spins.  Owned by one thread (the step thread); team_run does not nest.
  *
+ * A run may be of fewer threads than there are (team_set_active); the others sleep through it.
  * Within a run, every thread calls team_barrier the same number of times.  Whatever was written
  * before a barrier, or before team_run, is seen by all threads after it. */
 #ifndef GRAMME_BASE_TEAM_H
@@ -28,8 +29,11 @@ struct team;
  * or more than TEAM_THREADS_MAX, ERR_MEMORY when a thread cannot be made; then none is left. */
 MUST_USE enum err team_create(uint32_t thread_count, bool may_spin, struct team **out);
 void team_destroy(struct team *team);
-uint32_t team_thread_count(const struct team *team);
-/* Runs fn on every thread and returns when all have returned; team_deal starts at 0. */
+uint32_t team_thread_count(const struct team *team); /* all, active or not */
+/* Between runs: the next ones are of the first active_count threads (1 to all; at the start: all),
+ * and spin when they may.  What a run computes must not depend on it. */
+void team_set_active(struct team *team, uint32_t active_count, bool may_spin);
+/* Runs fn on every active thread and returns when all have returned; team_deal starts at 0. */
 void team_run(struct team *team, team_fn fn, void *ctx);
 /* Inside a run: returns when all threads of the team have arrived. */
 void team_barrier(struct team *team);

@@ -193,7 +193,6 @@ static enum err start_worker(struct frontend *frontend, struct err_text *text) {
         .queue_prompt_bytes_max = frontend->api_options.queue_prompt_bytes_max,
         .instance = cmd_process_draw_instance(),
         .device_bytes = frontend->setup->local_device_bytes,
-        .may_spin = true,
     };
     enum err e = cmd_worker_create(&setup, frontend->model, tokenizer_digest(frontend->tokenizer),
                                    frontend->setup->bus, text, &frontend->worker);

@@ -55,6 +55,7 @@ static enum err take_handover(unsigned command, struct cmd_process *out, struct 
     out->report_fd = REPORT_FD;
     enum err e = options_create(command, &out->options);
     if (!e) e = handover_read(HANDOVER_FD, &out->handover, out->options, text);
+    if (!e && out->handover.core_count) fcntl(CORES_FD, F_SETFD, FD_CLOEXEC);
     close(HANDOVER_FD);
     if (e) return e;
     cmd_configure_log(out->options, out->handover.name);
@@ -68,7 +69,6 @@ static void name_process(const char *word, struct handover *handover) {
     gethostname(host, sizeof host - 1);
     snprintf(handover->name, sizeof handover->name, "%s.%.40s.%ld", word, host, (long) getpid());
     handover->instance = cmd_process_draw_instance();
-    handover->may_spin = true;
 }
 
 static enum err find_bus(const struct options *options, const struct graph *graph,

@@ -13,6 +13,7 @@
 #include <uv.h>
 
 #include "base/alloc.h"
+#include "base/core_share.h"
 #include "base/log.h"
 #include "base/num.h"
 #include "cmd/cmd.h"
@@ -82,6 +83,8 @@ struct fleet {
     uint32_t component_count, environment_count;
     struct handover bus; /* url, name space, secrets */
     bool has_own_bus;
+    int cores_fd; /* how the workers share the cores; -1: none yet */
+    uint32_t core_slot_count;
     char nats_program[512], listen_host[128];
     uint16_t listen_port;
     char join[1400]; /* the line other nodes type; "" none */
@@ -130,31 +133,33 @@ static void add_components(struct fleet *fleet, enum graph_section_id id, enum u
                                                    .environment = (const char *const *) environment,
                                                    .environment_count = section->env_count};
         component->handover.tells_workers = role == UNIT_FRONTEND && i == 0;
+        if (role == UNIT_FRONTEND) component->handover.core_count = 0;
+        else component->handover.core_slot = fleet->core_slot_count++;
         component->handover.device_bytes = device_bytes_of(fleet->plan, id);
         snprintf(component->name, sizeof component->name, "%s.%u", graph_section_name(id), i);
         if (component->handover.device_bytes) log_devices(fleet, component->name, id, i);
     }
 }
 
-/* The node's cores are dealt to its workers; with more threads than cores nobody spins. */
-static struct handover share_of_node(const struct graph *graph) {
+/* The node's workers share its cores: whoever computes gets an equal part (base/core_share.h). */
+static enum err share_node(struct fleet *fleet, struct err_text *text, struct handover *out) {
     struct device_cpu cpu;
     device_cpu_look(NULL, &cpu);
-    uint32_t workers = 0, threads = 0;
-    for (int i = GRAPH_VLLM_WORKER; i <= GRAPH_PREFILL_WORKER; i++)
-        if (graph->sections[i].is_used) workers += graph->sections[i].replica_count;
-    uint32_t share = workers && cpu.thread_count > workers ? cpu.thread_count / workers : 1;
+    uint32_t workers = 0, fixed = 0;
     for (int i = GRAPH_VLLM_WORKER; i <= GRAPH_PREFILL_WORKER; i++) {
-        const struct graph_section *section = &graph->sections[i];
+        const struct graph_section *section = &fleet->graph->sections[i];
         if (!section->is_used) continue;
-        uint32_t of_one = options_is_set(section->options, OPT_THREADS)
-                              ? (uint32_t) options_count(section->options, OPT_THREADS)
-                              : share;
-        threads += of_one * section->replica_count;
+        workers += section->replica_count;
+        if (options_is_set(section->options, OPT_THREADS)) fixed += section->replica_count;
     }
-    log_info("%s: %u workers, %u threads each", device_cpu_describe(&cpu).text, workers, share);
-    return (struct handover){
-        .thread_count = share, .may_spin = threads <= cpu.thread_count, .memory_sharers = workers};
+    *out = (struct handover){.memory_sharers = workers};
+    if (!workers) return ERR_OK;
+    out->core_count = cpu.thread_count;
+    log_info("%s: %u workers; %s", device_cpu_describe(&cpu).text, workers,
+             fixed == workers ? "each has its --threads"
+             : workers == 1   ? "it may use them all"
+                              : "those that compute share the threads equally");
+    return core_share_create(workers, text, &fleet->cores_fd);
 }
 
 static enum err make_components(struct fleet *fleet, struct err_text *text) {
@@ -171,7 +176,9 @@ static enum err make_components(struct fleet *fleet, struct err_text *text) {
     fleet->environments = alloc_zero(environment_count + 1, sizeof *fleet->environments);
     if (!fleet->components || !fleet->environments)
         return err_set(text, ERR_MEMORY, "out of memory");
-    struct handover share = share_of_node(graph);
+    struct handover share;
+    enum err e = share_node(fleet, text, &share);
+    if (e) return e;
     add_components(fleet, GRAPH_VLLM_WORKER, UNIT_WORKER, &share);
     if (graph_is_disagg(graph->kind))
         add_components(fleet, GRAPH_PREFILL_WORKER, UNIT_PREFILL, &share);
@@ -327,6 +334,7 @@ static enum err start_supervisor(struct fleet *fleet, struct err_text *text) {
                 .ring_bytes_max = ROSTER_RING_BYTES},
         .notify_socket = getenv("NOTIFY_SOCKET"),
         .ready_note = fleet->join[0] ? fleet->join : NULL,
+        .cores_fd = fleet->cores_fd,
         .restart_limit = (uint32_t) options_count(fleet->flags, OPT_RESTART_LIMIT),
         .drain_ms = options_ms(frontend, OPT_DRAIN_DELAY) + options_ms(frontend, OPT_DRAIN_TIMEOUT),
         .is_json = strcasecmp(options_text(fleet->flags, OPT_LOG_FORMAT), "json") == 0,
@@ -373,8 +381,12 @@ static struct device_watch *start_watch(const struct graph_plan *plan,
 
 static int serve_as_fleet(const struct graph *graph, const struct options *flags,
                           const struct cmd_target *target, const struct graph_plan *plan) {
-    struct fleet fleet = {
-        .graph = graph, .flags = flags, .target = target, .plan = plan, .status = CMD_FAILED};
+    struct fleet fleet = {.graph = graph,
+                          .flags = flags,
+                          .target = target,
+                          .plan = plan,
+                          .cores_fd = -1,
+                          .status = CMD_FAILED};
     struct err_text text = {0};
     enum err e = find_bus(&fleet, &text);
     if (e)
@@ -400,6 +412,7 @@ static int serve_as_fleet(const struct graph *graph, const struct options *flags
     for (uint32_t i = 0; i < fleet.environment_count; i++) alloc_free(fleet.environments[i]);
     alloc_free(fleet.environments);
     alloc_free(fleet.components);
+    if (fleet.cores_fd >= 0) close(fleet.cores_fd);
     return e ? cmd_fail(e, &text) : fleet.status;
 }
 

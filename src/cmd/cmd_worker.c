@@ -40,6 +40,7 @@ struct process {
     struct model *model;
     struct worker *worker;
     struct cmd_system_port *system_port;
+    struct core_share *core_share; /* owned; NULL: alone on this node */
     uint16_t http_port;
     uint64_t tokenizer_digest;
     enum err open_error;
@@ -139,9 +140,9 @@ enum err cmd_worker_create(const struct cmd_worker_setup *setup, const struct mo
         boot.engine.queue_requests_max = setup->queue_requests_max;
         boot.engine.queue_prompt_bytes_max = setup->queue_prompt_bytes_max;
     }
-    if (setup->thread_count && !options_is_set(options, OPT_THREADS))
-        boot.backend.thread_count = setup->thread_count;
-    boot.backend.may_spin = boot.backend.may_spin && setup->may_spin;
+    boot.backend.core_share = setup->core_share;
+    boot.backend.core_count = setup->core_count;
+    boot.backend.is_thread_count_fixed = options_is_set(options, OPT_THREADS);
     e = set_budget(setup, boot.backend.rank_count, text, &boot.budget);
     if (e) return e;
     if (setup->is_prefill) { /* what is computed is sent while the next chunk is */
@@ -294,8 +295,8 @@ static void on_model_open(uv_work_t *work, int uv_status) {
     const struct cmd_worker_setup setup = {.options = process->base.options,
                                            .instance = handover->instance,
                                            .name = handover->name,
-                                           .thread_count = handover->thread_count,
-                                           .may_spin = handover->may_spin,
+                                           .core_share = process->core_share,
+                                           .core_count = handover->core_count,
                                            .memory_sharers = handover->memory_sharers,
                                            .device_bytes = handover->device_bytes,
                                            .http_port = process->http_port,
@@ -358,6 +359,11 @@ static int serve(struct process *process) {
     enum err e = ERR_OK;
     const char *model = options_text(process->base.options, OPT_MODEL);
     if (!model) e = err_set(&text, ERR_USAGE, "no model: give -m MODEL, or -f FILE with one");
+    const struct handover *handover = &process->base.handover;
+    if (!e && handover->core_count) {
+        e = core_share_open(CORES_FD, handover->core_slot, &text, &process->core_share);
+        close(CORES_FD);
+    }
     if (!e) e = cmd_process_open_bus(&process->base, &text, &process->bus);
     if (e) return cmd_process_fail(&process->base, e, true, &text);
     uv_loop_init(&process->loop);
@@ -371,6 +377,7 @@ static int serve(struct process *process) {
     uv_loop_close(&process->loop);
     model_close(process->model);
     bus_destroy(process->bus);
+    core_share_close(process->core_share);
     return process->status;
 }
 

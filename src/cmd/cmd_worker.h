@@ -4,6 +4,7 @@
 #ifndef GRAMME_CMD_CMD_WORKER_H
 #define GRAMME_CMD_CMD_WORKER_H
 
+#include "base/core_share.h"
 #include "bus/bus.h"
 #include "config/option.h"
 #include "model/model.h"
@@ -15,12 +16,12 @@ struct cmd_worker_setup {
     uint32_t queue_requests_max; /* 0: the engine's own bound */
     uint64_t queue_prompt_bytes_max;
     uint64_t instance;
-    const char *name;        /* "VllmWorker.0"; NULL: nobody else sees it */
-    uint32_t thread_count;   /* its share of the cores; 0: all of them */
-    bool may_spin;           /* no other worker computes on these cores */
-    uint32_t memory_sharers; /* workers on this machine's memory; 0, 1: alone */
-    uint64_t device_bytes;   /* of each rank's device; 0: as --devices says, or the machine's own */
-    uint32_t http_port;      /* of its own /metrics; 0: none */
+    const char *name;              /* "VllmWorker.0"; NULL: nobody else sees it */
+    struct core_share *core_share; /* with the node's other workers; NULL: alone */
+    uint32_t core_count;           /* that they share */
+    uint32_t memory_sharers;       /* workers on this machine's memory; 0, 1: alone */
+    uint64_t device_bytes; /* of each rank's device; 0: as --devices says, or the machine's own */
+    uint32_t http_port;    /* of its own /metrics; 0: none */
     bool is_prefill;
     bool is_supervised; /* whoever started it watches the node */
 };

@@ -42,8 +42,8 @@ static void encode(const struct handover *handover, const struct options *option
         add_pair(out, texts[i].key, (const char *) handover + texts[i].offset);
     add_number(out, "instance", handover->instance);
     add_number(out, "has_tls", handover->has_tls);
-    add_number(out, "thread_count", handover->thread_count);
-    add_number(out, "may_spin", handover->may_spin);
+    add_number(out, "core_count", handover->core_count);
+    add_number(out, "core_slot", handover->core_slot);
     add_number(out, "memory_sharers", handover->memory_sharers);
     add_number(out, "device_bytes", handover->device_bytes);
     add_number(out, "tells_workers", handover->tells_workers);
@@ -110,8 +110,8 @@ static enum err read_pair(const char *key, const char *value, struct handover *h
     unsigned long long number = strtoull(value, NULL, 10);
     if (strcmp(key, "instance") == 0) handover->instance = number;
     else if (strcmp(key, "has_tls") == 0) handover->has_tls = number != 0;
-    else if (strcmp(key, "thread_count") == 0) handover->thread_count = (uint32_t) number;
-    else if (strcmp(key, "may_spin") == 0) handover->may_spin = number != 0;
+    else if (strcmp(key, "core_count") == 0) handover->core_count = (uint32_t) number;
+    else if (strcmp(key, "core_slot") == 0) handover->core_slot = (uint32_t) number;
     else if (strcmp(key, "memory_sharers") == 0) handover->memory_sharers = (uint32_t) number;
     else if (strcmp(key, "device_bytes") == 0) handover->device_bytes = number;
     else if (strcmp(key, "tells_workers") == 0) handover->tells_workers = number != 0;

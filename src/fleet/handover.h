@@ -14,6 +14,7 @@
 
 #define HANDOVER_FD 3 /* of the child: the memory file */
 #define REPORT_FD 4   /* of the child: where report.h writes */
+#define CORES_FD 5    /* of a worker: how the node's cores are shared (base/core_share.h) */
 /* Set to the supervisor's pid for a child that was given both. */
 #define HANDOVER_VARIABLE "GRAMME_FLEET"
 
@@ -25,8 +26,8 @@ struct handover {
     char token[256], user[128], password[256]; /* "" none */
     char ca_file[256], cert_file[256], key_file[256];
     bool has_tls;
-    uint32_t thread_count;   /* its share of the node's cores; 0: all */
-    bool may_spin;           /* every compute thread of the node has a core of its own */
+    uint32_t core_count;     /* that the node's workers share; 0: CORES_FD is not there */
+    uint32_t core_slot;      /* its own in that file */
     uint32_t memory_sharers; /* workers that share this machine's memory; 0, 1: none */
     uint64_t device_bytes;   /* of each of its ranks' devices; 0: the machine's own memory */
     bool tells_workers;      /* a frontend: exports the gauges of the workers too */

@@ -10,6 +10,7 @@
 #include "base/alloc.h"
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/core_share.h"
 #include "base/log.h"
 #include "bus/msg.h"
 #include "fleet/notify.h"
@@ -96,7 +97,8 @@ static void start_unit(struct supervisor *supervisor, struct unit *unit) {
     bool is_bus = unit->role == UNIT_BUS;
     struct unit_program program = {.path = is_bus ? o->nats_program : o->program,
                                    .environment = o->environment,
-                                   .config_fd = is_bus ? supervisor->bus_config_fd : -1};
+                                   .config_fd = is_bus ? supervisor->bus_config_fd : -1,
+                                   .cores_fd = unit->handover.core_count ? o->cores_fd : -1};
     struct err_text text = {0};
     uint64_t now_us = clock_now_us();
     enum err e = unit_start(unit, &program, now_us, &text);
@@ -230,6 +232,8 @@ static void on_unit_end(struct supervisor *supervisor, struct unit *unit, int st
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
     unit_end(unit);
     tell_end(unit, pid, status, is_clean || role_is_in(unit->role, supervisor->phase));
+    if (unit->handover.core_count)
+        core_share_clear(supervisor->options.cores_fd, unit->handover.core_slot);
     if (unit->role != UNIT_BUS) note_death(supervisor, unit->handover.instance, status);
     /* While frontends finish, workers are still needed; afterwards nothing starts again. */
     bool may_restart = supervisor->phase < FRONTENDS ||

@@ -34,6 +34,7 @@ struct supervisor_options {
     struct bus_nats_options bus;     /* how to reach it */
     const char *notify_socket;       /* NULL: no systemd */
     const char *ready_note;          /* a line after "ready"; NULL: none */
+    int cores_fd;                    /* core_share's file for the workers; -1: none */
     uint32_t restart_limit;
     uint32_t drain_ms; /* that frontends may take */
     uint32_t grace_ms; /* beyond a drain, before SIGKILL; 0: 5,000 */

@@ -190,8 +190,8 @@ static enum err start_gramme(struct unit *unit, const struct unit_program *progr
         struct child_spec spec = {.path = program->path,
                                   .arguments = (char *const *) arguments,
                                   .environment = (char *const *) environment,
-                                  .fds = {handover_fd, ends[1]},
-                                  .fd_count = 2};
+                                  .fds = {handover_fd, ends[1], program->cores_fd},
+                                  .fd_count = program->cores_fd >= 0 ? 3 : 2};
         e = child_start(&spec, text, &unit->pid, log_fd);
     }
     alloc_free(environment);

@@ -54,6 +54,7 @@ struct unit_program {
     const char *path;
     char *const *environment; /* NULL-ended, ours */
     int config_fd;            /* the bus's configuration; -1: not the bus */
+    int cores_fd;             /* of workers: how cores are shared; -1: not a worker */
 };
 
 MUST_USE enum err unit_start(struct unit *unit, const struct unit_program *program, uint64_t now_us,

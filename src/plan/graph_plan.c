@@ -283,9 +283,9 @@ static void set_budget(const struct graph_plan_target *target, const struct grap
         component->node_devices = (uint32_t) num_max(component->node_devices, device->ordinal + 1);
     }
     component->device_bytes = budget->total_bytes;
-    /* The supervisor deals the cores out (serve): each thread's stack is planned. */
-    uint32_t share = target->thread_count / worker_count;
-    if (!component->options.thread_count) component->options.thread_count = share ? share : 1;
+    /* Alone among idle ones it may use every core: each thread's stack is planned. */
+    if (!component->options.thread_count)
+        component->options.thread_count = (uint32_t) num_max(target->thread_count, 1);
     component->options.model =
         component->is_cpu && !component->is_sim ? component->model.model : NULL;
 }

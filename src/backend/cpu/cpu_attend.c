@@ -54,7 +54,7 @@ static uint32_t query_step(const struct cpu_backend *cpu, const struct batch *ba
         uint64_t tasks = 0;
         for (uint32_t i = 0; i < batch->row_count; i++)
             tasks += num_div_up(batch->rows[i].token_count, step);
-        if (tasks * cpu->kv_heads >= 4 * (uint64_t) cpu->thread_count) break;
+        if (tasks * cpu->kv_heads >= 4 * (uint64_t) cpu->active_count) break;
         step /= 2;
     }
     return step;
@@ -86,13 +86,13 @@ void cpu_attend_plan(struct cpu_backend *cpu, struct cpu_step *step) {
         }
     }
     /* Four shares a thread even out what tasks differ by. */
-    uint32_t share = (uint32_t) num_div_up(tiles, 4 * (uint64_t) cpu->thread_count);
+    uint32_t share = (uint32_t) num_div_up(tiles, 4 * (uint64_t) cpu->active_count);
     uint32_t partial = 0;
     for (uint32_t i = 0; i < batch->row_count; i++) {
         if (batch->rows[i].token_count != 1) continue;
         struct cpu_task task = task_of(cpu, &batch->rows[i], i, 0, 1);
         uint32_t count = task.all_end - task.all_first;
-        bool is_split = cpu->thread_count > 1 && share > 0 && count > share &&
+        bool is_split = cpu->active_count > 1 && share > 0 && count > share &&
                         (uint64_t) count * heads <= cpu->partial_room - partial;
         uint32_t part_tiles = is_split ? share : count;
         task.part_count = (uint32_t) num_div_up(count, part_tiles);

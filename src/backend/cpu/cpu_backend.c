@@ -94,7 +94,7 @@ static enum err cpu_open(const struct model_spec *spec, const struct backend_opt
     cpu->model = options->model;
     cpu->options.numerics = numerics_resolve(options->numerics, spec->weight_type);
     cpu->options.kv_dtype = kv_dtype_resolve(options->kv_dtype, spec->weight_type);
-    cpu->thread_count = options->thread_count;
+    cpu->thread_count = cpu->active_count = options->thread_count;
     e = cpu_body_choose(options->cpu_body, text, &cpu->body);
     if (!e) {
         cpu->rows = cpu_rows_of(cpu->body);

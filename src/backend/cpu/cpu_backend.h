@@ -145,6 +145,7 @@ struct cpu_backend {
     float rope_scale;
 
     uint32_t thread_count;
+    uint32_t active_count;  /* threads of this step, at most thread_count */
     uint32_t group;         /* query heads a KV head, within a rank */
     uint32_t kv_heads;      /* of all ranks together, copies counted */
     uint32_t output_groups; /* of all ranks together */

@@ -17,6 +17,7 @@
 
 #include <string.h>
 
+#include "base/core_share.h"
 #include "base/num.h"
 
 #define ROWS_DEALT 8u   /* rows a thread takes at a time */
@@ -706,6 +707,17 @@ static void list_logits(struct cpu_backend *cpu, struct cpu_step *step) {
     }
 }
 
+/* The cores are shared out anew each step, among the workers of this node that compute now. */
+static void begin_share(struct cpu_backend *cpu) {
+    const struct backend_options *options = &cpu->options;
+    if (!options->core_share) return;
+    uint32_t busy = core_share_begin(options->core_share);
+    if (!options->is_thread_count_fixed)
+        cpu->active_count = core_share_threads(cpu->thread_count, options->core_count, busy);
+    bool may_spin = options->may_spin && (uint64_t) cpu->active_count * busy <= options->core_count;
+    team_set_active(cpu->team, cpu->active_count, may_spin);
+}
+
 void cpu_forward_step(struct cpu_backend *cpu, const struct batch *batch) {
     struct cpu_step *step = &cpu->step;
     step->batch = batch;
@@ -727,8 +739,10 @@ void cpu_forward_step(struct cpu_backend *cpu, const struct batch *batch) {
     CHECK(step->token_count == batch->token_count && step->token_count > 0);
     if (step->token_count > cpu->narrow_rows) step->is_narrow = false;
     list_logits(cpu, step);
+    begin_share(cpu);
     cpu_attend_plan(cpu, step);
     atomic_store(&step->next[0], 0);
     atomic_store(&step->next[1], 0);
     team_run(cpu->team, step_thread, cpu);
+    if (cpu->options.core_share) core_share_end(cpu->options.core_share);
 }

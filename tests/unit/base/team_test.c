@@ -1,5 +1,6 @@
 /* team - every thread runs every run once, barriers order memory, dealing hands out each index
- * once; with one thread, as many as cores, and more than cores; spinning and sleeping.  Under
+ * once; with one thread, as many as cores, and more than cores; spinning and sleeping; with some of
+ * the threads, another number each run.  Under
  * TSan the plain (not atomic) writes below are the proof that barriers order memory. */
 #include "base/team.h"
 
@@ -76,6 +77,37 @@ static void run_all(uint32_t thread_count, bool may_spin, bool is_slow) {
     team_destroy(shared.team);
 }
 
+static void active_body(void *ctx, uint32_t thread, uint32_t thread_count) {
+    struct shared *shared = ctx;
+    if (thread >= thread_count) shared->failures[0]++;
+    shared->sums[thread]++;
+    team_barrier(shared->team);
+    for (uint32_t other = 0; other < thread_count; other++)
+        if (shared->sums[other] != shared->sums[0]) shared->failures[thread]++;
+    team_barrier(shared->team);
+}
+
+/* Each run by another number of threads: those and no others work, and nobody waits for the rest. */
+static void test_active(void **state) {
+    (void) state;
+    static struct shared shared;
+    for (uint32_t thread_count = 1; thread_count <= 9; thread_count += 4) {
+        memset(&shared, 0, sizeof shared);
+        assert_int_equal(team_create(thread_count, true, &shared.team), ERR_OK);
+        for (uint32_t run = 0; run < 2000; run++) {
+            uint32_t active = 1 + run * 7 % thread_count;
+            team_set_active(shared.team, active, run % 3 == 0 && active <= 2);
+            memset(shared.sums, 0, sizeof shared.sums);
+            team_run(shared.team, active_body, &shared);
+            for (uint32_t thread = 0; thread < thread_count; thread++)
+                assert_int_equal(shared.sums[thread], thread < active);
+        }
+        for (uint32_t thread = 0; thread < thread_count; thread++)
+            assert_int_equal(shared.failures[thread], 0);
+        team_destroy(shared.team);
+    }
+}
+
 static void test_runs(void **state) {
     (void) state;
     const uint32_t counts[] = {1, 2, 3, 8, 33};
@@ -109,6 +141,7 @@ static void test_create_destroy(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_runs),
+        cmocka_unit_test(test_active),
         cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_create_destroy),
     };

@@ -20,9 +20,9 @@ static const struct handover sample = {.instance = 0xfedcba9876543210u,
                                        .url = "nats://127.0.0.1:4222",
                                        .name_space = "g1",
                                        .token = "s3cret with \"quotes\"",
-                                       .thread_count = 3,
+                                       .core_count = 3,
                                        .memory_sharers = 2,
-                                       .may_spin = true,
+                                       .core_slot = 2,
                                        .device_bytes = 1ull << 40,
                                        .tells_workers = true};
 
