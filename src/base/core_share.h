@@ -1,4 +1,4 @@
-/* core_share - how the workers of one node share its cores: whoever computes now gets an equal part.
+/* core_share - how the workers of a node share its cores: who computes now gets an equal part.
  *
  * A memory file with one slot a worker, inherited from the supervisor.  A worker marks its slot
  * while a step runs; at the start of a step it counts the marks, and takes its part of the cores.

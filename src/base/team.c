@@ -1,8 +1,9 @@
 /* team - see team.h.
  *
  * Two words carry everything.  `start` counts runs and holds how many threads are active: a worker
- * waits until it moves, works if it is one of them, and counts itself out of `busy`; thread 0 works without waiting for late starters and then waits
- * for `busy` to reach 0.  `phase` counts barriers: the last one to arrive moves it.
+ * waits until it moves, works if it is one of them, and counts itself out of `busy`; thread 0 works
+ * without waiting for late starters and then waits for `busy` to reach 0.  `phase` counts barriers:
+ * the last one to arrive moves it.
  *
  * Sleeping: a waiter adds itself to `sleepers`, looks at the word once more, and sleeps on it; a
  * mover moves the word and then looks at `sleepers`.  Both are sequentially consistent, so one of
@@ -23,8 +24,8 @@
 
 #define LINE_BYTES 64
 
-/* `start`: the run's number above the active threads' count less one.  In one word, because a thread
- * that is not active may look at any time, also when the next run is being prepared. */
+/* `start`: the run's number above the active threads' count less one.  In one word, because a
+ * thread that is not active may look at any time, also when the next run is being prepared. */
 #define ACTIVE_MASK 255u
 #define RUN_STEP 256u
 _Static_assert(TEAM_THREADS_MAX <= ACTIVE_MASK + 1, "the count fits its bits");

@@ -685,22 +685,35 @@ static bool admit(struct engine *engine, struct flight *flight, struct sequence 
     return true;
 }
 
+/* The first of the queue; behind `passed`, a remote one that waits for its half of the blocks, the
+ * first that is none (remote ones keep their order, and so do their further choices).  NULL: nobody. */
+static struct sequence *next_to_admit(const struct engine *engine, struct sched_node **passed) {
+    if (!*passed) return (struct sequence *) sched_queue_head(&engine->queue);
+    struct sched_node *node = sched_queue_next(&engine->queue, *passed);
+    for (; node && engine_is_unplaced(((struct sequence *) node)->request); *passed = node)
+        node = sched_queue_next(&engine->queue, node);
+    return (struct sequence *) node;
+}
+
 static void admit_all(struct engine *engine, struct flight *flight, uint32_t tokens_left) {
+    struct sched_node *passed = NULL;
     while (engine->news_count < NEWS_MAX) {
-        struct sched_node *head = sched_queue_head(&engine->queue);
-        if (!head) return;
-        struct sequence *sequence = (struct sequence *) head;
+        struct sequence *sequence = next_to_admit(engine, &passed);
+        if (!sequence) return;
         enum finish_reason over = over_before_start(sequence);
         if (over != FINISH_NONE) {
             if (!tell_end(engine, sequence, over, ERR_OK)) return;
             continue;
         }
         if (engine_is_placing(sequence)) { /* takes neither seat nor tokens */
-            if (!engine_place(engine, sequence)) return;
+            enum err e = engine_place(engine, sequence);
+            if (e == ERR_LIMIT) passed = (struct sched_node *) sequence;
+            else if (e) return;
             continue;
         }
         if (tokens_left == 0 || engine->running_count >= engine->running_max) return;
         if (!admit(engine, flight, sequence, &tokens_left)) return;
+        engine->load.passed_remotes += passed != NULL;
     }
 }
 

@@ -107,7 +107,8 @@ struct engine_load {
      * KV, a PREFILL that is computed. */
     uint32_t held_requests;
     uint32_t remote_blocks, quarantined_blocks; /* quarantined ones are counted in both */
-    uint64_t half_waits; /* a remote one at the queue's head found half of the blocks held */
+    uint64_t half_waits;     /* a remote one at the queue's head found half of the blocks held, */
+    uint64_t passed_remotes; /* and one behind it started meanwhile */
     uint64_t running_tokens, waiting_tokens; /* waiting: prompt tokens still to be computed */
     uint64_t prefill_tokens;                 /* of running PREFILLs, likewise */
     uint64_t step_count;                     /* those that found nothing to do included */

@@ -59,35 +59,37 @@ void engine_add_held_load(const struct engine *engine, struct engine_load *out) 
 
 /* --- REMOTE ----------------------------------------------------------------------------------- */
 
-bool engine_is_placing(const struct sequence *sequence) {
-    const struct request *request = sequence->request;
-    return request->kind == ENGINE_REMOTE && !request->was_placed &&
-           sequence == &request->choices[0];
+bool engine_is_unplaced(const struct request *request) {
+    return request->kind == ENGINE_REMOTE && !request->was_placed;
 }
 
-bool engine_place(struct engine *engine, struct sequence *sequence) {
+bool engine_is_placing(const struct sequence *sequence) {
+    return engine_is_unplaced(sequence->request) && sequence == &sequence->request->choices[0];
+}
+
+enum err engine_place(struct engine *engine, struct sequence *sequence) {
     struct request *request = sequence->request;
     uint32_t block_size = engine->options.block_size;
     uint32_t from_elsewhere = sequence->token_count - 1; /* tokens */
     uint32_t total = sched_policy_blocks(sequence->token_count, request->positions_max, block_size);
     if (total > remote_blocks_max(engine) || from_elsewhere == 0) {
         request->kind = ENGINE_GENERATE;
-        return true;
+        return ERR_OK;
     }
     if (engine->remote_blocks + total > remote_blocks_max(engine)) {
         engine->load.half_waits++;
-        return false;
+        return ERR_LIMIT;
     }
     if (engine_take_blocks(engine, sequence)) {
         CHECK(engine_holds_blocks(engine));
-        return false;
+        return ERR_BUSY;
     }
     uint32_t hit_count = sequence->table.block_count;
     if (hit_count * block_size >= from_elsewhere) { /* the cache has it all */
         kv_table_release(&sequence->table, engine->pool);
         sequence->submitted = sequence->computed = 0;
         request->kind = ENGINE_GENERATE;
-        return true;
+        return ERR_OK;
     }
     CHECK(kv_table_cover(&sequence->table, engine->pool, from_elsewhere) == ERR_OK);
     engine_leave_queue(engine, sequence);
@@ -100,7 +102,7 @@ bool engine_place(struct engine *engine, struct sequence *sequence) {
     engine->held_requests++;
     engine_tell_admitted(engine, sequence)->is_placed = true;
     engine->news_count++;
-    return true;
+    return ERR_OK;
 }
 
 /* NULL unless the request lives and its first sequence waits for KV from elsewhere. */

@@ -86,10 +86,13 @@ void engine_give_seat_back(struct engine *engine, struct sequence *sequence);
 
 /* --- engine_handoff.c --- */
 
+/* REMOTE, and without its blocks yet. */
+bool engine_is_unplaced(const struct request *request);
 /* Whether the head of the queue is to be placed rather than run. */
 bool engine_is_placing(const struct sequence *sequence);
-/* false: the queue waits for a later step. */
-MUST_USE bool engine_place(struct engine *engine, struct sequence *sequence);
+/* ERR_BUSY: no blocks, the queue waits for a later step.  ERR_LIMIT: half of the blocks are held;
+ * those behind it that want none of that half may pass. */
+MUST_USE enum err engine_place(struct engine *engine, struct sequence *sequence);
 /* REMOTE, KEPT: its blocks go back; into quarantine those that are exposed. */
 void engine_leave_remote(struct engine *engine, struct sequence *sequence);
 void engine_leave_kept(struct engine *engine, struct sequence *sequence);

@@ -288,6 +288,18 @@ static void send_prefill(struct handoff_decode *decode, struct handoff *handoff,
     send_out(decode, BUS_INBOX, handoff->peer);
 }
 
+/* The request's own time is up: nobody else is asked. */
+static bool is_out_of_time(const struct handoff *handoff, uint64_t now_us) {
+    return handoff->end_us && now_us >= handoff->end_us;
+}
+
+/* Each worker that is asked has remote-prefill-timeout, within the request's own time. */
+static void set_deadline(const struct handoff_decode *decode, struct handoff *handoff,
+                         uint64_t now_us) {
+    handoff->deadline_us = now_us + (uint64_t) decode->options.rule.timeout_ms * 1000;
+    if (handoff->end_us) handoff->deadline_us = num_min(handoff->deadline_us, handoff->end_us);
+}
+
 /* Asks this worker; false: its pieces cannot be expected now. */
 static bool ask(struct handoff_decode *decode, struct handoff *handoff,
                 const struct handoff_peer *peer, uint64_t now_us) {
@@ -317,6 +329,7 @@ static bool ask(struct handoff_decode *decode, struct handoff *handoff,
     handoff->is_forgotten = handoff->is_done = false;
     handoff->received_count = handoff->retry_ticks = 0;
     handoff->sent_us = now_us;
+    set_deadline(decode, handoff, now_us);
     handoff->prefill_tokens =
         token_count - handoff->first_piece * decode->options.hello->block_size;
     add_target(decode, handoff->peer);
@@ -337,7 +350,7 @@ static void fall_back(struct handoff_decode *decode, struct handoff *handoff,
 static void ask_next(struct handoff_decode *decode, struct handoff *handoff,
                      enum msg_remote_result result, uint64_t now_us) {
     const struct handoff_peer *peer = NULL;
-    if (now_us < handoff->deadline_us) peer = choose(decode, handoff);
+    if (!is_out_of_time(handoff, now_us)) peer = choose(decode, handoff);
     bool is_retry = handoff->try_count > 0;
     while (peer && !ask(decode, handoff, peer, now_us)) peer = choose(decode, handoff);
     if (!peer) fall_back(decode, handoff, result);
@@ -354,9 +367,7 @@ void handoff_decode_admitted(struct handoff_decode *decode, uint64_t engine_id, 
         return;
     }
     handoff->first_piece = cached_tokens / decode->options.hello->block_size;
-    handoff->deadline_us = now_us + (uint64_t) decode->options.rule.timeout_ms * 1000;
-    if (handoff->end_us) handoff->deadline_us = num_min(handoff->deadline_us, handoff->end_us);
-    bool is_late = now_us >= handoff->deadline_us;
+    bool is_late = is_out_of_time(handoff, now_us);
     ask_next(decode, handoff, is_late ? MSG_REMOTE_TIMEOUT : MSG_REMOTE_LOCAL_NO_PEER, now_us);
 }
 
@@ -377,7 +388,8 @@ static void send_cancel(struct handoff_decode *decode, const struct handoff *han
 static void give_up(struct handoff_decode *decode, struct handoff *handoff,
                     enum msg_remote_result result, const char *why, uint64_t now_us) {
     const struct handoff_peer *peer = handoff_peers_find(decode->peers, handoff->peer);
-    bool may_retry = result != MSG_REMOTE_TIMEOUT && choose(decode, handoff);
+    bool may_retry = !is_out_of_time(handoff, now_us) && choose(decode, handoff);
+    decode->counts.late_retries += may_retry && result == MSG_REMOTE_TIMEOUT;
     /* Of a worker's end its own line tells. */
     log_request(result == MSG_REMOTE_DEAD ? LOG_INFO : LOG_WARN, handoff->request_id,
                 "prefill at %s (%016llx) given up: %s; %s",

@@ -24,6 +24,7 @@ struct handoff_decode_counts {
     uint64_t handoff_us;               /* of the DONE ones */
     uint64_t done_first, pieces_first; /* PREFILL_DONE before the last piece, or after it */
     uint64_t released_late;            /* blocks that came out of quarantine */
+    uint64_t late_retries;             /* past a deadline another worker may be asked */
     uint64_t cancelled_exposed, gone, stale, syncs, transfer_failures;
 };
 

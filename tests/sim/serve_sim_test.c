@@ -52,7 +52,7 @@ static struct {
     uint64_t choices_closed, shared_prompts, two_in_flight, redispatch_first, timed_out,
         whole_prefill;
     uint64_t allocations_failed;
-    uint64_t half_waits, preempted_beside_handoff, frozen, unlike, other_tp;
+    uint64_t half_waits, passed_remotes, preempted_beside_handoff, frozen, unlike, other_tp;
     struct worker_core_counts core;
     struct handoff_decode_counts decode;
     struct handoff_prefill_counts prefill;
@@ -187,6 +187,7 @@ static void worker_stop(struct worker *worker) {
     }
     marks.preemptions += load.preemption_count;
     marks.half_waits += load.half_waits;
+    marks.passed_remotes += load.passed_remotes;
     marks.prefix_hits += load.prefix_hit_tokens;
     fake_bus_leave(bus, worker->instance);
     worker_core_destroy(worker->core);
@@ -794,6 +795,7 @@ int main(int argc, char **argv) {
         mark(msg_remote_result_name(i), marks.decode.results[i]);
     MARK(allocations_failed);
     MARK(half_waits);
+    MARK(passed_remotes);
     MARK(preempted_beside_handoff);
     MARK(frozen);
     MARK(unlike);
@@ -801,6 +803,7 @@ int main(int argc, char **argv) {
     MARK(decode.done_first);
     MARK(decode.pieces_first);
     MARK(decode.released_late);
+    MARK(decode.late_retries);
     MARK(decode.cancelled_exposed);
     MARK(decode.gone);
     MARK(decode.stale);

@@ -303,6 +303,35 @@ static void test_half_of_the_blocks(void **state) {
     pair_close(&pair);
 }
 
+/* A remote prompt that waits for its half holds up no local one behind it, and none passes it once
+ * it has its half; remote ones keep their order among themselves. */
+static void test_local_ones_pass(void **state) {
+    struct pair pair;
+    struct engine_load load;
+    pair_open(&pair, 16);
+    for (uint32_t i = 0; i < 4; i++)
+        must_add(&pair.d, ENGINE_REMOTE, 1 + i, pair.prompt + 1 + i, i == 3 ? 20 : 100, 1 + i % 3,
+                 &pair.sampling);
+    must_add(&pair.d, ENGINE_GENERATE, 5, pair.prompt + 50, 40, 2, &pair.sampling);
+    assert_true(step_until_placed(&pair.d, &pair.watch, 2));
+    rig_run(&pair.d, &pair.watch); /* until nothing more can be done */
+    expect(&pair.d, &pair.watch, 5, 0, pair.prompt + 50, 40, &pair.sampling);
+    expect(&pair.d, &pair.watch, 5, 1, pair.prompt + 50, 40, &pair.sampling);
+    engine_get_load(pair.d.engine, &load);
+    assert_int_equal(load.passed_remotes, 1);
+    assert_int_equal(load.waiting_requests, 2); /* the small remote one does not pass either */
+    assert_false(step_until_placed(&pair.d, &pair.watch, 4));
+    engine_remote_fallback(pair.d.engine, 1);
+    assert_true(step_until_placed(&pair.d, &pair.watch, 3));
+    for (uint32_t i = 1; i < 4; i++) engine_remote_fallback(pair.d.engine, 1 + i);
+    rig_run(&pair.d, &pair.watch);
+    for (uint32_t i = 0; i < 4; i++)
+        expect(&pair.d, &pair.watch, 1 + i, 0, pair.prompt + 1 + i, i == 3 ? 20 : 100,
+               &pair.sampling);
+    rig_is_whole(&pair.d);
+    pair_close(&pair);
+}
+
 /* Stopped while it waits, is under way, is computed. */
 static void test_prefill_stop(void **state) {
     for (uint32_t depth = 1; depth <= 2; depth++) {
@@ -500,6 +529,7 @@ int main(void) {
         cmocka_unit_test(test_fallback_and_cancel),
         cmocka_unit_test(test_released_before_cancel_is_done),
         cmocka_unit_test(test_half_of_the_blocks),
+        cmocka_unit_test(test_local_ones_pass),
         cmocka_unit_test(test_prefill_stop),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_random),

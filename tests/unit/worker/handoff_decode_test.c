@@ -206,6 +206,39 @@ static void test_prefix_hits(void **state) {
     book_close(&book);
 }
 
+/* A remote prompt that has its blocks: somebody is asked.  Its engine id. */
+static uint64_t place(struct book *book, uint32_t count) {
+    struct err_text text = {""};
+    struct sampling sampling;
+    struct engine_choice choice = {0};
+    const struct engine_output *outputs;
+    uint32_t output_count;
+    sampling_init(&sampling);
+    assert_true(wants(book, count, 0));
+    struct engine_request request = {.kind = ENGINE_REMOTE,
+                                     .id = book->engine_id,
+                                     .prompt_ids = book->prompt,
+                                     .prompt_count = count,
+                                     .choices = &choice,
+                                     .choice_count = 1,
+                                     .sampling = &sampling};
+    assert_int_equal(engine_add(book->rig.engine, &request, &text), ERR_OK);
+    assert_int_equal(engine_step(book->rig.engine, 1, &outputs, &output_count), ERR_OK);
+    assert_true(output_count == 1 && outputs[0].is_placed);
+    handoff_decode_admitted(book->decode, request.id, true, 0, book->now_us);
+    return request.id;
+}
+
+static void take_release(struct book *book) {
+    struct xfer_event event = {0};
+    for (uint64_t end = clock_now_us() + WAIT_US; clock_now_us() < end;) {
+        if (xfer_take(book->own_xfer, &event)) break;
+        nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+    }
+    assert_int_equal(event.kind, XFER_RELEASED);
+    handoff_decode_event(book->decode, &event, book->now_us);
+}
+
 static void test_queue(void **state) {
     struct book book;
     book_open(&book, true);
@@ -218,25 +251,7 @@ static void test_queue(void **state) {
     assert_int_equal(result(&book, MSG_REMOTE_LOCAL_QUEUE), 1);
     /* Our own attempt counts until the LOAD shows it. */
     say_load(&book, 6, 1, 100, 3, 0, false);
-    struct err_text text = {""};
-    struct sampling sampling;
-    struct engine_choice choice = {0};
-    const struct engine_output *outputs;
-    uint32_t count;
-    sampling_init(&sampling);
-    assert_true(wants(&book, 100, 0));
-    struct engine_request request = {.kind = ENGINE_REMOTE,
-                                     .id = book.engine_id,
-                                     .prompt_ids = book.prompt,
-                                     .prompt_count = 100,
-                                     .choices = &choice,
-                                     .choice_count = 1,
-                                     .sampling = &sampling};
-    uint64_t id = book.engine_id;
-    assert_int_equal(engine_add(book.rig.engine, &request, &text), ERR_OK);
-    assert_int_equal(engine_step(book.rig.engine, 1, &outputs, &count), ERR_OK);
-    assert_true(count == 1 && outputs[0].is_placed);
-    handoff_decode_admitted(book.decode, id, true, 0, book.now_us);
+    uint64_t id = place(&book, 100);
     assert_int_equal(book.sent[book.sent_count - 1].kind, MSG_PREFILL);
     assert_int_equal(book.sent[book.sent_count - 1].to, 6);
     uint64_t attempt = book.sent[book.sent_count - 1].attempt;
@@ -256,24 +271,55 @@ static void test_queue(void **state) {
     msg_encode_roster(&(struct msg_roster){.number = 1, .dead = &dead, .dead_count = 1}, &out);
     take(&book, 1, &out);
     handoff_decode_tick(book.decode, true, book.now_us);
-    struct xfer_event event;
-    for (uint64_t end = clock_now_us() + WAIT_US; clock_now_us() < end;) {
-        if (xfer_take(book.own_xfer, &event)) break;
-        nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
-    }
-    assert_int_equal(event.kind, XFER_RELEASED);
-    handoff_decode_event(book.decode, &event, book.now_us);
+    take_release(&book);
     assert_int_equal(book.sent[book.sent_count - 1].kind, MSG_PREFILL);
     assert_int_equal(book.sent[book.sent_count - 1].to, 8);
     assert_true(book.sent[book.sent_count - 1].attempt > attempt);
     assert_int_equal(result(&book, MSG_REMOTE_RETRIED), 1);
     handoff_decode_end(book.decode, id);
     assert_false(handoff_decode_is_empty(book.decode)); /* its blocks are not let go of */
+    take_release(&book);
+    assert_true(handoff_decode_is_empty(book.decode));
+    book_close(&book);
+    xfer_destroy(second);
+}
+
+/* Past the deadline another worker is asked, with a deadline of its own; past that, or when there is
+ * nobody else, the prompt is computed here. */
+static void test_deadline(void **state) {
+    struct book book;
+    struct engine_load load;
+    book_open(&book, false);
+    struct xfer *second = open_xfer(&book.rig, 8);
+    say_hello(&book, 6, 7, xfer_address(book.peer_xfer));
+    prove(&book);
+    uint64_t id = place(&book, 100);
+    assert_int_equal(book.sent[book.sent_count - 1].to, 6);
+    say_hello(&book, 8, 7, xfer_address(second));
     for (uint64_t end = clock_now_us() + WAIT_US; clock_now_us() < end;) {
-        if (xfer_take(book.own_xfer, &event)) break;
+        handoff_decode_poll(book.decode, book.now_us);
+        book.now_us += 100000; /* the first one's 30 s end while the second one is being proven */
+        handoff_decode_tick(book.decode, false, book.now_us);
+        if (book.sent[book.sent_count - 1].kind == MSG_CANCEL) break;
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
     }
-    handoff_decode_event(book.decode, &event, book.now_us);
+    assert_true(book.now_us >= 31000000);
+    assert_int_equal(result(&book, MSG_REMOTE_TIMEOUT), 0);
+    take_release(&book);
+    assert_int_equal(book.sent[book.sent_count - 1].kind, MSG_PREFILL);
+    assert_int_equal(book.sent[book.sent_count - 1].to, 8);
+    assert_int_equal(result(&book, MSG_REMOTE_RETRIED), 1);
+    book.now_us += 29900000;
+    handoff_decode_tick(book.decode, false, book.now_us);
+    assert_int_equal(book.sent[book.sent_count - 1].kind, MSG_PREFILL);
+    book.now_us += 100000;
+    handoff_decode_tick(book.decode, false, book.now_us);
+    assert_int_equal(book.sent[book.sent_count - 1].kind, MSG_CANCEL);
+    assert_int_equal(result(&book, MSG_REMOTE_TIMEOUT), 1);
+    engine_get_load(book.rig.engine, &load);
+    assert_int_equal(load.waiting_requests, 1); /* computed here, in new blocks */
+    take_release(&book);
+    handoff_decode_end(book.decode, id);
     assert_true(handoff_decode_is_empty(book.decode));
     book_close(&book);
     xfer_destroy(second);
@@ -346,8 +392,11 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lengths),   cmocka_unit_test(test_prefix_hits),
-        cmocka_unit_test(test_queue),     cmocka_unit_test(test_who_is_not_asked),
+        cmocka_unit_test(test_lengths),
+        cmocka_unit_test(test_prefix_hits),
+        cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_deadline),
+        cmocka_unit_test(test_who_is_not_asked),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
