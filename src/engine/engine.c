@@ -686,12 +686,15 @@ static bool admit(struct engine *engine, struct flight *flight, struct sequence 
 }
 
 /* The first of the queue; behind `passed`, a remote one that waits for its half of the blocks, the
- * first that is none (remote ones keep their order, and so do their further choices).  NULL: nobody. */
+ * first that is none (remote ones keep their order, and so do their further choices).  NULL:
+ * nobody. */
 static struct sequence *next_to_admit(const struct engine *engine, struct sched_node **passed) {
     if (!*passed) return (struct sequence *) sched_queue_head(&engine->queue);
     struct sched_node *node = sched_queue_next(&engine->queue, *passed);
-    for (; node && engine_is_unplaced(((struct sequence *) node)->request); *passed = node)
+    while (node && engine_is_unplaced(((struct sequence *) node)->request)) {
+        *passed = node;
         node = sched_queue_next(&engine->queue, node);
+    }
     return (struct sequence *) node;
 }
 

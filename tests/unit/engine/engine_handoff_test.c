@@ -314,13 +314,12 @@ static void test_local_ones_pass(void **state) {
                  &pair.sampling);
     must_add(&pair.d, ENGINE_GENERATE, 5, pair.prompt + 50, 40, 2, &pair.sampling);
     assert_true(step_until_placed(&pair.d, &pair.watch, 2));
-    rig_run(&pair.d, &pair.watch); /* until nothing more can be done */
+    assert_false(step_until_placed(&pair.d, &pair.watch, 4)); /* until nothing more can be done */
     expect(&pair.d, &pair.watch, 5, 0, pair.prompt + 50, 40, &pair.sampling);
     expect(&pair.d, &pair.watch, 5, 1, pair.prompt + 50, 40, &pair.sampling);
     engine_get_load(pair.d.engine, &load);
     assert_int_equal(load.passed_remotes, 1);
     assert_int_equal(load.waiting_requests, 2); /* the small remote one does not pass either */
-    assert_false(step_until_placed(&pair.d, &pair.watch, 4));
     engine_remote_fallback(pair.d.engine, 1);
     assert_true(step_until_placed(&pair.d, &pair.watch, 3));
     for (uint32_t i = 1; i < 4; i++) engine_remote_fallback(pair.d.engine, 1 + i);
