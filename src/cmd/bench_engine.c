@@ -10,11 +10,14 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/num.h"
 #include "base/team.h"
 #include "cmd/bench_stamp.h"
 #include "cmd/cmd.h"
 #include "cmd/cmd_model.h"
+#include "cmd/cmd_rates.h"
 #include "device/device_cpu.h"
+#include "plan/plan_predict.h"
 
 #define READ_BYTES (1ull << 30) /* far past any cache, so that memory is measured */
 #define READ_PASSES 4
@@ -134,9 +137,38 @@ static double median(double *values, uint32_t count) {
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
+/* What `gramme plan --input-len` would have said, from this run's own rates. */
+struct predicted {
+    double prefill_tokens_per_s, decode_tokens_per_s;
+};
+
+static struct predicted predict(const struct options *options, const struct model *model,
+                                const struct worker_boot *boot, const struct bench_case *bench,
+                                double kv_token_bytes, double ceiling, double tflops) {
+    const struct model_spec *spec = model_get_spec(model);
+    double bits = 8.0 * (double) tensor_type_bytes(spec->weight_type, 256) / 256;
+    const struct cuda_estimate_format format = {.weight_bits = bits,
+                                                .head_bits = bits < 8.5 ? 8.5 : bits};
+    uint64_t chunk = num_min(options_count(options, OPT_PREFILL_CHUNK),
+                             options_count(options, OPT_MAX_NUM_BATCHED_TOKENS));
+    struct plan_predict_rates rates;
+    struct plan_predict_model predict;
+    /* Ranks here share one machine, so together they are as fast as one. */
+    plan_predict_cpu(ceiling / boot->plan.rank_count, tflops / boot->plan.rank_count, &rates);
+    plan_predict_model(spec, &format, kv_token_bytes, boot->plan.rank_count, (uint32_t) chunk,
+                       &predict);
+    double prompt_s = plan_predict_prompt(&predict, &rates, bench->prompt_tokens).alone_s;
+    struct plan_predict_step step =
+        plan_predict_step(&predict, &rates, bench->prompt_tokens + bench->gen_tokens / 2.0);
+    return (struct predicted){.prefill_tokens_per_s = bench->prompt_tokens / prompt_s,
+                              .decode_tokens_per_s =
+                                  bench->batch / (step.base_s + bench->batch * step.each_s)};
+}
+
 static void print_result(const struct options *options, const struct model *model,
                          const struct worker_boot *boot, const struct bench_case *bench,
-                         uint32_t threads, double prefill_s, double decode_s, double ceiling) {
+                         uint32_t threads, double prefill_s, double decode_s, double ceiling,
+                         double tflops) {
     const struct model_spec *spec = model_get_spec(model);
     const struct backend_ops *ops = backend_ops_of(boot->backend);
     const uint32_t ranks = boot->plan.rank_count;
@@ -150,6 +182,7 @@ static void print_result(const struct options *options, const struct model *mode
     double depth = bench->prompt_tokens + bench->gen_tokens / 2.0;
     double step_bytes = (double) model_weight_bytes(model) + tokens * depth * kv;
     double read = bench->gen_tokens ? step_bytes * bench->gen_tokens / decode_s / 1e9 : 0;
+    struct predicted predicted = predict(options, model, boot, bench, kv, ceiling, tflops);
     struct bench_stamp stamp;
     bench_stamp_read(&stamp);
     if (options_bool(options, OPT_JSON)) {
@@ -157,10 +190,13 @@ static void print_result(const struct options *options, const struct model *mode
                "\"gen_tokens\":%u,\"batch\":%u,\"threads\":%u,\"tensor_parallel\":%u,"
                "\"prefill_tokens_per_s\":%.2f,"
                "\"decode_tokens_per_s\":%.2f,\"read_gb_per_s\":%.2f,\"ceiling_gb_per_s\":%.2f,"
+               "\"ceiling_tflops\":%.4f,\"predicted_prefill_tokens_per_s\":%.2f,"
+               "\"predicted_decode_tokens_per_s\":%.2f,"
                "\"version\":\"%s\",\"commit\":\"%s\",\"machine\":\"%s\",\"date\":\"%s\"}\n",
                spec->name, tensor_type_name(spec->weight_type),
                numerics_name(ops->numerics(boot->backend)), bench->prompt_tokens, bench->gen_tokens,
-               bench->batch, threads, ranks, prefill, decode, read, ceiling, GRAMME_VERSION,
+               bench->batch, threads, ranks, prefill, decode, read, ceiling, tflops,
+               predicted.prefill_tokens_per_s, predicted.decode_tokens_per_s, GRAMME_VERSION,
                stamp.commit, stamp.machine, stamp.date);
         return;
     }
@@ -173,6 +209,10 @@ static void print_result(const struct options *options, const struct model *mode
         "memory gives\n",
         bench->batch, bench->gen_tokens, decode, read, ceiling > 0 ? 100 * read / ceiling : 0.0,
         ceiling);
+    printf("predicted by plan: prefill %.1f (%+.0f %%), decode %.1f (%+.0f %%) of %.3f TFLOP/s\n",
+           predicted.prefill_tokens_per_s, 100 * (predicted.prefill_tokens_per_s / prefill - 1),
+           predicted.decode_tokens_per_s,
+           decode > 0 ? 100 * (predicted.decode_tokens_per_s / decode - 1) : 0.0, tflops);
 }
 
 static enum err run_all(const struct options *options, struct model *model, struct err_text *text) {
@@ -189,8 +229,10 @@ static enum err run_all(const struct options *options, struct model *model, stru
         e = err_set(text, ERR_USAGE, "--batch %u is more than --max-num-seqs %u", bench.batch,
                     boot_options.backend.seat_count);
     if (e) return e;
-    double ceiling = measure_read_gb_per_s(boot_options.backend.thread_count);
-    e = worker_boot_open(&boot_options, model, cmd_model_progress, NULL, text, &boot);
+    double ceiling = measure_read_gb_per_s(boot_options.backend.thread_count), tflops = 0, read;
+    e = cmd_rates_measure(boot_options.backend.thread_count, model_get_spec(model)->weight_type,
+                          boot_options.backend.numerics, text, &read, &tflops);
+    if (!e) e = worker_boot_open(&boot_options, model, cmd_model_progress, NULL, text, &boot);
     double *prefill = alloc_zero(repeat, sizeof *prefill),
            *decode = alloc_zero(repeat, sizeof *decode);
     if (!e && (!prefill || !decode)) e = ERR_MEMORY;
@@ -205,7 +247,7 @@ static enum err run_all(const struct options *options, struct model *model, stru
     }
     if (!e)
         print_result(options, model, &boot, &bench, boot_options.backend.thread_count,
-                     median(prefill, repeat), median(decode, repeat), ceiling);
+                     median(prefill, repeat), median(decode, repeat), ceiling, tflops);
     alloc_free(prefill);
     alloc_free(decode);
     worker_boot_close(&boot);

@@ -66,13 +66,28 @@ static const struct shape shapes[] = {
     {"mistral-7b-v0.3", MODEL_MISTRAL, 32, 4096, 14336, 32, 8, 128, 32768, 32768, 1e6f, 1e-5f, 0,
      0, 0},
     {"mistral-7b", MODEL_MISTRAL, 32, 4096, 14336, 32, 8, 128, 32768, 32768, 1e6f, 1e-5f, 0, 0, 0},
+    {"mistral-nemo", MODEL_MISTRAL, 40, 5120, 14336, 32, 8, 128, 131072, 131072, 1e6f, 1e-5f, 0, 0,
+     0},
     {"mistral-nemo-2407", MODEL_MISTRAL, 40, 5120, 14336, 32, 8, 128, 131072, 131072, 1e6f,
      1e-5f, 0, 0, 0},
+    {"mistral-small-2409", MODEL_MISTRAL, 56, 6144, 16384, 48, 8, 128, 32768, 32768, 1e6f, 1e-5f, 0,
+     0, 0},
+    {"mistral-small", MODEL_MISTRAL, 40, 5120, 32768, 32, 8, 128, 131072, 32768, 1e8f, 1e-5f, 0, 0,
+     0},
     {"mistral-small-24b-2501", MODEL_MISTRAL, 40, 5120, 32768, 32, 8, 128, 131072, 32768, 1e8f,
+     1e-5f, 0, 0, 0},
+    /* The text half of both; the later ones see pictures too. */
+    {"mistral-small-3.1-24b-2503", MODEL_MISTRAL, 40, 5120, 32768, 32, 8, 128, 131072, 131072, 1e9f,
+     1e-5f, 0, 0, 0},
+    {"mistral-small-3.2-24b-2506", MODEL_MISTRAL, 40, 5120, 32768, 32, 8, 128, 131072, 131072, 1e9f,
      1e-5f, 0, 0, 0},
 
     {"qwen2-0.5b", MODEL_QWEN2, 24, 896, 4864, 14, 2, 64, 151936, 32768, 1e6f, 1e-6f,
      TIED | QKV_BIAS, 0, 0},
+    {"qwen2-1.5b", MODEL_QWEN2, 28, 1536, 8960, 12, 2, 128, 151936, 32768, 1e6f, 1e-6f,
+     TIED | QKV_BIAS, 0, 0},
+    {"qwen2-72b", MODEL_QWEN2, 80, 8192, 29568, 64, 8, 128, 152064, 32768, 1e6f, 1e-6f, QKV_BIAS, 0,
+     0},
     {"qwen2-7b", MODEL_QWEN2, 28, 3584, 18944, 28, 4, 128, 152064, 32768, 1e6f, 1e-6f, QKV_BIAS,
      0, 0},
     {"qwen2.5-0.5b", MODEL_QWEN2, 24, 896, 4864, 14, 2, 64, 151936, 32768, 1e6f, 1e-6f,
@@ -106,6 +121,8 @@ static const struct shape shapes[] = {
      TIED | QK_NORM, 0, 0},
     {"qwen3-4b", MODEL_QWEN3, 36, 2560, 9728, 32, 8, 128, 151936, 40960, 1e6f, 1e-6f,
      TIED | QK_NORM, 0, 0},
+    {"qwen3-4b-2507", MODEL_QWEN3, 36, 2560, 9728, 32, 8, 128, 151936, 262144, 5e6f, 1e-6f,
+     TIED | QK_NORM, 0, 0},
     {"qwen3-8b", MODEL_QWEN3, 36, 4096, 12288, 32, 8, 128, 151936, 40960, 1e6f, 1e-6f, QK_NORM,
      0, 0},
     {"qwen3-14b", MODEL_QWEN3, 40, 5120, 17408, 40, 8, 128, 151936, 40960, 1e6f, 1e-6f, QK_NORM,
@@ -123,6 +140,21 @@ static void cut_out(char *name, const char *part) {
     for (char *at; (at = strstr(name, part));) memmove(at, at + bytes, strlen(at + bytes) + 1);
 }
 
+/* "qwen3-14b-q4-k-m.gguf" -> "qwen3-14b": a file's name says its quantization last. */
+static void cut_file_suffix(char *name) {
+    size_t bytes = strlen(name);
+    if (bytes < 5 || strcmp(name + bytes - 5, ".gguf") != 0) return;
+    name[bytes - 5] = '\0';
+    char *last = NULL;
+    for (char *at = name; *at; at++) {
+        bool is_quantization = (*at == '-' || *at == '.') &&
+                               (at[1] == 'q' || (at[1] == 'i' && at[2] == 'q')) &&
+                               isdigit((unsigned char) at[at[1] == 'i' ? 3 : 2]);
+        if (is_quantization) last = at;
+    }
+    if (last) *last = '\0';
+}
+
 /* "meta-llama/Meta-Llama-3.1-8B-Instruct-FP8/" -> "llama-3.1-8b" */
 static bool canonical(const char *name, char out[NAME_BYTES]) {
     size_t end = strlen(name);
@@ -135,9 +167,14 @@ static bool canonical(const char *name, char out[NAME_BYTES]) {
         out[i - start] = letter == '_' ? '-' : letter;
     }
     out[end - start] = '\0';
-    static const char *const noise[] = {"-fp8-dynamic", "-gptq-int4", "-gptq-int8", "-gptq",
-                                        "-awq",         "-fp8",       "-gguf",      "-bf16",
-                                        "-instruct",    "-chat",      "-base",      "-hf"};
+    cut_file_suffix(out);
+    /* The longer before what it contains. */
+    static const char *const noise[] = {
+        "-fp8-dynamic", "-fp8-kv",  "-gptq-int4", "-gptq-int8", "-gptq",     "-awq",
+        "-quantized",   ".w4a16",   ".w8a8",      "-w4a16",     "-w8a8",     "-bnb-4bit",
+        "-nvfp4",       "-int4",    "-int8",      "-4bit",      "-fp8",      "-gguf",
+        "-bf16",        "-f16",     "-instruct",  "-thinking",  "-chat",     "-coder",
+        "-base",        "-hf"};
     for (uint32_t i = 0; i < ARRAY_COUNT(noise); i++) cut_out(out, noise[i]);
     if (strncmp(out, "meta-", 5) == 0) memmove(out, out + 5, strlen(out + 5) + 1);
     return true;

@@ -33,6 +33,20 @@ static const struct {
     {"modelopt", "fp8", 8},
     {"fp8", "fp8", 8},
     {"compressed-tensors", "fp8", 8},
+    /* GGUF's blocks, scales included; the mixtures of K formats keep some matrices wider. */
+    {"q8_0", "gguf", 8.5},
+    {"q6_k", "gguf", 6.5625},
+    {"q5_k", "gguf", 5.7},
+    {"q5_1", "gguf", 6},
+    {"q5_0", "gguf", 5.5},
+    {"q4_k", "gguf", 4.85},
+    {"q4_1", "gguf", 5},
+    {"q4_0", "gguf", 4.5},
+    {"q3_k", "gguf", 3.95},
+    {"q2_k", "gguf", 3.2},
+    {"-f16", "f16", 16},
+    {"-bf16", "bf16", 16},
+    {"gguf", "gguf", 4.85}, /* nothing more said: the usual Q4_K_M */
 };
 
 static bool contains(const char *text, const char *word) {

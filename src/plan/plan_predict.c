@@ -3,8 +3,8 @@
  * The constants are those of an engine that exists, vLLM 0.26 on one H200 (measured 2026-11-23,
  * Llama-3.1-8B and Qwen2.5-32B in bf16, 13 points of decode from 1 to 512 sequences and 9 of
  * prefill from 128 to 32,000 tokens): with them every one of the points comes out within 13 %
- * (tests/unit/plan/plan_predict_test.c holds the table), and vLLM 0.19 on an H100 (6.44 ms a token
- * of 8B) within 3 %.  Origin of each:
+ * (tests/unit/plan/plan_predict_test.c holds the table), vLLM 0.19 on an H100 within 2 %, and older
+ * engines on A100 and at TP 4 and 8, which were slower, within 22 %.  Origin of each:
  *   READ          reads at 4.13 of 4.80 TB/s: the slope between 8B and 32B, and of KV with context
  *   STEP          789 of 989 TFLOP/s: the best product measured; a sequence's own products add up
  *   PREFILL       605 to 629 of 989 TFLOP/s, the card at its power limit
@@ -47,7 +47,7 @@ const char *const plan_predict_assumptions[] = {
     "weights and KV are read at 0.86 of nominal bandwidth; 41 us a layer and step",
     "prompts compute at 0.62 of the nominal rate (8 bits: 0.50), answers at 0.80",
     "all-reduce 12 us + bytes, peers at 0.7 of nominal, 25 GB/s between nodes",
-    "fitted to vLLM 0.26 on an H200 (within 13 %); other cards and TP > 1 not checked",
+    "fitted to vLLM 0.26 on an H200 (within 13 %); H100, A100, TP 4, 8: within 22 %",
 };
 const uint32_t plan_predict_assumption_count = ARRAY_COUNT(plan_predict_assumptions);
 
@@ -129,15 +129,18 @@ static double step_constant_s(const struct plan_predict_model *model,
     return model->ranks == 1 ? constant : constant + 2 * model->layer_count * rates->reduce_s;
 }
 
-double plan_predict_prefill_s(const struct plan_predict_model *model,
-                              const struct plan_predict_rates *rates, double tokens) {
+struct plan_predict_prompt plan_predict_prompt(const struct plan_predict_model *model,
+                                               const struct plan_predict_rates *rates,
+                                               double tokens) {
     double steps = fmax(1, ceil(tokens / model->step_tokens));
     double flop =
         2 * model->layer_parameters * tokens + model->attention_flop * tokens * tokens / 2;
     double compute = flop / model->ranks / rates->prefill_flop_per_s;
     double read = steps * model->weight_bytes / model->ranks / rates->read_bytes_per_s;
-    return rates->request_s + steps * step_constant_s(model, rates) + fmax(compute, read) +
-           reduce_s(model, rates, tokens);
+    double reduce = reduce_s(model, rates, tokens);
+    double alone = steps * step_constant_s(model, rates) + fmax(compute, read) + reduce;
+    return (struct plan_predict_prompt){
+        .latency_s = rates->request_s + alone, .alone_s = alone, .shared_s = compute + reduce};
 }
 
 struct plan_predict_step plan_predict_step(const struct plan_predict_model *model,

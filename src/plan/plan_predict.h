@@ -52,9 +52,15 @@ void plan_predict_model(const struct model_spec *spec, const struct cuda_estimat
                         double kv_token_bytes, uint32_t ranks, uint32_t step_tokens,
                         struct plan_predict_model *out);
 
-/* Seconds until a prompt of so many tokens has its first token, alone on the worker. */
-double plan_predict_prefill_s(const struct plan_predict_model *model,
-                              const struct plan_predict_rates *rates, double tokens);
+/* Seconds of one prompt. */
+struct plan_predict_prompt {
+    double latency_s; /* until its first token, alone on the worker, the server's part included */
+    double alone_s;   /* of the device, in steps of its own */
+    double shared_s;  /* of the device, in steps that go on anyway for other sequences */
+};
+struct plan_predict_prompt plan_predict_prompt(const struct plan_predict_model *model,
+                                               const struct plan_predict_rates *rates,
+                                               double tokens);
 /* A step with `sequences` of them, each `context` tokens deep, is base + sequences x each. */
 struct plan_predict_step {
     double base_s, each_s;

@@ -20,7 +20,7 @@ struct degree {
     uint32_t ranks; /* 0: does not fit */
     uint64_t kv_tokens;
     struct plan_predict_model model;
-    double prefill_s;              /* of one prompt, alone */
+    struct plan_predict_prompt prompt;
     struct plan_predict_step step; /* at the mean depth of an answer */
 };
 
@@ -51,9 +51,14 @@ static const struct degree *degree_of(const struct side *side, struct plan_sugge
     return &side->degrees[of.ranks];
 }
 
-/* Mean wait of a queue with `servers` that each take service_s: random arrivals, equal work. */
-static double wait_s(double use, double service_s, double servers) {
-    return use < 1 ? use / (2 * (1 - use)) * service_s / servers : INFINITY;
+/* Mean wait of a queue with `servers` that each take service_s: random arrivals, equal work.  Of a
+ * given number of clients each meets only the others. */
+static double wait_s(const struct suggester *s, double use, double service_s, double servers) {
+    if (use >= 1) return INFINITY;
+    double wait = use / (2 * (1 - use)) * service_s / servers;
+    if (!s->load->concurrency) return wait;
+    double others = s->load->concurrency - 1.0;
+    return fmin(wait * others / s->load->concurrency, others * service_s / servers);
 }
 
 static double sequences_max(const struct suggester *s, const struct degree *degree,
@@ -65,19 +70,20 @@ static double sequences_max(const struct suggester *s, const struct degree *degr
     return fmin(of_kv, seats);
 }
 
-/* A worker that does both: a share x prefill_s of its time goes to prompts. */
+/* A worker that does both: a share x shared_s of its time goes to prompts. */
 static bool at_rate_agg(const struct suggester *s, const struct plan_suggest_layout *layout,
                         double rate, struct point *out) {
     const struct degree *degree = degree_of(&s->agg, layout->decode);
     double x = rate / layout->decode.count, tokens = s->load->output_tokens;
-    double rest = 1 - x * degree->prefill_s - x * tokens * degree->step.each_s;
+    double use = x * degree->prompt.shared_s;
+    double rest = 1 - use - x * tokens * degree->step.each_s;
     if (rest <= 0) return false;
     double chunks = fmax(1, ceil((double) s->load->input_tokens / degree->model.step_tokens));
     out->sequences = x * tokens * degree->step.base_s / rest;
     out->itl_s = out->sequences / (x * tokens);
     /* The answers under way ride in each step of the prompt. */
-    out->ttft_s = degree->prefill_s + chunks * out->sequences * degree->step.each_s +
-                  wait_s(x * degree->prefill_s, degree->prefill_s, 1);
+    out->ttft_s = degree->prompt.latency_s + chunks * out->sequences * degree->step.each_s +
+                  wait_s(s, use, degree->prompt.alone_s, 1);
     return true;
 }
 
@@ -87,15 +93,15 @@ static bool at_rate_disagg(const struct suggester *s, const struct plan_suggest_
     const struct degree *d = degree_of(&s->decode, layout->decode);
     double x = rate / layout->decode.count, tokens = s->load->output_tokens;
     double rest = 1 - x * tokens * d->step.each_s;
-    double use = rate * p->prefill_s / layout->prefill.count;
+    double use = rate * p->prompt.alone_s / layout->prefill.count;
     if (rest <= 0 || use >= 1) return false;
     uint32_t lanes = (uint32_t) num_min(p->ranks, d->ranks);
     bool crosses = layout->device_count > s->node_devices;
     out->sequences = x * tokens * d->step.base_s / rest;
     out->itl_s = d->step.base_s + out->sequences * d->step.each_s;
-    out->ttft_s = p->prefill_s + wait_s(use, p->prefill_s, layout->prefill.count) +
+    out->ttft_s = p->prompt.latency_s + wait_s(s, use, p->prompt.alone_s, layout->prefill.count) +
                   plan_predict_handoff_s(&d->model, &s->rates, lanes, s->load->input_tokens,
-                                         p->prefill_s, crosses) +
+                                         p->prompt.alone_s, crosses) +
                   out->itl_s; /* decode computes the prompt's last token */
     return true;
 }
@@ -112,11 +118,11 @@ static double capacity(const struct suggester *s, struct plan_suggest_layout *la
     const struct degree *d = degree_of(side, layout->decode);
     double most = sequences_max(s, d, side, &layout->limit), tokens = s->load->output_tokens;
     double of_one = most / (tokens * (d->step.base_s + most * d->step.each_s) +
-                            (layout->is_disagg ? 0 : most * d->prefill_s));
+                            (layout->is_disagg ? 0 : most * d->prompt.shared_s));
     double rate = of_one * layout->decode.count;
     if (!layout->is_disagg) return rate;
     const struct degree *p = degree_of(&s->prefill, layout->prefill);
-    double prompts = layout->prefill.count / p->prefill_s;
+    double prompts = layout->prefill.count / p->prompt.alone_s;
     if (prompts >= rate) return rate;
     layout->limit = "prefill";
     return prompts;
@@ -271,8 +277,7 @@ static enum err plan_degrees(struct suggester *s, struct side *side, uint32_t st
         degree->kv_tokens = scratch->kv_tokens;
         plan_predict_model(spec, &component->model.format, kv_bytes, ranks, step_tokens,
                            &degree->model);
-        degree->prefill_s =
-            plan_predict_prefill_s(&degree->model, &s->rates, s->load->input_tokens);
+        degree->prompt = plan_predict_prompt(&degree->model, &s->rates, s->load->input_tokens);
         degree->step = plan_predict_step(&degree->model, &s->rates, depth);
         side->widest = ranks;
     }
@@ -407,12 +412,12 @@ static void name_layout(const struct plan_suggest_layout *layout, char *out, siz
 }
 
 static void add_row(const char *lead, const struct plan_suggest_layout *layout, struct buf *out) {
-    char name[64], limit[32];
+    char name[64];
     name_layout(layout, name, sizeof name);
-    snprintf(limit, sizeof limit, "%s%s", layout->limit, layout->meets ? "" : ", late");
-    buf_add_format(out, "%-4s%-20s%7u%10.0f%9.1f%9.2f%11.0f  %.20s\n", lead, name,
+    buf_add_format(out, "%-4s%-18.18s%7u%9.0f%8.1f%9.2f%10.0f  %.12s\n", lead, name,
                    layout->device_count, layout->ttft_s * 1e3, layout->itl_s * 1e3,
-                   layout->requests_per_s, layout->output_tokens_per_s, limit);
+                   layout->requests_per_s, layout->output_tokens_per_s,
+                   layout->meets ? layout->limit : "late");
 }
 
 static void add_section(const char *name, struct plan_suggest_workers workers, struct buf *out) {
@@ -427,9 +432,10 @@ static void add_load(const struct plan_suggest_load *load, struct buf *out) {
                    load->output_tokens);
     if (load->concurrency) buf_add_format(out, "%u requests under way", load->concurrency);
     else buf_add_string(out, "each layout at 80 % of what it can do");
-    if (load->ttft_s > 0) buf_add_format(out, ", TTFT <= %.0f ms", load->ttft_s * 1e3);
-    if (load->itl_s > 0) buf_add_format(out, ", ITL <= %.0f ms", load->itl_s * 1e3);
     buf_add_byte(out, '\n');
+    if (load->ttft_s > 0) buf_add_format(out, "  TTFT at most %.0f ms", load->ttft_s * 1e3);
+    if (load->itl_s > 0) buf_add_format(out, "  ITL at most %.0f ms", load->itl_s * 1e3);
+    if (load->ttft_s > 0 || load->itl_s > 0) buf_add_byte(out, '\n');
 }
 
 void plan_suggest_print(const struct plan_suggest *suggest, bool is_explained, struct buf *out) {
@@ -439,7 +445,7 @@ void plan_suggest_print(const struct plan_suggest *suggest, bool is_explained, s
     }
     buf_add_byte(out, '\n');
     add_load(&suggest->load, out);
-    buf_add_format(out, "%-24s%7s%10s%9s%9s%11s  %s\n", "    workers x TP", "devices", "TTFT ms",
+    buf_add_format(out, "%-22s%7s%9s%8s%9s%10s  %s\n", "    workers x TP", "devices", "TTFT ms",
                    "ITL ms", "req/s", "out tok/s", "stopped by");
     bool late = false;
     if (suggest->has_written) add_row("now", &suggest->written, out);
@@ -457,8 +463,7 @@ void plan_suggest_print(const struct plan_suggest *suggest, bool is_explained, s
     if (suggest->read_gb_per_s > 0)
         buf_add_format(out, "CPU, all threads: %.1f GB/s, %.3f TFLOP/s%s\n", suggest->read_gb_per_s,
                        suggest->tflops,
-                       suggest->is_assumed ? ", assumed (--device-rates measure, or GB/s,TFLOP/s)"
-                                           : "");
+                       suggest->is_assumed ? " assumed: --device-rates measure" : "");
     /* What to write for the best of the graph's own kind. */
     uint32_t at = 0;
     while (at < suggest->count && suggest->layouts[at].is_disagg != suggest->is_disagg) at++;
