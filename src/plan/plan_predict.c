@@ -3,7 +3,8 @@
  * The constants are those of an engine that exists, vLLM 0.26 on one H200 (measured 2026-11-23,
  * Llama-3.1-8B and Qwen2.5-32B in bf16, 13 points of decode from 1 to 512 sequences and 9 of
  * prefill from 128 to 32,000 tokens): with them every one of the points comes out within 13 %
- * (tests/unit/plan/plan_predict_test.c holds the table), vLLM 0.19 on an H100 within 2 %, and older
+ * (tests/unit/plan/plan_predict_test.c holds the table), its server's throughput within 5 % at six
+ * loads (plan_suggest_test.c), vLLM 0.19 on an H100 within 2 %, and older
  * engines on A100 and at TP 4 and 8, which were slower, within 22 %.  Origin of each:
  *   READ          reads at 4.13 of 4.80 TB/s: the slope between 8B and 32B, and of KV with context
  *   STEP          789 of 989 TFLOP/s: the best product measured; a sequence's own products add up

@@ -51,14 +51,17 @@ static const struct degree *degree_of(const struct side *side, struct plan_sugge
     return &side->degrees[of.ranks];
 }
 
-/* Mean wait of a queue with `servers` that each take service_s: random arrivals, equal work.  Of a
- * given number of clients each meets only the others. */
+/* What a request meets of all the work under way: not its own. */
+static double others_share(const struct suggester *s) {
+    return s->load->concurrency ? 1 - 1.0 / s->load->concurrency : 1;
+}
+
+/* Mean wait of a queue with `servers` that each take service_s: random arrivals, equal work. */
 static double wait_s(const struct suggester *s, double use, double service_s, double servers) {
     if (use >= 1) return INFINITY;
-    double wait = use / (2 * (1 - use)) * service_s / servers;
+    double wait = others_share(s) * use / (2 * (1 - use)) * service_s / servers;
     if (!s->load->concurrency) return wait;
-    double others = s->load->concurrency - 1.0;
-    return fmin(wait * others / s->load->concurrency, others * service_s / servers);
+    return fmin(wait, (s->load->concurrency - 1.0) * service_s / servers);
 }
 
 static double sequences_max(const struct suggester *s, const struct degree *degree,
@@ -76,7 +79,8 @@ static bool at_rate_agg(const struct suggester *s, const struct plan_suggest_lay
     const struct degree *degree = degree_of(&s->agg, layout->decode);
     double x = rate / layout->decode.count, tokens = s->load->output_tokens;
     double use = x * degree->prompt.shared_s;
-    double rest = 1 - use - x * tokens * degree->step.each_s;
+    if (use >= 1) return false;
+    double rest = 1 - use * others_share(s) - x * tokens * degree->step.each_s;
     if (rest <= 0) return false;
     double chunks = fmax(1, ceil((double) s->load->input_tokens / degree->model.step_tokens));
     out->sequences = x * tokens * degree->step.base_s / rest;
