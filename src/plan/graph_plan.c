@@ -8,6 +8,8 @@
 #include "base/alloc.h"
 #include "base/num.h"
 
+#define IDLE_ATTEMPTS 32
+
 /* --- one component ------------------------------------------------------------------------- */
 
 /* A block size that can be computed with; a wrong one is check's to tell. */
@@ -217,6 +219,43 @@ static uint32_t listed_devices(const struct graph_section *section, uint32_t *ou
     return 0;
 }
 
+/* Finds workers for the idle devices: whole rounds of all components, then one by one of the
+ * component with the fewest.  What place.h finds room for counts, nothing else. */
+static enum err fill_idle(const struct device_list *devices, struct place_request *requests,
+                          struct graph_plan *plan) {
+    uint32_t idle = plan->place.idle_count, round = 0, count = plan->component_count;
+    for (uint32_t i = 0; i < count; i++) round += requests[i].device_count;
+    uint32_t rounds = idle / round;
+    for (int attempt = 0; attempt < IDLE_ATTEMPTS && idle; attempt++) {
+        uint32_t least = 0;
+        for (uint32_t i = 1; i < count; i++)
+            if (requests[i].replica_count < requests[least].replica_count) least = i;
+        uint32_t index = least;
+        for (uint32_t i = 0; !rounds && i < count; i++) /* one that the rest suffices for */
+            if (requests[index].device_count > idle) index = i;
+        if (!rounds && requests[index].device_count > idle) return ERR_OK;
+        for (uint32_t i = 0; i < count; i++)
+            requests[i].replica_count += rounds ? rounds : i == index;
+        struct place place;
+        struct err_text text;
+        enum err e = place_make(requests, count, devices, &text, &place);
+        if (e == ERR_MEMORY) return e;
+        if (!e) {
+            idle = place.idle_count;
+            for (uint32_t i = 0; i < count; i++)
+                plan->more_workers[i] += rounds ? rounds : i == index;
+            place_release(&place);
+            rounds = 0;
+            continue;
+        }
+        for (uint32_t i = 0; i < count; i++)
+            requests[i].replica_count -= rounds ? rounds : i == index;
+        if (!rounds) return ERR_OK;
+        rounds--;
+    }
+    return ERR_OK;
+}
+
 static enum err place_components(const struct graph *graph, const struct device_list *devices,
                                  struct graph_plan *plan) {
     struct place_request requests[GRAPH_PLAN_COMPONENTS_MAX];
@@ -235,6 +274,7 @@ static enum err place_components(const struct graph *graph, const struct device_
     enum err e =
         place_make(requests, plan->component_count, devices, &plan->place_text, &plan->place);
     plan->has_place = !e;
+    if (!e && plan->place.idle_count) e = fill_idle(devices, requests, plan);
     return e == ERR_MEMORY ? e : ERR_OK;
 }
 

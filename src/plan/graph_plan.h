@@ -51,6 +51,8 @@ struct graph_plan {
     uint32_t component_count;
     struct place place;
     bool has_place;
+    /* Workers of each component that the idle devices would take besides. */
+    uint32_t more_workers[GRAPH_PLAN_COMPONENTS_MAX];
     struct err_text place_text; /* why not */
     uint32_t device_count;
     bool fits; /* every component has a plan that fits, and all are placed */

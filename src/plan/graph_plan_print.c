@@ -155,21 +155,21 @@ static void add_row(const struct graph_plan *plan, uint32_t index, bool has_colo
 
 static void add_idle(const struct graph_plan *plan, struct buf *out) {
     if (!plan->device_count || !plan->has_place) return;
-    uint32_t idle = plan->place.idle_count, used_by_all = 0;
-    for (uint32_t i = 0; i < plan->component_count; i++)
-        used_by_all += plan->components[i].devices_asked;
+    uint32_t idle = plan->place.idle_count, more = 0;
     if (!idle) {
         buf_add_format(out, "all %u devices are in use\n", plan->device_count);
         return;
     }
     buf_add_format(out, "%u of %u idle", idle, plan->device_count);
-    uint32_t rounds = used_by_all ? idle / used_by_all : 0;
-    if (rounds) {
-        buf_add_string(out, ": workers ");
-        for (uint32_t i = 0; i < plan->component_count; i++)
-            buf_add_format(out, "%s%u", i ? "+" : "", plan->components[i].replica_count + rounds);
-        buf_add_string(out, " would use them");
+    for (uint32_t i = 0; i < plan->component_count; i++) more += plan->more_workers[i];
+    if (more) buf_add_string(out, ": workers ");
+    for (uint32_t i = 0; more && i < plan->component_count; i++) {
+        idle -= plan->more_workers[i] * plan->components[i].devices_asked;
+        buf_add_format(out, "%s%u", i ? "+" : "",
+                       plan->components[i].replica_count + plan->more_workers[i]);
     }
+    if (more && !idle) buf_add_string(out, " would use them");
+    else if (more) buf_add_format(out, " would use all but %u", idle);
     buf_add_byte(out, '\n');
 }
 

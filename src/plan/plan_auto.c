@@ -17,7 +17,18 @@
 
 double plan_auto_share(uint32_t index) { return (50 + 5 * (double) index) / 100; }
 
-static double gib(uint64_t bytes) { return (double) bytes / (1u << 30); }
+struct size_text {
+    char text[24];
+};
+
+/* "39.39 GiB", "500.0 MiB" */
+static struct size_text size(uint64_t bytes) {
+    struct size_text size;
+    if (bytes >= 1u << 30)
+        snprintf(size.text, sizeof size.text, "%.2f GiB", (double) bytes / (1u << 30));
+    else snprintf(size.text, sizeof size.text, "%.1f MiB", (double) bytes / (1u << 20));
+    return size;
+}
 
 /* --- trying ------------------------------------------------------------------------------- */
 
@@ -145,12 +156,9 @@ static enum err choose_device_share(struct chooser *chooser, uint32_t index) {
         share = fmin(share, floor(100 * (double) free_bytes / (double) total) / 100);
     share = fmax(share, option_get(OPT_GPU_MEMORY_UTILIZATION)->min);
     if (share < SHARE_MAX)
-        (void) err_set(&reason, ERR_OK, "%.2f of %.2f GiB are free: others hold the rest",
-                       gib(free_bytes), gib(total));
-    else
-        (void) err_set(&reason, ERR_OK,
-                       "all %.2f GiB are free; %.2f stay for what only boot measures", gib(total),
-                       gib(total) * (1 - SHARE_MAX));
+        (void) err_set(&reason, ERR_OK, "%s of %s are free: others hold the rest",
+                       size(free_bytes).text, size(total).text);
+    else (void) err_set(&reason, ERR_OK, "all %s are free", size(total).text);
     char value[24];
     snprintf(value, sizeof value, "%.2f", share);
     return choose(chooser, index, OPT_GPU_MEMORY_UTILIZATION, value, &reason);
@@ -165,8 +173,8 @@ static enum err choose_cpu_share(struct chooser *chooser, uint32_t index) {
     if (!widest || !total || !component->plan->fits) return ERR_OK;
     double share = fmin(1, ceil(100 * (double) widest / (double) total) / 100);
     struct err_text reason;
-    (void) err_set(&reason, ERR_OK, "the plan of the CPU takes %.2f of %.2f GiB a rank",
-                   gib(widest), gib(total));
+    (void) err_set(&reason, ERR_OK, "the plan of the CPU takes %s of %s a rank", size(widest).text,
+                   size(total).text);
     char value[24];
     snprintf(value, sizeof value, "%.2f", share);
     return choose(chooser, index, OPT_GPU_MEMORY_UTILIZATION, value, &reason);
@@ -192,12 +200,7 @@ static uint32_t find_degree(struct chooser *chooser, uint32_t index, struct err_
             continue;
         struct graph_plan_change change = {.tensor_parallel = ranks, .model_len = wanted};
         if (fits(&chooser->trial, &change)) {
-            char of[64] = "";
-            if (component->budget.utilization > 0)
-                snprintf(of, sizeof of, " at %.2g of %.2f GiB", component->budget.utilization,
-                         gib(component->device_bytes));
-            (void) err_set(reason, ERR_OK, "the smallest that holds a request of %u tokens%s",
-                           wanted, of);
+            (void) err_set(reason, ERR_OK, "smallest that holds %u tokens", wanted);
             return ranks;
         }
         uint32_t len = component->budget.may_shrink_len ? longest(&chooser->trial, ranks) : 0;
@@ -206,8 +209,7 @@ static uint32_t find_degree(struct chooser *chooser, uint32_t index, struct err_
         best_len = len;
     }
     if (best)
-        (void) err_set(reason, ERR_OK,
-                       "none holds a request of %u tokens; this one holds %u, the most", wanted,
+        (void) err_set(reason, ERR_OK, "none holds %u tokens, this one %u, the most", wanted,
                        best_len);
     return best;
 }

@@ -21,7 +21,7 @@ struct plan_auto_choice {
     enum graph_section_id section;
     enum option_id id;
     char value[24];         /* "" none could be chosen: the default stands */
-    struct err_text reason; /* "the smallest that holds ..." */
+    struct err_text reason; /* "smallest that holds ..." */
 };
 
 struct plan_auto {
@@ -35,7 +35,7 @@ bool plan_auto_is_wanted(const struct graph *graph);
  * ERR_MEMORY only. */
 MUST_USE enum err plan_auto_choose(struct graph *graph, const struct graph_plan_target *target,
                                    struct err_text *text, struct plan_auto *out);
-/* "VllmWorker.tensor-parallel-size: auto is 4: the smallest ..." */
+/* "VllmWorker.tensor-parallel-size: auto is 4: smallest that holds 32768 tokens" */
 void plan_auto_print(const struct plan_auto_choice *choice, struct buf *out);
 /* The same as notes of the list. */
 void plan_auto_add_problems(const struct plan_auto *chosen, const struct graph *graph,

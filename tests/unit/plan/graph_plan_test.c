@@ -171,6 +171,33 @@ static void test_json(void **state) {
     stop(&rig);
 }
 
+/* What is said to use the idle devices can be placed, and nothing more can. */
+static void test_idle_devices(void **state) {
+    (void) state;
+    static const struct {
+        const char *devices, *said;
+    } rows[] = {
+        {"32xA100-40GB", "16 of 32 idle: workers 4+4 would use them\n"},
+        {"20xA100-40GB", "4 of 20 idle: workers 3+2 would use them\n"},
+        {"22xA100-40GB", "6 of 22 idle: workers 3+2 would use all but 2\n"},
+        {"2x(8xA100-40GB),(3xA100-40GB)", "3 of 19 idle\n"},
+        {"16xA100-40GB", "all 16 devices are in use\n"},
+        {"2x(8xA100-40GB),2x(6xA100-40GB)", "12 of 28 idle: workers 3+3 would use all but 4\n"},
+    };
+    static const char *const mended[] = {RENAMED, "--PrefillWorker.tensor-parallel-size=4"};
+    for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
+        struct rig rig;
+        struct buf out;
+        start(&rig, rows[i].devices, mended, 2);
+        buf_init(&out, 0);
+        graph_plan_print(&rig.plan, &(struct graph_plan_style){0}, &out);
+        if (!strstr(buf_string(&out), rows[i].said))
+            fail_msg("%s: %s", rows[i].devices, buf_string(&out));
+        buf_release(&out);
+        stop(&rig);
+    }
+}
+
 static void test_too_few_devices(void **state) {
     (void) state;
     static const char *const mended[] = {RENAMED, "--PrefillWorker.tensor-parallel-size=4"};
@@ -214,6 +241,7 @@ int main(void) {
         cmocka_unit_test(test_the_story),        cmocka_unit_test(test_the_story_mended),
         cmocka_unit_test(test_the_parts_add_up), cmocka_unit_test(test_too_few_devices),
         cmocka_unit_test(test_advice_works),     cmocka_unit_test(test_json),
+        cmocka_unit_test(test_idle_devices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
