@@ -10,23 +10,23 @@ struct placer {
     const struct place_request *requests;
     const struct device_list *list;
     struct place *place;
-    uint32_t *owner; /* by device: group + 1; 0: free */
+    uint32_t *owner;      /* by device: group + 1; 0: free */
+    uint32_t *node_first; /* by node: its first device (those of a node follow one another); one
+                             more at the end */
+    uint32_t *node_free;  /* by node: devices not owned */
     struct err_text *text;
 };
 
-/* Free devices of a node. */
-static uint32_t free_of_node(const struct placer *placer, uint32_t node) {
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < placer->list->count; i++)
-        count += placer->list->items[i].node == node && !placer->owner[i];
-    return count;
+static void own(struct placer *placer, uint32_t device, uint32_t group) {
+    placer->node_free[placer->list->items[device].node] -= !placer->owner[device];
+    placer->owner[device] = group + 1;
 }
 
 /* The node that is left with the least after taking `wanted`; node_count: none has so many. */
 static uint32_t choose_node(const struct placer *placer, uint32_t wanted) {
     uint32_t best = placer->list->node_count, best_free = UINT32_MAX;
     for (uint32_t node = 0; node < placer->list->node_count; node++) {
-        uint32_t count = free_of_node(placer, node);
+        uint32_t count = placer->node_free[node];
         if (count < wanted || count >= best_free) continue;
         best = node;
         best_free = count;
@@ -37,9 +37,9 @@ static uint32_t choose_node(const struct placer *placer, uint32_t wanted) {
 /* The free device of a node with the most free bytes. */
 static uint32_t choose_device(const struct placer *placer, uint32_t node) {
     uint32_t best = UINT32_MAX;
-    for (uint32_t i = 0; i < placer->list->count; i++) {
+    for (uint32_t i = placer->node_first[node]; i < placer->node_first[node + 1]; i++) {
         const struct device *device = &placer->list->items[i];
-        if (device->node != node || placer->owner[i]) continue;
+        if (placer->owner[i]) continue;
         if (best == UINT32_MAX || device->free_bytes > placer->list->items[best].free_bytes)
             best = i;
     }
@@ -63,7 +63,7 @@ static enum err place_chosen(struct placer *placer, uint32_t index) {
     if (group->node == placer->list->node_count) return ERR_NO_ROOM;
     for (uint32_t i = 0; i < group->count; i++) {
         devices[i] = choose_device(placer, group->node);
-        placer->owner[devices[i]] = index + 1;
+        own(placer, devices[i], index);
     }
     sort(devices, group->count);
     return ERR_OK;
@@ -84,7 +84,7 @@ static enum err place_listed(struct placer *placer, uint32_t index) {
             placer->place->shared_a = placer->owner[device] - 1;
             placer->place->shared_b = index;
         }
-        placer->owner[device] = index + 1;
+        own(placer, device, index);
         placer->place->devices[group->first + i] = device;
     }
     return ERR_OK;
@@ -113,9 +113,17 @@ static enum err create_groups(struct placer *placer, uint32_t request_count) {
     }
     place->groups = alloc_zero(place->group_count, sizeof *place->groups);
     place->devices = alloc_zero(place->device_count, sizeof *place->devices);
-    placer->owner = alloc_zero(placer->list->count, sizeof *placer->owner);
-    if (!place->groups || !place->devices || !placer->owner)
+    const struct device_list *list = placer->list;
+    placer->owner = alloc_zero(list->count, sizeof *placer->owner);
+    placer->node_first = alloc_zero(list->node_count + 1, sizeof *placer->node_first);
+    placer->node_free = alloc_zero(list->node_count, sizeof *placer->node_free);
+    if (!place->groups || !place->devices || !placer->owner || !placer->node_first ||
+        !placer->node_free)
         return err_set(placer->text, ERR_MEMORY, "out of memory");
+    for (uint32_t i = 0; i < list->count; i++) {
+        placer->node_free[list->items[i].node]++;
+        placer->node_first[list->items[i].node + 1] = i + 1;
+    }
     uint32_t at = 0, first = 0;
     for (uint32_t i = 0; i < request_count; i++)
         for (uint32_t replica = 0; replica < placer->requests[i].replica_count; replica++) {
@@ -157,6 +165,8 @@ enum err place_make(const struct place_request *requests, uint32_t request_count
     for (uint32_t i = 0; placer.owner && i < devices->count; i++)
         place.idle_count += !placer.owner[i];
     alloc_free(placer.owner);
+    alloc_free(placer.node_first);
+    alloc_free(placer.node_free);
     if (e) {
         place_release(&place);
         return e;

@@ -410,7 +410,7 @@ enum err plan_suggest_make(const struct graph *graph, const struct graph_plan *p
 
 static void name_layout(const struct plan_suggest_layout *layout, char *out, size_t room) {
     if (layout->is_disagg)
-        snprintf(out, room, "P %ux%u + D %ux%u", layout->prefill.count, layout->prefill.ranks,
+        snprintf(out, room, "P %ux%u, D %ux%u", layout->prefill.count, layout->prefill.ranks,
                  layout->decode.count, layout->decode.ranks);
     else snprintf(out, room, "agg %ux%u", layout->decode.count, layout->decode.ranks);
 }
