@@ -15,12 +15,34 @@
 #include "plan/plan_auto.h"
 #include "plan/plan_suggest.h"
 
-static void print_plan(const struct options *options, const struct worker_boot *boot,
+/* What else would fit this machine, each value with all others as they are. */
+static void print_fit(const struct worker_boot_options *boot_options, struct worker_boot *boot,
+                      const struct model_spec *spec, struct buf *out) {
+    struct plan_auto_fit fit;
+    struct graph_plan_component component = {.tensor_parallel = boot_options->backend.rank_count,
+                                             .model.spec = *spec,
+                                             .layer_count = spec->layer_count,
+                                             .options = boot_options->backend,
+                                             .budget = boot_options->budget,
+                                             .is_cpu = true,
+                                             .is_sim = boot_options->ops == &sim_backend_ops,
+                                             .plan = &boot->plan};
+    if (plan_auto_fit(&component, &fit)) return;
+    buf_add_format(out, "would fit: max-model-len %u, max-num-batched-tokens %u\n",
+                   fit.model_len_max, fit.batched_tokens_max);
+}
+
+static void print_plan(const struct options *options,
+                       const struct worker_boot_options *boot_options, struct worker_boot *boot,
                        const struct model_spec *spec) {
     struct buf out;
     buf_init(&out, 0);
-    if (options_bool(options, OPT_JSON)) plan_print_json(&boot->plan, spec, &out);
-    else plan_print(&boot->plan, spec, options_bool(options, OPT_EXPLAIN), &out);
+    if (options_bool(options, OPT_JSON)) {
+        plan_print_json(&boot->plan, spec, &out);
+    } else {
+        plan_print(&boot->plan, spec, options_bool(options, OPT_EXPLAIN), &out);
+        print_fit(boot_options, boot, spec, &out);
+    }
     if (out.data) fwrite(out.data, 1, out.bytes, stdout);
     buf_release(&out);
 }
@@ -175,7 +197,7 @@ static enum err plan_model(const struct cmd_graph_line *line, struct err_text *t
     if (!e) boot_options.backend.model = model;
     if (!e) e = worker_boot_plan(&boot_options, model_get_spec(model), text, &boot);
     if (!e) {
-        print_plan(options, &boot, model_get_spec(model));
+        print_plan(options, &boot_options, &boot, model_get_spec(model));
         *fits = boot.plan.fits;
         worker_boot_close(&boot);
     }

@@ -240,7 +240,9 @@ static enum err fill_idle(const struct device_list *devices, struct place_reques
         struct err_text text;
         enum err e = place_make(requests, count, devices, &text, &place);
         if (e == ERR_MEMORY) return e;
-        if (!e) {
+        bool is_less = !e && place.idle_count < idle; /* not where lists by hand begin again */
+        if (!e && !is_less) place_release(&place);
+        if (is_less) {
             idle = place.idle_count;
             for (uint32_t i = 0; i < count; i++)
                 plan->more_workers[i] += rounds ? rounds : i == index;
