@@ -37,15 +37,17 @@ static void refuse_missing_parallel(struct checker *checker,
     const struct graph_section *section = section_of(checker, component);
     char fix[80], weights[160] = "";
     snprintf(fix, sizeof fix, "write tensor-parallel-size: %u", section->gpu_count);
-    if (component->plan && !component->is_cpu) {
+    if (component->plan && checker->plan.device_count) {
+        const char *word = component->is_cpu ? "device" : "card";
+        int digits = component->device_bytes < 10ull << 30 ? 2 : 1;
         /* What all of it on one card would be. */
         uint64_t all = 0;
         for (uint32_t i = 0; i < component->plan->rank_count; i++)
             all += mem_plan_kind_total(&component->plan->ranks[i], MEM_WEIGHTS);
         snprintf(weights, sizeof weights,
-                 ": weights of %.1f GiB on one card of %.2f (%.1f GiB a card with %u)", gib(all),
-                 gib(component->device_bytes), gib(graph_plan_weights(component)),
-                 section->gpu_count);
+                 ": weights of %.*f GiB on one %s of %.2f (%.*f GiB a %s with %u)", digits,
+                 gib(all), word, gib(component->device_bytes), digits,
+                 gib(graph_plan_weights(component)), word, section->gpu_count);
     }
     struct problem *problem = problem_add(
         checker->problems, PROBLEM_ERROR, "tp-missing", graph_section_name(component->section),
