@@ -210,6 +210,8 @@ static bool pump_stream(struct api_request *request, uint64_t now_us) {
         request->written_us = now_us;
         metrics_add(api->metrics, METRIC_STREAM_EVENTS, (double) (answer->event_count - events));
     }
+    /* Now, while it is in the cache, and not when the other streams' tokens are rendered too. */
+    if (!is_ended) http_answer_flush(exchange);
     if (!is_all && !is_ended)
         for (uint32_t i = 0; i < answer->choice_count; i++)
             answer_look_ahead(answer, &answer->choices[i]);

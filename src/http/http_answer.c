@@ -168,6 +168,10 @@ void http_answer_body(struct http_exchange *exchange, const void *data, size_t b
     http_conn_mark_dirty(exchange->conn);
 }
 
+void http_answer_flush(struct http_exchange *exchange) {
+    if (!exchange->is_dead) http_conn_send(exchange->conn);
+}
+
 void http_answer_end(struct http_exchange *exchange) {
     if (exchange->is_dead) return;
     CHECK(exchange->is_started && !exchange->is_ended);

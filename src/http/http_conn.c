@@ -268,8 +268,13 @@ static void on_written(uv_write_t *write, int status) {
 
 /* What the kernel takes at once; < 0: the connection is broken.  Nothing else is being written, so
  * libuv's stream need not know (its own way costs 0.3 us more a write). */
-static ssize_t send_some(const struct http_conn *conn) {
+static ssize_t send_some(struct http_conn *conn) {
     ssize_t sent;
+    if (conn->exchange && conn->exchange->has_news) {
+        conn->exchange->has_news = false;
+        conn->paced_ms = uv_now(conn->server->loop);
+    }
+    conn->server->write_count++;
     do sent = send(conn->fd, conn->out.data, conn->out.bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (sent < 0 && errno == EINTR);
     return sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS) ? 0 : sent;
@@ -279,11 +284,6 @@ static ssize_t send_some(const struct http_conn *conn) {
 static bool write_out(struct http_conn *conn) {
     if (conn->is_in_flight || conn->out.bytes == 0) return true;
     struct http_server *server = conn->server;
-    if (conn->exchange && conn->exchange->has_news) {
-        conn->exchange->has_news = false;
-        conn->paced_ms = uv_now(server->loop);
-    }
-    server->write_count++;
     ssize_t written = send_some(conn);
     if (written < 0) {
         http_conn_close(conn, false);
@@ -308,6 +308,18 @@ static bool write_out(struct http_conn *conn) {
         return false;
     }
     return true;
+}
+
+void http_conn_send(struct http_conn *conn) {
+    struct buf *out = &conn->out;
+    const struct http_exchange *exchange = conn->exchange;
+    if (conn->queue != &conn->server->dirty || conn->is_in_flight || conn->is_aborted) return;
+    if (!exchange || exchange->is_ended || conn->wants_drain || buf_error(out)) return;
+    ssize_t sent = send_some(conn);
+    if (sent <= 0) return;
+    out->bytes -= (size_t) sent;
+    if (out->bytes) memmove(out->data, out->data + sent, out->bytes);
+    else http_conn_mark_clean(conn);
 }
 
 /* Our side says goodbye; the client's last bytes are dropped until it does too. */

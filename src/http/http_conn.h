@@ -9,8 +9,8 @@
  *   any --conn_close--> CLOSING
  *
  * Nothing is written at once: an answer grows in `out`, and http_conn_flush, called by the server
- * once a loop turn, hands it to the kernel with one write.  What the kernel does not take moves
- * to `flight` and goes by uv_write.
+ * once a loop turn, hands it to the kernel with one write (a stream's handler may ask for it
+ * earlier).  What the kernel does not take moves to `flight` and goes by uv_write.
  *
  * LINGERING: our side is shut down, the rest of the client's bytes is read and dropped for a
  * while, so that no reset overtakes the answer. */
@@ -91,6 +91,8 @@ struct http_conn_queue {
 MUST_USE enum err http_conn_accept(struct http_server *server, uv_stream_t *listener);
 /* Hands what is pending to the kernel; finishes the exchange; goes on with pipelined bytes. */
 void http_conn_flush(struct http_conn *conn);
+/* The middle of a stream that waits for the flush of this turn, now; trouble is left to the flush. */
+void http_conn_send(struct http_conn *conn);
 /* Timeouts and clients that left while reading was paused. */
 void http_conn_sweep(struct http_conn *conn, uint64_t now_ms);
 /* Ends it now; a live exchange is told.  is_reset drops what the kernel still holds. */

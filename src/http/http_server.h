@@ -104,6 +104,9 @@ void http_answer_send(struct http_exchange *exchange, int status, const char *co
 void http_answer_start(struct http_exchange *exchange, int status, const char *content_type,
                        const struct http_header *headers, size_t header_count);
 void http_answer_body(struct http_exchange *exchange, const void *data, size_t bytes);
+/* What is there of the body goes out now rather than at the end of the loop's turn, when it would
+ * have gone then.  Calls nobody back. */
+void http_answer_flush(struct http_exchange *exchange);
 void http_answer_end(struct http_exchange *exchange);
 bool http_answer_is_started(const struct http_exchange *exchange);
 int http_answer_status(const struct http_exchange *exchange); /* 0 before it */
