@@ -4,8 +4,8 @@
  * asks for (natsOptions_SetEventLoop), a poll of its socket and of kick_fd.  A port's owner puts
  * messages into the send ring and never waits for a socket.  What arrived goes as nats' own memory
  * to the port's queue, all that one read brought with one wake-up: bus_take gives it out without a
- * copy.  Within one read the messages of a subject stay in order, those of different subjects may
- * not (drain_order); protocol.md asks for neither.
+ * copy.  nats.c sorts a read's messages by subject; their numbers put each sender's in order again,
+ * for a LOAD speaks of the tokens before it and not of those behind.
  *
  *   no connection --connect--> up <--nats.c loses and finds the server again--> reconnecting
  *        ^                      |                                                  |
@@ -49,6 +49,8 @@
 #define PORTS_MAX 16u
 #define PARTS_OPEN_MAX 32u
 #define PARTS_AGE_US 5000000u
+#define READ_BYTES 32768
+#define ARRIVALS_MAX 512u      /* of a read: no message takes less than 64 bytes of it */
 #define BATCH 32u              /* messages taken out of a port's queue at once */
 #define SPENT_BYTES_MAX 65536u /* of messages read and not yet given back to nats.c */
 #define NAME_SPACE_BYTES_MAX 64u
@@ -90,6 +92,14 @@ struct nats_port {
     size_t batch_bytes;
 };
 
+/* A message of the read under way. */
+struct arrival {
+    natsMsg *message;
+    uint64_t instance; /* BUS_INBOX, BUS_KV */
+    enum bus_subject subject;
+    struct bus_part part;
+};
+
 /* What is subscribed now; the bus thread's own. */
 struct subscription {
     natsSubscription *handle;
@@ -127,6 +137,8 @@ struct nats_bus {
 
     /* The bus thread's own. */
     struct bus_part_table *parts;
+    struct arrival arrivals[ARRIVALS_MAX];
+    uint32_t arrival_count;
     struct subscription subscriptions[PORTS_MAX + 4];
     uint32_t subscription_count;
     uint64_t message_number; /* of the last message in parts */
@@ -318,31 +330,45 @@ static bool add_part(struct nats_bus *bus, const struct bus_part *part, const ui
     return whole != NULL;
 }
 
-static void take_message(struct nats_bus *bus, natsMsg *message) {
+static bool is_before(const struct bus_part *a, const struct bus_part *b) {
+    if (a->from != b->from) return a->from < b->from;
+    return a->number != b->number ? a->number < b->number : a->part < b->part;
+}
+
+/* Among those of the same read, in the order in which its sender sent them. */
+static void note_arrival(struct nats_bus *bus, natsMsg *message) {
+    struct arrival arrival = {.message = message};
     const uint8_t *data = (const uint8_t *) natsMsg_GetData(message);
     size_t bytes = (size_t) natsMsg_GetDataLength(message);
-    struct bus_part part;
-    enum bus_subject subject;
-    uint64_t instance;
-    if (!read_subject(bus, natsMsg_GetSubject(message), &subject, &instance) ||
-        bus_part_read(data, bytes, &part)) {
+    if (!read_subject(bus, natsMsg_GetSubject(message), &arrival.subject, &arrival.instance) ||
+        bus_part_read(data, bytes, &arrival.part) || bus->arrival_count == ARRIVALS_MAX) {
         natsMsg_Destroy(message); /* nothing of ours */
         return;
     }
+    uint32_t at = bus->arrival_count++;
+    for (; at > 0 && is_before(&arrival.part, &bus->arrivals[at - 1].part); at--)
+        bus->arrivals[at] = bus->arrivals[at - 1];
+    bus->arrivals[at] = arrival;
+}
+
+static void take_arrival(struct nats_bus *bus, const struct arrival *arrival) {
+    const struct bus_part *part = &arrival->part;
+    const uint8_t *data = (const uint8_t *) natsMsg_GetData(arrival->message);
+    size_t bytes = (size_t) natsMsg_GetDataLength(arrival->message);
     const uint8_t *body = data + BUS_PART_HEADER_BYTES;
     struct item item = {.data = body,
-                        .nats_message = message,
-                        .from = part.from,
-                        .bytes = part.total_bytes,
-                        .subject = subject};
-    if (part.part_count > 1) {
+                        .nats_message = arrival->message,
+                        .from = part->from,
+                        .bytes = part->total_bytes,
+                        .subject = arrival->subject};
+    if (part->part_count > 1) {
         item.nats_message = NULL;
-        bool is_whole = add_part(bus, &part, body, bytes - BUS_PART_HEADER_BYTES, &item);
-        natsMsg_Destroy(message);
+        bool is_whole = add_part(bus, part, body, bytes - BUS_PART_HEADER_BYTES, &item);
+        natsMsg_Destroy(arrival->message);
         if (!is_whole) return;
     }
     pthread_rwlock_rdlock(&bus->ports_lock);
-    deliver(bus, instance, item);
+    deliver(bus, arrival->instance, item);
     pthread_rwlock_unlock(&bus->ports_lock);
 }
 
@@ -588,9 +614,6 @@ static void work(struct nats_bus *bus) {
     }
 }
 
-/* KV events before the LOAD that counts them, a worker's last tokens before its BYE. */
-static const enum bus_subject drain_order[] = {BUS_KV, BUS_INBOX, BUS_HELLO, BUS_LOAD, BUS_ROSTER};
-
 static void drain_subscription(struct nats_bus *bus, natsSubscription *handle) {
     uint64_t count = 0;
     if (natsSubscription_QueuedMsgs(handle, &count) != NATS_OK) return;
@@ -602,16 +625,16 @@ static void drain_subscription(struct nats_bus *bus, natsSubscription *handle) {
             continue;
         }
         if (s != NATS_OK) return;
-        take_message(bus, message);
+        note_arrival(bus, message);
     }
 }
 
 static void read_socket(struct nats_bus *bus) {
     natsConnection_ProcessReadEvent(bus->connection);
-    for (uint32_t k = 0; k < ARRAY_COUNT(drain_order); k++)
-        for (uint32_t i = 0; i < bus->subscription_count; i++)
-            if (bus->subscriptions[i].subject == drain_order[k])
-                drain_subscription(bus, bus->subscriptions[i].handle);
+    for (uint32_t i = 0; i < bus->subscription_count; i++)
+        drain_subscription(bus, bus->subscriptions[i].handle);
+    for (uint32_t i = 0; i < bus->arrival_count; i++) take_arrival(bus, &bus->arrivals[i]);
+    bus->arrival_count = 0;
     wake_ports(bus);
 }
 
@@ -896,6 +919,7 @@ static natsStatus set_options(struct nats_bus *bus, const struct bus_nats_option
     if (s == NATS_OK) s = natsOptions_SetName(n, "gramme");
     if (s == NATS_OK) s = natsOptions_SetNoRandomize(n, true);
     if (s == NATS_OK) s = natsOptions_SetTimeout(n, CONNECT_TIMEOUT_MS);
+    if (s == NATS_OK) s = natsOptions_SetIOBufSize(n, READ_BYTES);
     if (s == NATS_OK) s = natsOptions_SetSendAsap(n, true);
     if (s == NATS_OK) s = natsOptions_SetPingInterval(n, PING_INTERVAL_MS);
     if (s == NATS_OK) s = natsOptions_SetMaxPingsOut(n, PINGS_OUT_MAX);

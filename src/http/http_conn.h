@@ -91,7 +91,7 @@ struct http_conn_queue {
 MUST_USE enum err http_conn_accept(struct http_server *server, uv_stream_t *listener);
 /* Hands what is pending to the kernel; finishes the exchange; goes on with pipelined bytes. */
 void http_conn_flush(struct http_conn *conn);
-/* The middle of a stream that waits for the flush of this turn, now; trouble is left to the flush. */
+/* The middle of a stream that waits for this turn's flush, now; trouble is left to the flush. */
 void http_conn_send(struct http_conn *conn);
 /* Timeouts and clients that left while reading was paused. */
 void http_conn_sweep(struct http_conn *conn, uint64_t now_ms);

@@ -1,6 +1,7 @@
 /* Goal: over a real nats-server the bus delivers inbox and common messages with their sender's
- * name, long ones in parts; it outlives the server's death and tells of it; it waits for a server
- * that is not there or refuses it; full rings lose and count; name spaces do not hear each other.
+ * name and in its order, long ones in parts; it outlives the server's death and tells of it; it
+ * waits for a server that is not there or refuses it; full rings lose and count; name spaces do
+ * not hear each other.
  *
  * Needs nats-server; without one the tests that talk to it are skipped. */
 #include <setjmp.h>
@@ -400,6 +401,40 @@ static void test_parts(void **state) {
     server_release(&server);
 }
 
+/* One sender's messages keep their order whatever their subjects, also when one read brings many. */
+static void test_order(void **state) {
+    NEEDS_SERVER;
+    struct server server;
+    server_init(&server, "");
+    struct bus_nats_options options = options_of(&server);
+    struct bus *one = open_bus(&options), *two = open_bus(&options);
+    unsigned subjects = 1u << BUS_HELLO | 1u << BUS_LOAD | 1u << BUS_KV | 1u << BUS_ROSTER;
+    struct bus_port *a = open_port(one, 1, 0), *b = open_port(two, 2, subjects);
+    wait_connected(one, true);
+    wait_connected(two, true);
+    for (enum bus_subject subject = BUS_INBOX; subject <= BUS_ROSTER; subject++)
+        send_until_heard(a, subject, b, "ready");
+    usleep(10000);
+    drain(b);
+    struct bus_message m;
+    for (uint32_t round = 0; round < 20; round++) {
+        for (uint32_t i = 0; i < 100; i++)
+            assert_int_equal(bus_send(a, (enum bus_subject)((i * 7 + round) % 5), 2, &i, sizeof i),
+                             ERR_OK);
+        for (uint32_t i = 0; i < 100; i++) {
+            wait_take(b, &m);
+            assert_int_equal(m.bytes, sizeof i);
+            assert_memory_equal(m.data, &i, sizeof i);
+            assert_int_equal(m.subject, (i * 7 + round) % 5);
+        }
+    }
+    bus_port_close(a);
+    bus_port_close(b);
+    bus_destroy(one);
+    bus_destroy(two);
+    server_release(&server);
+}
+
 static void test_server_dies(void **state) {
     NEEDS_SERVER;
     struct server server;
@@ -697,6 +732,7 @@ int main(void) {
         cmocka_unit_test(test_inbox_and_subjects),
         cmocka_unit_test(test_last_words),
         cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_order),
         cmocka_unit_test(test_server_dies),
         cmocka_unit_test(test_wrong_token),
         cmocka_unit_test(test_user),

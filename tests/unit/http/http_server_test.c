@@ -168,6 +168,65 @@ static void test_stream_is_paced(void **state) {
     fixture_close(&f);
 }
 
+/* A flush does not wait for the end of the turn, sends nothing twice and loses nothing, however much
+ * the kernel takes; a client that is gone is found out by the turn. */
+static void test_stream_is_flushed(void **state) {
+    static char want[8u << 20];
+    struct fixture f;
+    struct client c;
+    fixture_open(&f, NULL);
+    f.answers_at_once = false;
+    client_open(&c, &f);
+    client_send(&f, &c, "GET / HTTP/1.0\r\n\r\n");
+    assert_true(wait_count(&f, &f.requests, 1));
+    http_answer_start(f.last, 200, NULL, NULL, 0);
+    http_answer_body(f.last, "first", 5);
+    uint64_t writes = http_server_write_count(f.server);
+    http_answer_flush(f.last);
+    http_answer_flush(f.last); /* there is nothing */
+    assert_int_equal(http_server_write_count(f.server), writes + 1);
+    turn(&f);
+    assert_int_equal(http_server_write_count(f.server), writes + 1);
+    assert_true(client_wait(&f, &c, "\r\n\r\nfirst"));
+    c.bytes = 0;
+    size_t made = 0, read_bytes = 0;
+    for (uint32_t i = 0; made + 4096 < sizeof want && !http_answer_is_full(f.last); i++) {
+        for (size_t k = 0; k < 4096; k++) want[made + k] = (char) ('a' + (made + k + i) % 26);
+        http_answer_body(f.last, want + made, 4096);
+        http_answer_flush(f.last);
+        made += 4096;
+        if (i % 3 == 0) turn(&f);
+    }
+    assert_true(http_answer_is_full(f.last)); /* the kernel took a part of one */
+    http_answer_flush(f.last);
+    http_answer_end(f.last);
+    while (!c.is_eof) {
+        turn(&f);
+        c.bytes = 0;
+        client_read(&c);
+        assert_true(read_bytes + c.bytes <= made);
+        assert_memory_equal(c.data, want + read_bytes, c.bytes);
+        read_bytes += c.bytes;
+    }
+    assert_int_equal(read_bytes, made);
+    client_close(&c);
+    /* a reset while nobody looks */
+    client_open(&c, &f);
+    client_send(&f, &c, GET("/"));
+    assert_true(wait_count(&f, &f.requests, 2));
+    http_answer_start(f.last, 200, NULL, NULL, 0);
+    turn(&f);
+    struct linger hard = {.l_onoff = 1};
+    setsockopt(c.fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+    client_close(&c);
+    usleep(5000);
+    http_answer_body(f.last, "x", 1);
+    http_answer_flush(f.last);
+    assert_int_equal(f.gone, 0);
+    assert_true(wait_count(&f, &f.gone, 1));
+    fixture_close(&f);
+}
+
 static void test_pipelining(void **state) {
     struct fixture f;
     struct client c;
@@ -728,6 +787,7 @@ int main(void) {
         cmocka_unit_test(test_handler_closes),
         cmocka_unit_test(test_stream),
         cmocka_unit_test(test_stream_is_paced),
+        cmocka_unit_test(test_stream_is_flushed),
         cmocka_unit_test(test_pipelining),
         cmocka_unit_test(test_pipelining_is_bounded),
         cmocka_unit_test(test_bodies_split_at_every_byte),
