@@ -111,7 +111,8 @@ bool problem_move(struct problem_list *from, struct problem_list *to) {
         to->items[to->count++] = from->items[moved];
     has_all &= moved == from->count;
     to->is_cut |= !has_all;
-    memmove(from->items, from->items + moved, (from->count - moved) * sizeof *from->items);
+    if (moved < from->count) /* an empty list has no items at all */
+        memmove(from->items, from->items + moved, (from->count - moved) * sizeof *from->items);
     from->count -= moved;
     problem_release(from);
     return has_all;
