@@ -63,6 +63,14 @@ static const char *value_of(const struct rig *rig, enum graph_section_id section
     return "none";
 }
 
+static bool try_change(const struct graph_plan_component *component,
+                       struct graph_plan_change change) {
+    struct plan *plan = alloc_zero(1, sizeof *plan);
+    bool fits = !graph_plan_change(component, &change, plan) && plan->fits;
+    alloc_free(plan);
+    return fits;
+}
+
 /* The story, left to the plan. */
 static void test_the_story_by_itself(void **state) {
     (void) state;
@@ -119,6 +127,24 @@ static void test_every_source(void **state) {
     assert_string_equal(value_of(&rig, GRAPH_VLLM_WORKER, OPT_MAX_MODEL_LEN), "131072");
     assert_string_equal(value_of(&rig, GRAPH_PREFILL_WORKER, OPT_TENSOR_PARALLEL_SIZE), "4");
     assert_true(rig.plan.fits);
+    stop(&rig);
+}
+
+/* 16 would do, and feeds no 24 ranks evenly. */
+static void test_degrees_agree(void **state) {
+    (void) state;
+    static const char yaml[] =
+        "Common:\n  model: Mistral-Small-2409\n  max-model-len: 2048\n  max-num-seqs: 8\n"
+        "  max-num-batched-tokens: 512\n"
+        "VllmWorker:\n  remote-prefill: true\n  tensor-parallel-size: 24\n"
+        "  common-configs: [model, max-model-len, max-num-seqs, max-num-batched-tokens]\n"
+        "PrefillWorker:\n  tensor-parallel-size: auto\n  gpu-memory-utilization: 0.3\n"
+        "  common-configs: [model, max-model-len, max-num-seqs, max-num-batched-tokens]\n";
+    struct rig rig;
+    start(&rig, GRAPH_DISAGG, yaml, "48xT4");
+    assert_string_equal(value_of(&rig, GRAPH_PREFILL_WORKER, OPT_TENSOR_PARALLEL_SIZE), "24");
+    assert_true(
+        try_change(&rig.plan.components[1], (struct graph_plan_change){.tensor_parallel = 16}));
     stop(&rig);
 }
 
@@ -186,14 +212,6 @@ static const char *const shares[] = {"0.5", "0.73", "0.9", "auto", "1"};
 static const char *const lens[] = {"2048", "8192", "32768", "auto"};
 static const char *const steps[] = {"512", "2048", "32768"};
 static const char *const blocks[] = {"16", "64", "128"};
-
-static bool try_change(const struct graph_plan_component *component,
-                       struct graph_plan_change change) {
-    struct plan *plan = alloc_zero(1, sizeof *plan);
-    bool fits = !graph_plan_change(component, &change, plan) && plan->fits;
-    alloc_free(plan);
-    return fits;
-}
 
 static void check_fit(const struct graph_plan_component *component) {
     struct plan_auto_fit fit;
@@ -297,10 +315,10 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_story_by_itself), cmocka_unit_test(test_every_source),
-        cmocka_unit_test(test_an_unknown_model),    cmocka_unit_test(test_a_share_of_what_is_free),
-        cmocka_unit_test(test_the_own_cpu),         cmocka_unit_test(test_random_settings),
-        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_the_story_by_itself),     cmocka_unit_test(test_every_source),
+        cmocka_unit_test(test_degrees_agree),           cmocka_unit_test(test_an_unknown_model),
+        cmocka_unit_test(test_a_share_of_what_is_free), cmocka_unit_test(test_the_own_cpu),
+        cmocka_unit_test(test_random_settings),         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
