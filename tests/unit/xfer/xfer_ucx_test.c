@@ -1,6 +1,7 @@
 /* Goal: the rules of xfer.h between processes, on UCX: content is right at equal and unlike TP over
  * shared memory and over TCP; a killed or stopped peer is noticed and hurts nobody's blocks; what
- * was forgotten is released in time and never written again; the lane is the one asked for.
+ * was forgotten is released in time and never written again; the lane is the one asked for; UCX
+ * keeps to the shared memory that we set.
  *
  * Each test forks two processes, a sender P and a receiver D, before either touches UCX; they talk
  * over a socket pair and check themselves: exit status 0 is success.  Skipped without libucp. */
@@ -193,6 +194,24 @@ static void check_own(struct side *side, uint32_t count) {
     for (uint32_t i = 0; i < count; i++) CHECK(rig_wrong(&side->rig, 1 + i, OWN_SEED + i) == 0);
 }
 
+/* UCX's shared memory, ours and the peer's: our settings keep it far below what is usual in a
+ * container (64 MiB for all). */
+#define SHM_BYTES_MAX (16u << 20)
+static void check_shm(void) {
+    char line[512];
+    uint64_t bytes = 0;
+    FILE *file = fopen("/proc/self/maps", "re");
+    CHECK(file);
+    while (fgets(line, sizeof line, file)) {
+        unsigned long first, end;
+        if (strstr(line, "ucx_shm") && sscanf(line, "%lx-%lx", &first, &end) == 2)
+            bytes += end - first;
+    }
+    fclose(file);
+    if (bytes > SHM_BYTES_MAX) fprintf(stderr, "%llu bytes shared\n", (unsigned long long) bytes);
+    CHECK(bytes <= SHM_BYTES_MAX);
+}
+
 /* --- content ---------------------------------------------------------------------------------- */
 
 static uint32_t p_tp, d_tp, head_bytes, layer_count, piece_count;
@@ -211,6 +230,7 @@ static void moves_p(struct side *side) {
     struct xfer_counts counts;
     xfer_get_counts(side->xfer, &counts);
     CHECK(counts.sent_pieces == 3 * piece_count && counts.failed_pieces == 0 && counts.busy_us > 0);
+    check_shm();
     close_side(side);
 }
 
@@ -229,6 +249,7 @@ static void moves_d(struct side *side) {
     xfer_get_counts(side->xfer, &counts);
     CHECK(counts.received_pieces == 3 * piece_count && counts.checksum_errors == 0);
     CHECK(counts.discarded_pieces == 0);
+    check_shm();
     close_side(side);
 }
 
