@@ -163,7 +163,8 @@ static void insert_in_flow(struct text text, size_t at, const char *what, struct
     size_t next = ++at;
     while (next < text.bytes && strchr(" \r\n", text.data[next])) next++;
     bool is_empty = next < text.bytes && text.data[next] == '}';
-    buf_add_format(line, "%s%s", what, is_empty ? "" : ", ");
+    bool is_last = at < text.bytes && (text.data[at] == '\n' || text.data[at] == '\r');
+    buf_add_format(line, "%s%s", what, is_empty ? "" : is_last ? "," : ", ");
     add(edits, at, at, line);
 }
 

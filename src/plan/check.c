@@ -55,6 +55,7 @@ enum err check_graph(const struct graph *graph, const struct check_target *targe
     check_peers(&checker);
     check_formats(&checker);
     check_devices(&checker);
+    check_files(&checker);
     check_machine(&checker);
     graph_plan_release(&checker.plan);
     return problems->is_cut && problems->count < PROBLEMS_MAX ? ERR_MEMORY : ERR_OK;

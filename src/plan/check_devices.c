@@ -134,8 +134,10 @@ static void check_model(struct checker *checker, const struct graph_plan_compone
                     "not-served", name, "model", mark, NULL,
                     "not served yet, memory not checked: %s", component->model.why.text);
     else if (source == PLAN_MODEL_BROKEN)
-        problem_add(checker->problems, PROBLEM_ERROR, "model-unreadable", name, "model", mark, NULL,
-                    "%s", component->model.why.text);
+        problem_add(checker->problems, PROBLEM_ERROR, "model-unreadable", name, "model", mark,
+                    "complete the download, or write another path", "%s%s",
+                    component->model.why.text,
+                    check_files_has_words(path) ? "" : "; tokenizer.json is missing too");
     else if (is_absent && must_be_here)
         problem_add(checker->problems, PROBLEM_ERROR, "model-not-found", name, "model", mark,
                     "write a path of this machine; for another one give --devices or --shape", "%s",

@@ -30,6 +30,10 @@ void check_mend(const struct checker *checker, struct problem *problem,
 void check_peers(struct checker *checker);
 /* What is said of weights against the checkpoint (check_format.c): 12. */
 void check_formats(struct checker *checker);
+/* What a model's folder lacks beside its weights (check_files.c): 20. */
+void check_files(struct checker *checker);
+/* Whether the model's folder has a tokenizer; true for a GGUF, and where there is no folder. */
+bool check_files_has_words(const char *model);
 /* This machine, when the graph is meant for it (check_machine.c): 4, 13. */
 void check_machine(struct checker *checker);
 /* Components and their devices (check_devices.c): 3, 4, 5, 6, 10, 19, 20. */

@@ -121,6 +121,9 @@ class Check(unittest.TestCase):
                 done = gramme("check", "agg", "-f", "-", *CARDS, text=text)
                 line = "stdin:3:17: error: VllmWorker.quantization: 'awq', and its config.json says fp8"
                 self.assertEqual(line in done.stdout.splitlines(), is_wrong, done.stdout)
+            (pathlib.Path(folder) / "config.json").write_text(json.dumps({"model_type": "llama"}))
+            done = gramme("check", "agg", "-f", "-", text=f"VllmWorker:\n  model: {folder}\n")
+            self.assertRegex(done.stdout, r"stdin:2:10: error: VllmWorker.model: .*; tokenizer.json is missing too\n")
 
     def test_flags_mend_too(self):
         path = "/path/my/DeepSeek-R1-Distill-Qwen-32B"

@@ -33,6 +33,7 @@ static const struct row rows[] = {
     {"s: &x # {\r\n  a: 1\r\n", PROBLEM_EDIT_INSERT, 1, 1, 1, "k: v",
      "s: &x # {\r\n  k: v\r\n  a: 1\r\n"},
     {"s:\n  {a: 1}\n", PROBLEM_EDIT_INSERT, 1, 1, 1, "k: v", "s:\n  {k: v, a: 1}\n"},
+    {"s: {\n  a: 1}\n", PROBLEM_EDIT_INSERT, 1, 1, 1, "k: v", "s: {k: v,\n  a: 1}\n"},
     {"s: *x\n", PROBLEM_EDIT_INSERT, 1, 1, 1, "k: v", NULL},
     {"\xef\xbb\xbf"
      "a: 1\n",

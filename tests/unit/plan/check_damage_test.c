@@ -183,6 +183,7 @@ struct expect {
     char key_text[64];
     const char *line_section, *line_key;
     bool is_section_line;
+    bool is_decision; /* nothing that --fix could decide: asked for, and still there afterwards */
 };
 
 static const char *worker_of(const struct doc *doc) {
@@ -352,16 +353,78 @@ static bool outgrow_model(struct doc *doc, struct expect *out) {
     return true;
 }
 
+static bool cut_heads(struct doc *doc, struct expect *out) {
+    const char *worker = worker_of(doc);
+    set_value(doc, find_line(doc, worker, "tensor-parallel-size"), "3");
+    set_value(doc, find_line(doc, worker, "gpu"), "3");
+    *out = (struct expect){.code = "tp-heads",
+                           .section = worker,
+                           .key = "tensor-parallel-size",
+                           .line_section = worker,
+                           .line_key = "tensor-parallel-size",
+                           .is_decision = true};
+    return true;
+}
+
+static bool add_stranger(struct doc *doc, struct expect *out) {
+    insert_line(doc, find_line(doc, "Frontend", "endpoint"), "  zzzzzz: 1");
+    *out = (struct expect){.code = "unknown-key",
+                           .section = "Frontend",
+                           .key = "zzzzzz",
+                           .line_section = "Frontend",
+                           .line_key = "zzzzzz",
+                           .is_decision = true};
+    return true;
+}
+
+static bool repeat_otherwise(struct doc *doc, struct expect *out) {
+    insert_line(doc, find_line(doc, "Frontend", "port") + 1, "  port: 7");
+    *out = (struct expect){.code = "duplicate-key",
+                           .section = "Frontend",
+                           .key = "port",
+                           .line_section = "Frontend",
+                           .is_decision = true};
+    return true;
+}
+
+static bool hire_too_many(struct doc *doc, struct expect *out) {
+    const char *worker = worker_of(doc);
+    set_value(doc, find_line(doc, worker, "workers"), "40");
+    *out = (struct expect){.code = "too-few-devices",
+                           .section = worker,
+                           .key = "ServiceArgs.workers",
+                           .line_section = worker,
+                           .line_key = "workers",
+                           .is_decision = true};
+    return true;
+}
+
 /* Of one set at most one: they speak of the same line. */
 static const struct {
     damage_fn fn;
     uint32_t sets;
 } damages[] = {
-    {drop_parallel, 1},        {empty_parallel, 1},    {multiply_gpus, 1},   {misspell_key, 1 | 2},
-    {misspell_section, 4},     {differ_blocks, 8},     {switch_off, 16},     {map_envs, 32},
-    {misjudge_share, 2},       {differ_models, 64},    {repeat_key, 128},    {miss_space, 256},
-    {indent_with_tab, 4},      {break_connector, 512}, {misspell_common, 4}, {type_as_format, 1024},
+    {drop_parallel, 1},
+    {empty_parallel, 1},
+    {multiply_gpus, 1},
+    {misspell_key, 1 | 2},
+    {misspell_section, 4},
+    {differ_blocks, 8},
+    {switch_off, 16},
+    {map_envs, 32},
+    {misjudge_share, 2},
+    {differ_models, 64},
+    {repeat_key, 128},
+    {miss_space, 256},
+    {indent_with_tab, 4},
+    {break_connector, 512},
+    {misspell_common, 4},
+    {type_as_format, 1024},
     {outgrow_model, 2048 | 2},
+    {cut_heads, 1 | 2 | 2048 | 4096},
+    {add_stranger, 8192},
+    {repeat_otherwise, 128},
+    {hire_too_many, 1 | 4096 | 16384},
 };
 
 /* --- trials ------------------------------------------------------------------------------------ */
@@ -480,7 +543,17 @@ static void try_one(void) {
     mend(&doc, text, sizeof text, &problems);
     problem_release(&problems);
     bool fits = check_text(&doc, text, &problems);
-    if (!fits || wrong_count(&problems)) {
+    uint32_t decisions = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!expects[i].is_decision) continue;
+        decisions++;
+        expects[i].line_key = NULL; /* lines may have moved */
+        find_damage(&doc, &expects[i], text, &problems);
+    }
+    for (uint32_t i = 0; i < problems.count; i++)
+        if (problems.items[i].severity != PROBLEM_NOTE && !problems.items[i].fix)
+            complain("left without a word of what to do", text, &problems);
+    if ((!decisions && !fits) || wrong_count(&problems) != decisions) {
         print_message("%s\n--- mended:\n", damaged);
         complain("not mended", text, &problems);
     }
