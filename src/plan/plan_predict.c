@@ -38,10 +38,12 @@
 #define REDUCE_CPU_S 5e-6
 #define REQUEST_CPU_S 1e-3
 #define COPY_CPU_SHARE 0.3 /* of reading: a handoff reads, writes and checks */
-/* A core of a server of these years reads about 12 GB/s while its neighbours do too, and computes
- * some 40 GFLOP/s of float products with AVX2. */
+/* A core of a server of these years reads about 12 GB/s while its neighbours do too; with AVX2 it
+ * computes some 50 GFLOP/s of float products, and of small formats (int8 inside) 150: cmd_rates
+ * saw 190 a core on a Zen 3. */
 #define CORE_READ_GB_PER_S 12
-#define CORE_TFLOPS 0.04
+#define CORE_TFLOPS 0.05
+#define CORE_TFLOPS_SMALL 0.15
 #define SOCKET_READ_GB_PER_S 200
 
 const char *const plan_predict_assumptions[] = {
@@ -88,9 +90,11 @@ void plan_predict_cpu(double read_gb_per_s, double tflops, struct plan_predict_r
     };
 }
 
-void plan_predict_cpu_assumed(uint32_t thread_count, double *read_gb_per_s, double *tflops) {
+void plan_predict_cpu_assumed(uint32_t thread_count, const struct cuda_estimate_format *format,
+                              double *read_gb_per_s, double *tflops) {
+    bool is_small = format->weight_bits < 16;
     *read_gb_per_s = fmin(CORE_READ_GB_PER_S * (double) thread_count, SOCKET_READ_GB_PER_S);
-    *tflops = CORE_TFLOPS * (double) thread_count;
+    *tflops = (is_small ? CORE_TFLOPS_SMALL : CORE_TFLOPS) * (double) thread_count;
 }
 
 void plan_predict_model(const struct model_spec *spec, const struct cuda_estimate_format *format,

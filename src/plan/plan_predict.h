@@ -45,7 +45,8 @@ void plan_predict_card(const struct device_card *card, const struct cuda_estimat
 /* A device of which only nominal or measured rates are known: a CPU, a share of one. */
 void plan_predict_cpu(double read_gb_per_s, double tflops, struct plan_predict_rates *out);
 /* What a CPU of so many threads gives where nobody measured it. */
-void plan_predict_cpu_assumed(uint32_t thread_count, double *read_gb_per_s, double *tflops);
+void plan_predict_cpu_assumed(uint32_t thread_count, const struct cuda_estimate_format *format,
+                              double *read_gb_per_s, double *tflops);
 
 /* kv_token_bytes: of all ranks together. */
 void plan_predict_model(const struct model_spec *spec, const struct cuda_estimate_format *format,

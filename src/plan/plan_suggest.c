@@ -32,6 +32,7 @@ struct side {
 
 struct suggester {
     const struct graph_plan *plan;
+    struct graph_plan_component components[GRAPH_PLAN_COMPONENTS_MAX]; /* on the smallest device */
     const struct plan_suggest_load *load;
     struct plan_predict_rates rates;
     struct side decode, prefill, agg;
@@ -275,7 +276,7 @@ static enum err plan_degrees(struct suggester *s, struct side *side, uint32_t st
         if (!tensor_parallel_is_legal(spec, ranks)) continue;
         enum err e = graph_plan_change(component, &change, scratch);
         if (e == ERR_MEMORY) return e;
-        if (e || !scratch->fits || scratch->kv_tokens < tokens) continue;
+        if (e || !scratch->fits || scratch->model_len_max < tokens) continue;
         double kv_bytes = (double) scratch->block_bytes * ranks / component->options.block_size;
         degree->ranks = ranks;
         degree->kv_tokens = scratch->kv_tokens;
@@ -288,15 +289,47 @@ static enum err plan_degrees(struct suggester *s, struct side *side, uint32_t st
     return ERR_OK;
 }
 
-/* The rates of the devices: of the catalogue's card, else as given, else assumed. */
-static bool find_rates(struct suggester *s, struct plan_suggest *out) {
-    const struct graph_plan_component *component = &s->plan->components[0];
+/* A layout takes all devices, so each is counted as the slowest and the smallest of them. */
+static bool find_card_rates(struct suggester *s, const struct device_list *devices,
+                            struct plan_suggest *out) {
+    const struct cuda_estimate_format *format = &s->components[0].model.format;
+    for (uint32_t i = 0; i < devices->count; i++) {
+        const struct device *device = &devices->items[i];
+        struct plan_predict_rates rates;
+        if (!device->card) return false;
+        if (i && device->card == devices->items[i - 1].card) continue;
+        plan_predict_card(device->card, format, &rates);
+        out->is_mixed |= i > 0;
+        if (!i) s->rates = rates;
+        s->rates.read_bytes_per_s = fmin(s->rates.read_bytes_per_s, rates.read_bytes_per_s);
+        s->rates.step_flop_per_s = fmin(s->rates.step_flop_per_s, rates.step_flop_per_s);
+        s->rates.prefill_flop_per_s = fmin(s->rates.prefill_flop_per_s, rates.prefill_flop_per_s);
+        s->rates.peer_bytes_per_s = fmin(s->rates.peer_bytes_per_s, rates.peer_bytes_per_s);
+    }
+    return devices->count > 0;
+}
+
+static void take_smallest(struct suggester *s, const struct device_list *devices) {
+    for (uint32_t c = 0; c < s->plan->component_count; c++)
+        for (uint32_t i = 0; i < devices->count; i++) {
+            const struct device *device = &devices->items[i];
+            struct plan_budget *budget = &s->components[c].budget;
+            uint64_t free_bytes = device->free_bytes < device->total_bytes ? device->free_bytes : 0;
+            budget->total_bytes = num_min(budget->total_bytes, device->total_bytes);
+            if (free_bytes && (!budget->available_bytes || free_bytes < budget->available_bytes))
+                budget->available_bytes = free_bytes;
+        }
+}
+
+/* The rates of the devices: of the catalogue, else as given, else (a CPU's) assumed. */
+static bool find_rates(struct suggester *s, const struct graph_plan_target *target,
+                       struct plan_suggest *out) {
+    const struct graph_plan_component *component = &s->components[0];
     const struct device *device = component->device;
     const struct plan_suggest_load *load = s->load;
-    if (device && device->card && !(load->tflops > 0)) {
-        plan_predict_card(device->card, &component->model.format, &s->rates);
-        return true;
-    }
+    bool has_devices = s->plan->device_count > 0;
+    if (has_devices) take_smallest(s, target->devices);
+    if (has_devices && !(load->tflops > 0) && find_card_rates(s, target->devices, out)) return true;
     double read = load->read_gb_per_s, tflops = load->tflops;
     if (!(tflops > 0)) {
         if (device && device->kind == DEVICE_CUDA) {
@@ -305,12 +338,16 @@ static bool find_rates(struct suggester *s, struct plan_suggest *out) {
             return false;
         }
         out->is_assumed = true;
-        plan_predict_cpu_assumed(load->thread_count ? load->thread_count : 1, &read, &tflops);
+        plan_predict_cpu_assumed(load->thread_count ? load->thread_count : 1,
+                                 &component->model.format, &read, &tflops);
     }
     out->read_gb_per_s = read;
     out->tflops = tflops;
-    /* Virtual devices are shares of one machine. */
-    double shares = s->plan->device_count ? s->plan->device_count : 1;
+    /* Virtual devices, and workers without any, share one machine; a given card's rates are its
+     * own. */
+    double shares = !has_devices ? 0 : component->is_cpu ? s->plan->device_count : 1;
+    for (uint32_t i = 0; !has_devices && i < s->plan->component_count; i++)
+        shares += s->components[i].replica_count * s->components[i].tensor_parallel;
     plan_predict_cpu(read / shares, tflops / shares, &s->rates);
     return true;
 }
@@ -354,8 +391,9 @@ static enum err suggest(struct suggester *s, const struct graph *graph,
                         const struct graph_plan_target *target, struct plan *scratch,
                         struct plan_suggest *out) {
     const struct graph_plan *plan = s->plan;
-    const struct graph_plan_component *first = &plan->components[0],
-                                      *last = &plan->components[plan->component_count - 1];
+    memcpy(s->components, plan->components, sizeof s->components);
+    const struct graph_plan_component *first = &s->components[0],
+                                      *last = &s->components[plan->component_count - 1];
     if (!first->layer_count || !last->layer_count) {
         (void) err_set(&out->why, ERR_OK, "the model is unknown");
         return ERR_OK;
@@ -365,7 +403,7 @@ static enum err suggest(struct suggester *s, const struct graph *graph,
         return ERR_OK;
     }
     find_nodes(s, target);
-    if (!find_rates(s, out)) return ERR_OK;
+    if (!find_rates(s, target, out)) return ERR_OK;
     const struct options *options = graph->sections[first->section].options;
     uint32_t step = (uint32_t) num_min(options_count(options, OPT_PREFILL_CHUNK),
                                        first->options.batched_tokens_max);
@@ -378,11 +416,17 @@ static enum err suggest(struct suggester *s, const struct graph *graph,
     if (!e) s->decode = s->agg;
     if (!e) e = plan_degrees(s, &s->prefill, chunk, scratch);
     if (e) return e;
-    if (!s->agg.widest)
+    if (first->options.model_len_max < (uint64_t) s->load->input_tokens + s->load->output_tokens)
+        (void) err_set(&out->why, ERR_OK,
+                       "a request of %u + %u tokens is longer than max-model-len %u",
+                       s->load->input_tokens, s->load->output_tokens, first->options.model_len_max);
+    else if (!s->agg.widest)
         (void) err_set(&out->why, ERR_OK, "no degree of one node holds a request of %u + %u tokens",
                        s->load->input_tokens, s->load->output_tokens);
-    try_all(s);
-    take_best(s, out);
+    if (plan->device_count) { /* else there is nothing to split */
+        try_all(s);
+        take_best(s, out);
+    }
     judge_written(s, out);
     return ERR_OK;
 }
@@ -464,9 +508,12 @@ void plan_suggest_print(const struct plan_suggest *suggest, bool is_explained, s
     buf_add_string(out, "a prediction by roofline, no promise; --explain tells its factors\n");
     for (uint32_t i = 0; is_explained && i < plan_predict_assumption_count; i++)
         buf_add_format(out, "  %s\n", plan_predict_assumptions[i]);
+    if (suggest->is_mixed)
+        buf_add_string(out,
+                       "cards of several kinds: each is counted as the slowest and smallest\n");
     if (suggest->read_gb_per_s > 0)
-        buf_add_format(out, "CPU, all threads: %.1f GB/s, %.3f TFLOP/s%s\n", suggest->read_gb_per_s,
-                       suggest->tflops,
+        buf_add_format(out, "rates, all threads: %.1f GB/s, %.3f TFLOP/s%s\n",
+                       suggest->read_gb_per_s, suggest->tflops,
                        suggest->is_assumed ? " assumed: --device-rates measure" : "");
     /* What to write for the best of the graph's own kind. */
     uint32_t at = 0;

@@ -44,6 +44,7 @@ struct plan_suggest {
     uint32_t count;
     bool is_disagg;               /* the graph is */
     double read_gb_per_s, tflops; /* not of the catalogue; 0: they are */
+    bool is_mixed;                /* cards of several kinds */
     bool is_assumed;              /* they were neither measured nor given */
     struct err_text why;          /* why there is none; "" */
 };

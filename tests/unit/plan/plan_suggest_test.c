@@ -238,6 +238,13 @@ static void test_none(void **state) {
     assert_non_null(strstr(rig.suggest.why.text, "no degree"));
     check_screen(&rig.suggest, true);
     stop(&rig);
+    start(&rig, GRAPH_AGG, "Qwen2.5-7B", "2xH100");
+    load.input_tokens = 8190;
+    suggest(&rig, &load);
+    assert_int_equal(rig.suggest.count, 0);
+    assert_non_null(strstr(rig.suggest.why.text, "longer than max-model-len 8192"));
+    load.input_tokens = 100;
+    stop(&rig);
     start(&rig, GRAPH_AGG, "/m/nobody", "2xcuda0:20GiB");
     suggest(&rig, &load);
     assert_non_null(strstr(rig.suggest.why.text, "unknown"));
@@ -246,6 +253,46 @@ static void test_none(void **state) {
     suggest(&rig, &load);
     assert_non_null(strstr(rig.suggest.why.text, "--device-rates"));
     stop(&rig);
+}
+
+/* The best of two kinds of cards is no measure for all of them. */
+static void test_mixed_cards(void **state) {
+    (void) state;
+    struct rig mixed, slow;
+    struct plan_suggest_load load = {.input_tokens = 1000, .output_tokens = 100};
+    start(&mixed, GRAPH_AGG, "Qwen2.5-7B", "4xL4,2xL40S");
+    start(&slow, GRAPH_AGG, "Qwen2.5-7B", "6xL4");
+    suggest(&mixed, &load);
+    suggest(&slow, &load);
+    assert_true(mixed.suggest.is_mixed && !slow.suggest.is_mixed);
+    assert_int_equal(mixed.suggest.count, slow.suggest.count);
+    assert_true(mixed.suggest.count > 0);
+    for (uint32_t i = 0; i < mixed.suggest.count; i++)
+        assert_true(mixed.suggest.layouts[i].output_tokens_per_s ==
+                    slow.suggest.layouts[i].output_tokens_per_s);
+    stop(&mixed);
+    stop(&slow);
+}
+
+/* Without devices there is nothing to split: the graph alone is predicted, its workers sharing. */
+static void test_the_own_machine(void **state) {
+    (void) state;
+    struct rig one, two;
+    struct plan_suggest_load load = {.input_tokens = 1000, .output_tokens = 100, .concurrency = 1};
+    start_text(&one, GRAPH_AGG, "VllmWorker:\n  model: tiny-llama-test\n  load-format: dummy\n",
+               NULL);
+    start_text(&two, GRAPH_AGG,
+               "VllmWorker:\n  model: tiny-llama-test\n  load-format: dummy\n"
+               "  ServiceArgs: {workers: 2}\n",
+               NULL);
+    load.input_tokens = 200;
+    suggest(&one, &load);
+    suggest(&two, &load);
+    assert_true(one.suggest.has_written && !one.suggest.count);
+    assert_true(two.suggest.has_written && two.suggest.written.itl_s > one.suggest.written.itl_s);
+    check_screen(&one.suggest, false);
+    stop(&one);
+    stop(&two);
 }
 
 static void test_out_of_memory(void **state) {
@@ -269,6 +316,7 @@ int main(void) {
         cmocka_unit_test(test_random_loads),  cmocka_unit_test(test_a_target_calls_for_a_split),
         cmocka_unit_test(test_concurrency),   cmocka_unit_test(test_beside_a_server_measured),
         cmocka_unit_test(test_a_cpu),         cmocka_unit_test(test_none),
+        cmocka_unit_test(test_mixed_cards),   cmocka_unit_test(test_the_own_machine),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
