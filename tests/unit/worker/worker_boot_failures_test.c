@@ -1,4 +1,4 @@
-/* worker_load_test - Goal: loading, from plan to engine, survives the failure of each of its
+/* worker_boot_failures_test - Goal: loading, from plan to engine, survives the failure of each of its
  * allocations and a stop at each of its stages: an error with a sentence, nothing held, and the
  * next try works.  On both bodies, one rank and two. */
 #include <setjmp.h>
