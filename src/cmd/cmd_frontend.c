@@ -313,8 +313,11 @@ static void get_health(void *ctx, struct api_health *out) {
 
 static enum err read_keys(struct frontend *frontend, struct err_text *text) {
     struct api_options *api = &frontend->api_options;
-    for (uint32_t i = 0; i < options_list_count(frontend->options, OPT_API_KEY); i++)
-        api->api_keys[api->api_key_count++] = options_list_item(frontend->options, OPT_API_KEY, i);
+    for (uint32_t i = 0; i < options_list_count(frontend->options, OPT_API_KEY); i++) {
+        const char *key = options_list_item(frontend->options, OPT_API_KEY, i);
+        if (!*key) return err_set(text, ERR_USAGE, "the API key is empty: give one, or none");
+        api->api_keys[api->api_key_count++] = key;
+    }
     const char *path = options_text(frontend->options, OPT_API_KEY_FILE);
     if (!path) return ERR_OK;
     struct buf file;
@@ -439,9 +442,10 @@ int cmd_frontend_serve(const struct cmd_frontend_setup *setup) {
         .setup = setup, .options = setup->options, .loop = &loop, .started_ns = clock_now_ns()};
     const struct options *of_model = setup->local_worker ? setup->local_worker : setup->options;
     frontend.model_name = options_text(of_model, OPT_MODEL);
-    cmd_process_raise_file_limit();
+    enum err e = cmd_process_raise_file_limit(&text);
+    if (e) return tell_failure(&frontend, e, true, &text);
     uv_loop_init(&loop);
-    enum err e = start(&frontend, &text);
+    e = start(&frontend, &text);
     if (frontend.api) uv_run(&loop, UV_RUN_DEFAULT);
     int status = e ? tell_failure(&frontend, e, true, &text) : frontend.status;
     release(&frontend);

@@ -21,6 +21,7 @@
 
 #define RING_MESSAGES 65536u
 #define RING_BYTES (512u << 20)
+#define FILES_LEAST 64u /* model, loop, listener, pipes: about 20, and some connections */
 
 uint64_t cmd_process_draw_instance(void) {
     uint64_t instance = 0;
@@ -29,11 +30,16 @@ uint64_t cmd_process_draw_instance(void) {
     return instance;
 }
 
-void cmd_process_raise_file_limit(void) {
+enum err cmd_process_raise_file_limit(struct err_text *text) {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur == limit.rlim_max) return;
+    if (getrlimit(RLIMIT_NOFILE, &limit)) return ERR_OK;
+    if (limit.rlim_max < FILES_LEAST)
+        return err_set(text, ERR_LIMIT,
+                       "at most %llu files may be open (ulimit -Hn); serving needs %u",
+                       (unsigned long long) limit.rlim_max, FILES_LEAST);
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
+    return ERR_OK;
 }
 
 int cmd_process_fail(const struct cmd_process *process, enum err e, bool is_permanent,

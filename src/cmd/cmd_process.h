@@ -32,6 +32,7 @@ MUST_USE enum err cmd_process_open_bus(const struct cmd_process *process, struct
                                        struct bus **out);
 
 uint64_t cmd_process_draw_instance(void);
-void cmd_process_raise_file_limit(void);
+/* Soft to hard.  ERR_LIMIT where even that is too few to serve with. */
+MUST_USE enum err cmd_process_raise_file_limit(struct err_text *text);
 
 #endif

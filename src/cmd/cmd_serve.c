@@ -392,7 +392,8 @@ static int serve_as_fleet(const struct graph *graph, const struct options *flags
     if (e)
         return e == ERR_NOT_FOUND && !fleet.nats_program[0] ? (cmd_fail(e, &text), CMD_MISSING)
                                                             : cmd_fail(e, &text);
-    cmd_process_raise_file_limit();
+    e = cmd_process_raise_file_limit(&text);
+    if (e) return cmd_fail(e, &text);
     if (terminal_create(STDERR_FILENO, &fleet.terminal)) return cmd_fail(ERR_MEMORY, NULL);
     log_divert(on_line, fleet.terminal);
     make_join_line(&fleet);

@@ -359,6 +359,7 @@ static int serve(struct process *process) {
     enum err e = ERR_OK;
     const char *model = options_text(process->base.options, OPT_MODEL);
     if (!model) e = err_set(&text, ERR_USAGE, "no model: give -m MODEL, or -f FILE with one");
+    if (!e) e = cmd_process_raise_file_limit(&text);
     const struct handover *handover = &process->base.handover;
     if (!e && handover->core_count) {
         e = core_share_open(CORES_FD, handover->core_slot, &text, &process->core_share);

@@ -99,6 +99,14 @@ class Words(unittest.TestCase):
         self.check([*run, "--bad-words", "", "hi"], 2, "--bad-words: an empty word is none")
         self.check([*run, "--n", "0", "hi"], 2, "--n: 0 is out of range")
 
+    def test_what_cannot_serve(self):
+        serve = ["serve", "-m", MODEL, "--engine", "sim", "--port", "0"]
+        self.check([*serve, "--api-key", ""], 2, "the API key is empty")
+        done = subprocess.run(["bash", "-c", 'ulimit -n 20 && exec "$0" "$@"', BINARY, *serve], capture_output=True,
+                              text=True, timeout=120, env=CLEAN)
+        self.assertEqual((done.returncode, done.stdout), (1, ""), done.stderr)
+        self.assertEqual(done.stderr, "gramme: at most 20 files may be open (ulimit -Hn); serving needs 64\n")
+
     def test_models_that_are_none(self):
         with tempfile.TemporaryDirectory() as folder:
             with open(MODEL, "rb") as file:
