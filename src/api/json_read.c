@@ -289,7 +289,7 @@ static json_t *read_value(struct reader *reader) {
 /* --- the walk ----------------------------------------------------------------------------- */
 
 /* Hands the value over to its container; *root when there is none. */
-static bool attach(struct reader *reader, json_t *top, const unsigned char *key_at, json_t *value,
+static bool attach(struct reader *reader, json_t *top, const unsigned char *value_at, json_t *value,
                    json_t **root) {
     if (!top) {
         *root = value;
@@ -299,7 +299,8 @@ static bool attach(struct reader *reader, json_t *top, const unsigned char *key_
     size_t before = json_object_size(top);
     if (json_object_set_new_nocheck(top, (const char *) reader->key.data, value))
         return out_of_memory(reader);
-    if (json_object_size(top) == before) return fault_at(reader, key_at, "the name stands twice");
+    /* At the value: the path to it ends with the name that is meant. */
+    if (json_object_size(top) == before) return fault_at(reader, value_at, "the name stands twice");
     return true;
 }
 
@@ -313,13 +314,12 @@ static bool read_all(struct reader *reader, json_t **root) {
     bool is_fresh = false; /* a container was just opened */
     for (;;) {
         json_t *top = depth ? stack[depth - 1] : NULL;
-        const unsigned char *key_at;
         skip_space(reader);
         if (!is_fresh || !closes(reader, top)) {
-            key_at = reader->at;
             if (top && json_is_object(top) && !read_key(reader)) return false;
+            const unsigned char *value_at = reader->at;
             json_t *value = read_value(reader);
-            if (!value || !attach(reader, top, key_at, value, root)) return false;
+            if (!value || !attach(reader, top, value_at, value, root)) return false;
             is_fresh = json_is_object(value) || json_is_array(value);
             if (is_fresh) {
                 if (depth == JSON_READ_DEPTH_MAX)

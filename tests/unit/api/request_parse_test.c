@@ -238,6 +238,8 @@ static const struct {
     {"{" CHAT ",\"parallel_tool_calls\":1}", "parallel_tool_calls"},
     {"{" CHAT ",\"suffix\":\"x\"}", NULL},      /* no field of this endpoint: unknown */
     {"{" CHAT ",\"messages\":[]}", "messages"}, /* twice the same key */
+    {"{" CHAT ",\"top_p\":1,\"n\":1, \"top_p\" : 1,\"seed\":1}", "top_p"},
+    {"{" CHAT ",\"logit_bias\":{\"5\":1,\"6\":1,\"5\":2}}", "logit_bias.5"},
 };
 
 static const struct {
