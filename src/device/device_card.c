@@ -2,10 +2,10 @@
  *
  * Sources.  total: 39.39 GiB of the A100-40GB is that of the story in docs; the others are what
  * drivers are known to report for such cards, which is less than the label (ECC and the driver take
- * their part) and moves by tens of MiB between drivers: only the H200 was measured (143155.94 MiB
- * by cudaMemGetInfo, driver 580.159.04), so a plan for another card is an estimate until doctor has
- * seen the card.  Bandwidth, rates of products (dense, no sparsity, sums in 32 bits) and link: the
- * makers' data sheets; NVLink one direction, else the PCIe slot. */
+ * their part) and moves by tens of MiB between drivers: measured by cudaMemGetInfo, driver
+ * 580.159.04, were the H200 (143155.94 MiB) and the H100 SXM (81079.00 MiB); a plan for another card
+ * is an estimate until doctor has seen the card.  Bandwidth, rates of products (dense, no sparsity,
+ * sums in 32 bits) and link: the makers' data sheets; NVLink one direction, else the PCIe slot. */
 #include "device/device_card.h"
 
 #include <stddef.h>
@@ -22,7 +22,7 @@ static const struct device_card cards[] = {
     {"A100-40GB",      GIB(39.39),      1555,   312,     0,   624,   300, 8},
     {"A100-80GB",      GIB(79.14),      2039,   312,     0,   624,   300, 8},
     {"A800-80GB",      GIB(79.14),      2039,   312,     0,   624,   200, 8},
-    {"H100-80GB",      GIB(79.10),      3350,   989,  1979,  1979,   450, 8}, /* SXM */
+    {"H100-80GB",      GIB(79.17),      3350,   989,  1979,  1979,   450, 8}, /* SXM */
     {"H100-PCIE",      GIB(79.10),      2000,   756,  1513,  1513,    64, 8},
     {"H100-NVL",       GIB(93.00),      3938,   835,  1671,  1671,   300, 8},
     {"H800-80GB",      GIB(79.10),      3350,   989,  1979,  1979,   200, 8},
