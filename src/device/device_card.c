@@ -3,8 +3,8 @@
  * Sources.  total: 39.39 GiB of the A100-40GB is that of the story in docs; the others are what
  * drivers are known to report for such cards, which is less than the label (ECC and the driver take
  * their part) and moves by tens of MiB between drivers: measured by cudaMemGetInfo, driver
- * 580.159.04, were the H200 (143155.94 MiB) and the H100 SXM (81079.00 MiB); a plan for another card
- * is an estimate until doctor has seen the card.  Bandwidth, rates of products (dense, no sparsity,
+ * 580.159.04, were the H200 (143155.94 MiB) and the H100 SXM (81079.00 MiB); a plan for another
+ * card is an estimate until doctor has seen it.  Bandwidth, rates of products (dense, no sparsity,
  * sums in 32 bits) and link: the makers' data sheets; NVLink one direction, else the PCIe slot. */
 #include "device/device_card.h"
 

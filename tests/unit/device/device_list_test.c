@@ -25,11 +25,11 @@ static void test_forms(void **state) {
         {"cpu:512MiB", 1, 1, DEVICE_CPU, 0.5},
         {"16xA100-40GB", 16, 1, DEVICE_CUDA, 39.39},
         {"16xa100_40gb", 16, 1, DEVICE_CUDA, 39.39},
-        {"2x(8xH100-80GB)", 16, 2, DEVICE_CUDA, 79.10},
+        {"2x(8xH100-80GB)", 16, 2, DEVICE_CUDA, 79.17},
         {"(4xL4),(2xT4,2xL4)", 8, 2, DEVICE_CUDA, 21.95},
         {"4xcuda0:39.39GiB", 4, 1, DEVICE_CUDA, 39.39},
         {"2xH100:40GiB, L40S", 3, 1, DEVICE_CUDA, 40},
-        {"16x(8xH100)", 128, 16, DEVICE_CUDA, 79.10},
+        {"16x(8xH100)", 128, 16, DEVICE_CUDA, 79.17},
     };
     for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
         struct device_list list;
