@@ -170,18 +170,21 @@ void api_call_log(struct api_call *call, bool is_complete) {
     double total_ms = (double) (clock_now_us() - call->received_us) / 1e3;
     int status = http_answer_status(exchange);
     if (!status) status = 499; /* the client left first */
+    const char *trace = http_request_header(exchange, "traceparent");
+    if (!trace) trace = "";
+    const char *trace_word = trace[0] ? " traceparent " : "";
     const char *left = is_complete || status == 499 ? "" : " (client left)";
     if (!call->has_tokens) {
-        log_request(level, call->id, "%s %s %.200s status %d%s total %.1f ms",
+        log_request(level, call->id, "%s %s %.200s status %d%s total %.1f ms%s%.80s",
                     http_request_peer(exchange), http_request_method(exchange),
-                    http_request_path(exchange), status, left, total_ms);
+                    http_request_path(exchange), status, left, total_ms, trace_word, trace);
         return;
     }
     log_request(level, call->id,
                 "%s %s %.200s model %s status %d%s in %u cached %u out %u queue %.1f ms ttft %.1f "
-                "ms itl %.2f ms total %.1f ms finish %s",
+                "ms itl %.2f ms total %.1f ms finish %s%s%.80s",
                 http_request_peer(exchange), http_request_method(exchange),
                 http_request_path(exchange), call->model, status, left, call->prompt_tokens,
                 call->cached_tokens, call->completion_tokens, call->queue_ms, call->ttft_ms,
-                call->itl_ms, total_ms, call->finish ? call->finish : "none");
+                call->itl_ms, total_ms, call->finish ? call->finish : "none", trace_word, trace);
 }

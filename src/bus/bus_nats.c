@@ -428,6 +428,17 @@ static void on_error(natsConnection *connection, natsSubscription *subscription,
 
 /* --- the bus thread --------------------------------------------------------------------------- */
 
+/* What nats.c's words mean for a user; "" when they say it themselves. */
+static const char *explain(const char *text) {
+    if (strstr(text, "Authorization Violation"))
+        return "it wants another token, of GRAMME_BUS_TOKEN or --bus-token-file: ";
+    if (strstr(text, "certificate") || strstr(text, "self-signed"))
+        return "its certificate is of no authority in --bus-ca-file (or the system's, without "
+               "it): ";
+    if (strstr(text, "SSL handshake error")) return "is it a nats-server with TLS? ";
+    return "";
+}
+
 /* Each trouble is told once, until there is another or none. */
 static void tell_trouble(struct nats_bus *bus, natsStatus status) {
     natsStatus last;
@@ -438,7 +449,8 @@ static void tell_trouble(struct nats_bus *bus, natsStatus status) {
     if (strncmp(bus->trouble, text, sizeof bus->trouble - 1) == 0) return;
     memset(bus->trouble, 0, sizeof bus->trouble);
     memcpy(bus->trouble, text, strnlen(text, sizeof bus->trouble - 1));
-    log_warn("bus: no connection to %s (%s); tried on until there is one", bus->url, bus->trouble);
+    log_warn("bus: no connection to %s: %s%s; tried on until there is one", bus->url,
+             explain(bus->trouble), bus->trouble);
 }
 
 static void drop_connection(struct nats_bus *bus) {

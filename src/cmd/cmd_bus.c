@@ -4,8 +4,10 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -98,6 +100,48 @@ enum err cmd_bus_read_url(const char *url, const char *where, struct err_text *t
         return err_set(text, ERR_USAGE, "%s: '%s' is no nats://HOST:PORT", where, url);
     if (!url[0]) return err_set(text, ERR_USAGE, "%s: no URL", where);
     return take_text(url, strlen(url), out->url, sizeof out->url, where, text);
+}
+
+/* "host", "port" of the first server; false: there is none. */
+static bool split_url(const char *url, char host[256], char port[8]) {
+    const char *at = strstr(url, "://");
+    at = at ? at + 3 : url;
+    size_t bytes = strcspn(at, ",/"), host_bytes;
+    const char *colon;
+    if (at[0] == '[') {
+        at++;
+        host_bytes = strcspn(at, "]");
+        colon = at[host_bytes] == ']' && at[host_bytes + 1] == ':' ? at + host_bytes + 1 : NULL;
+    } else {
+        colon = memchr(at, ':', bytes);
+        host_bytes = colon ? (size_t) (colon - at) : bytes;
+    }
+    size_t port_bytes = colon ? strspn(colon + 1, "0123456789") : 0;
+    if (!host_bytes || host_bytes > 255 || port_bytes > 7) return false;
+    memcpy(host, at, host_bytes);
+    host[host_bytes] = '\0';
+    memcpy(port, port_bytes ? colon + 1 : "4222", port_bytes ? port_bytes : 4);
+    port[port_bytes ? port_bytes : 4] = '\0';
+    return true;
+}
+
+/* A datagram socket is only routed: nothing is sent. */
+void cmd_bus_find_side(const char *url, char out[CMD_BUS_SIDE_BYTES]) {
+    char host[256], port[8], address[CMD_BUS_SIDE_BYTES];
+    struct addrinfo hints = {.ai_socktype = SOCK_DGRAM}, *found = NULL;
+    struct sockaddr_storage own;
+    socklen_t bytes = sizeof own;
+    out[0] = '\0';
+    if (!split_url(url, host, port) || getaddrinfo(host, port, &hints, &found)) return;
+    int fd = socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bool is_known = fd >= 0 && !connect(fd, found->ai_addr, found->ai_addrlen) &&
+                    !getsockname(fd, (struct sockaddr *) &own, &bytes) &&
+                    !getnameinfo((struct sockaddr *) &own, bytes, address, sizeof address, NULL, 0,
+                                 NI_NUMERICHOST);
+    if (is_known && strncmp(address, "127.", 4) != 0 && strcmp(address, "::1") != 0)
+        memcpy(out, address, sizeof address);
+    if (fd >= 0) close(fd);
+    freeaddrinfo(found);
 }
 
 enum err cmd_bus_read_namespace(const char *name_space, const char *where, struct err_text *text,

@@ -16,6 +16,10 @@ MUST_USE enum err cmd_bus_read_secrets(const struct options *options, const char
  * refused. */
 MUST_USE enum err cmd_bus_read_url(const char *url, const char *where, struct err_text *text,
                                    struct handover *out);
+#define CMD_BUS_SIDE_BYTES 64
+/* This node's address on the way to the first server of the URL, where other nodes reach it too;
+ * "" when that is loopback, or is not known.  May wait for DNS. */
+void cmd_bus_find_side(const char *url, char out[CMD_BUS_SIDE_BYTES]);
 MUST_USE enum err cmd_bus_read_namespace(const char *name_space, const char *where,
                                          struct err_text *text, struct handover *out);
 

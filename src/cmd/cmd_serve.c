@@ -113,6 +113,20 @@ static void log_devices(const struct fleet *fleet, const char *name, enum graph_
     buf_release(&line);
 }
 
+/* Replicas count on from the port that is written, over sections that write the same one; 0: each
+ * picks a free one, or none is wanted. */
+static uint32_t system_port_of(const struct fleet *fleet, const struct options *options) {
+    if (!options_is_set(options, OPT_SYSTEM_PORT)) return 0;
+    uint64_t first = options_count(options, OPT_SYSTEM_PORT);
+    uint32_t before = 0;
+    for (uint32_t i = 0; first && i < fleet->component_count; i++) {
+        const struct options *other = fleet->components[i].options;
+        before += options_is_set(other, OPT_SYSTEM_PORT) &&
+                  options_count(other, OPT_SYSTEM_PORT) == first;
+    }
+    return first ? (uint32_t) first + before : 0;
+}
+
 static void add_components(struct fleet *fleet, enum graph_section_id id, enum unit_role role,
                            const struct handover *share) {
     const struct graph_section *section = &fleet->graph->sections[id];
@@ -126,6 +140,7 @@ static void add_components(struct fleet *fleet, enum graph_section_id id, enum u
         fleet->environments[fleet->environment_count++] = entry;
     }
     for (uint32_t i = 0; i < section->replica_count; i++) {
+        uint32_t system_port = role == UNIT_FRONTEND ? 0 : system_port_of(fleet, section->options);
         struct supervisor_component *component = &fleet->components[fleet->component_count++];
         *component = (struct supervisor_component){.role = role,
                                                    .options = section->options,
@@ -135,6 +150,7 @@ static void add_components(struct fleet *fleet, enum graph_section_id id, enum u
         component->handover.tells_workers = role == UNIT_FRONTEND && i == 0;
         if (role == UNIT_FRONTEND) component->handover.core_count = 0;
         else component->handover.core_slot = fleet->core_slot_count++;
+        component->handover.system_port = system_port;
         component->handover.device_bytes = device_bytes_of(fleet->plan, id);
         snprintf(component->name, sizeof component->name, "%s.%u", graph_section_name(id), i);
         if (component->handover.device_bytes) log_devices(fleet, component->name, id, i);
@@ -183,6 +199,12 @@ static enum err make_components(struct fleet *fleet, struct err_text *text) {
     if (graph_is_disagg(graph->kind))
         add_components(fleet, GRAPH_PREFILL_WORKER, UNIT_PREFILL, &share);
     add_components(fleet, GRAPH_FRONTEND, UNIT_FRONTEND, &share);
+    for (uint32_t i = 0; i < fleet->component_count; i++)
+        if (fleet->components[i].handover.system_port > UINT16_MAX)
+            return err_set(text, ERR_USAGE,
+                           "--system-port: replicas count on from it, and %s would have %u: at "
+                           "most 65535",
+                           fleet->components[i].name, fleet->components[i].handover.system_port);
     if (fleet->environment_count < environment_count)
         for (uint32_t i = 0; i < fleet->component_count; i++)
             fleet->components[i].environment_count = 0;

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "cmd/cmd.h"
+#include "cmd/cmd_bus.h"
 #include "cmd/cmd_model.h"
 #include "cmd/cmd_process.h"
 #include "cmd/cmd_system_port.h"
@@ -43,6 +44,7 @@ struct process {
     struct core_share *core_share; /* owned; NULL: alone on this node */
     uint16_t http_port;
     uint64_t tokenizer_digest;
+    char bus_side[CMD_BUS_SIDE_BYTES]; /* our address towards the nats-server; "" loopback */
     enum err open_error;
     struct err_text open_text;
     int status;
@@ -88,6 +90,7 @@ static enum err read_handoff(const struct cmd_worker_setup *setup, struct err_te
             .queue_max = (uint32_t) options_count(o, OPT_MAX_PREFILL_QUEUE_SIZE),
             .timeout_ms = options_ms(o, OPT_REMOTE_PREFILL_TIMEOUT),
         };
+    if (!out->listen) out->listen = setup->bus_side; /* NULL: loopback */
     return read_ports(options_text(o, OPT_TRANSFER_PORTS), text, out);
 }
 
@@ -275,6 +278,7 @@ static void open_model(uv_work_t *work) {
     if (!e) e = model_open_tokenizer(process->model, text, &tokenizer);
     if (!e) process->tokenizer_digest = tokenizer_digest(tokenizer);
     tokenizer_close(tokenizer);
+    cmd_bus_find_side(process->base.handover.url, process->bus_side); /* may ask DNS */
     if (!e) model_drop_pages(process->model);
     process->open_error = e;
 }
@@ -300,6 +304,8 @@ static void on_model_open(uv_work_t *work, int uv_status) {
                                            .memory_sharers = handover->memory_sharers,
                                            .device_bytes = handover->device_bytes,
                                            .http_port = process->http_port,
+                                           .bus_side =
+                                               process->bus_side[0] ? process->bus_side : NULL,
                                            .is_prefill = process->is_prefill,
                                            .is_supervised = process->base.is_supervised};
     struct err_text text = {0};
@@ -332,9 +338,11 @@ static void get_state(void *ctx, struct cmd_system_state *out) {
 static enum err open_system_port(struct process *process, struct err_text *text) {
     const struct options *options = process->base.options;
     if (!options_is_set(options, OPT_SYSTEM_PORT)) return ERR_OK;
+    uint32_t port = process->base.handover.system_port;
+    if (!port) port = (uint32_t) options_count(options, OPT_SYSTEM_PORT);
     enum err e = cmd_system_port_open(&process->loop, options_text(options, OPT_SYSTEM_HOST),
-                                      (uint16_t) options_count(options, OPT_SYSTEM_PORT), get_state,
-                                      process, text, &process->http_port, &process->system_port);
+                                      (uint16_t) port, get_state, process, text,
+                                      &process->http_port, &process->system_port);
     if (!e)
         log_info("system port: http://%s:%u", options_text(options, OPT_SYSTEM_HOST),
                  process->http_port);

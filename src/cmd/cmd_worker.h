@@ -22,6 +22,7 @@ struct cmd_worker_setup {
     uint32_t memory_sharers;       /* workers on this machine's memory; 0, 1: alone */
     uint64_t device_bytes; /* of each rank's device; 0: as --devices says, or the machine's own */
     uint32_t http_port;    /* of its own /metrics; 0: none */
+    const char *bus_side;  /* this node's address towards the nats-server; NULL: loopback */
     bool is_prefill;
     bool is_supervised; /* whoever started it watches the node */
 };

@@ -18,7 +18,8 @@ OPTION(BUS_CERT_FILE, "bus-cert-file", OPTION_TEXT, PROCESS_COMMANDS, "bus", "",
 OPTION(BUS_KEY_FILE, "bus-key-file", OPTION_TEXT, PROCESS_COMMANDS, "bus", "", NULL, 0, 0, NULL,
        "TLS: its key")
 OPTION(SYSTEM_PORT, "system-port", OPTION_COUNT, OPTION_WORKER, "server", "", NULL, 0, 65535, NULL,
-       "port of a worker's own /live, /health and /metrics; 0 picks a free one (default: none)")
+       "port of a worker's own /live, /health and /metrics; 0 picks a free one; "
+       "replicas count on from it (default: none)")
 OPTION(SYSTEM_HOST, "system-host", OPTION_TEXT, OPTION_WORKER, "server", "", "127.0.0.1", 0, 0,
        NULL, "address of the system port")
 OPTION(GONE_TIMEOUT, "gone-timeout", OPTION_DURATION, PROCESS_COMMANDS, "graph", "s", "10", 0.1,

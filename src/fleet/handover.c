@@ -46,6 +46,7 @@ static void encode(const struct handover *handover, const struct options *option
     add_number(out, "core_slot", handover->core_slot);
     add_number(out, "memory_sharers", handover->memory_sharers);
     add_number(out, "device_bytes", handover->device_bytes);
+    add_number(out, "system_port", handover->system_port);
     add_number(out, "tells_workers", handover->tells_workers);
     for (int id = 0; id < OPT_COUNT; id++) {
         char key[128];
@@ -114,6 +115,7 @@ static enum err read_pair(const char *key, const char *value, struct handover *h
     else if (strcmp(key, "core_slot") == 0) handover->core_slot = (uint32_t) number;
     else if (strcmp(key, "memory_sharers") == 0) handover->memory_sharers = (uint32_t) number;
     else if (strcmp(key, "device_bytes") == 0) handover->device_bytes = number;
+    else if (strcmp(key, "system_port") == 0) handover->system_port = (uint32_t) number;
     else if (strcmp(key, "tells_workers") == 0) handover->tells_workers = number != 0;
     else return err_set(text, ERR_FORMAT, "handover: a strange key");
     return ERR_OK;

@@ -30,6 +30,7 @@ struct handover {
     uint32_t core_slot;      /* its own in that file */
     uint32_t memory_sharers; /* workers that share this machine's memory; 0, 1: none */
     uint64_t device_bytes;   /* of each of its ranks' devices; 0: the machine's own memory */
+    uint32_t system_port;    /* of this replica; 0: as its option says */
     bool tells_workers;      /* a frontend: exports the gauges of the workers too */
 };
 

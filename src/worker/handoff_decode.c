@@ -333,6 +333,9 @@ static bool ask(struct handoff_decode *decode, struct handoff *handoff,
     handoff->prefill_tokens =
         token_count - handoff->first_piece * decode->options.hello->block_size;
     add_target(decode, handoff->peer);
+    if (decode->options.hello->name[0])
+        log_request(LOG_INFO, handoff->request_id, "prefill asked of %s (%016llx)",
+                    peer->hello.name, (unsigned long long) handoff->peer);
     send_prefill(decode, handoff, tokens, token_count, blocks, now_us);
     return true;
 }

@@ -387,6 +387,10 @@ static void start(struct handoff_prefill *prefill, struct sender *sender,
         prefill->first = work;
         prefill->count++;
         sender->work_count++;
+        if (prefill->options.hello->name[0])
+            log_request(LOG_INFO, work->request_id, "prefill taken, %u tokens, for %016llx%s%.80s",
+                        message->prompt_count, (unsigned long long) sender->instance,
+                        message->traceparent[0] ? ", traceparent " : "", message->traceparent);
         send_in_work(prefill, work);
         return;
     }

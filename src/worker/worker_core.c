@@ -597,6 +597,9 @@ static void take_generate(struct worker_core *core, const struct bus_message *bu
         if (attempt) attempt_destroy(attempt);
         return;
     }
+    if (core->options.hello.name[0]) /* a process of its own: one grep shows a request's way */
+        log_request(LOG_INFO, message.request_id, "taken, %u tokens%s%.80s", message.prompt_count,
+                    message.traceparent[0] ? ", traceparent " : "", message.traceparent);
     link_attempt(core, sender, attempt);
     attempt->needs_ack = true;
     mark_dirty(attempt);

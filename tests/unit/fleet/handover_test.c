@@ -23,6 +23,7 @@ static const struct handover sample = {.instance = 0xfedcba9876543210u,
                                        .core_count = 3,
                                        .memory_sharers = 2,
                                        .core_slot = 2,
+                                       .system_port = 9100,
                                        .device_bytes = 1ull << 40,
                                        .tells_workers = true};
 
