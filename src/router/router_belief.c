@@ -341,8 +341,8 @@ void router_belief_match(struct router_belief *belief, const uint64_t *hashes, u
     prefix_index_match(belief->told, hashes, count, true, 0, &match);
     for (uint32_t slot = 0; slot < slot_count; slot++)
         overlaps[slot] = belief->sites[slot].told != NONE ? match.floor : 0;
-    for (const struct prefix_level *level = match.levels; level < match.levels + match.level_count;
-         level++) {
+    for (uint32_t l = 0; l < match.level_count; l++) {
+        const struct prefix_level *level = &match.levels[l];
         for (uint32_t i = level->first; i < level->end; i++) {
             uint32_t slot = belief->told_slots[match.holders[i]];
             if (slot < slot_count) overlaps[slot] = level->block_count;
@@ -351,8 +351,8 @@ void router_belief_match(struct router_belief *belief, const uint64_t *hashes, u
     /* Guesses that say less than every worker's events do need not be heard. */
     uint32_t above = belief->quiet_count ? 0 : match.floor;
     prefix_index_match(belief->guessed, hashes, count, false, above, &match);
-    for (const struct prefix_level *level = match.levels; level < match.levels + match.level_count;
-         level++) {
+    for (uint32_t l = 0; l < match.level_count; l++) {
+        const struct prefix_level *level = &match.levels[l];
         for (uint32_t i = level->first; i < level->end; i++) {
             uint32_t slot = belief->owners[match.holders[i]].slot;
             if (slot < slot_count && overlaps[slot] < level->block_count)
