@@ -2,7 +2,7 @@
 """graphs - what the graphs cost: CPU of the frontend a request and a token, a token's time from its
 step to the client, the frontend's memory at rest, disaggregated against aggregated time to first token.
 
-usage: bench/graphs.py -m MODEL [--gramme PATH] [--cases frontend,paced,added,rest,ttft] [--rounds N]
+usage: bench/graphs.py -m MODEL [--gramme PATH] [--cases frontend,paced,added,rest,ttft,busy] [--rounds N]
 
 MODEL: the demo model's file (its tokenizer and template serve the sim engine too).  The frontend is
 pinned to one core, everything else to the others.  One line a figure; with --json one JSON line.
@@ -180,6 +180,24 @@ def main():
                     medians[graph_name].append(result["ttft_ms"]["p50"])
         agg, apart = (statistics.median(medians[name]) for name in ("agg", "disagg"))
         figure("ttft of 1,000 tokens: disagg / agg", apart / agg, "x", agg_ms=round(agg, 1), disagg_ms=round(apart, 1))
+    if "busy" in cases:
+        # Two workers that compute at once: by default they share the cores, step by step; beside it a fixed
+        # part each, and all cores each.
+        cores = os.cpu_count()
+        ways = {"shared": [], "fixed": ["--threads", str(max(cores // 2, 1))], "all": ["--threads", str(cores)]}
+        rates = {name: [] for name in ways}
+        for seed in range(options.rounds):
+            for name, arguments in ways.items():
+                with Graph(gramme, "agg", ["-m", options.model, "--max-model-len", "2k",
+                                           "--VllmWorker.ServiceArgs.workers=2", *arguments]) as graph:
+                    for pid in descendants(graph.process.pid):
+                        pin(pid, set(graph.cpus))
+                    result = load(gramme, graph, "--prompt-tokens", "64", "--max-tokens", "64", "--ignore-eos",
+                                  "--concurrency", "16", "--requests", "64", "--seed", str(seed + 1))
+                    rates[name].append(result["output_tokens_per_s"])
+        medians = {name: statistics.median(values) for name, values in rates.items()}
+        figure("two busy workers: shared cores / a fixed part", medians["shared"] / medians["fixed"], "x",
+               **{f"{name}_tokens_per_s": round(value, 1) for name, value in medians.items()})
 
 
 if __name__ == "__main__":
