@@ -161,7 +161,7 @@ static void print_worker(const struct top_worker *was, const struct top_worker *
     uint64_t moved = worker->sent_bytes + worker->received_bytes;
     uint64_t moved_before = was->sent_bytes + was->received_bytes;
     buf_add_format(
-        out, "%-18.18s %-12.12s %-9.9s %3u %7s %7s %7s %7s %5llu %5llu %5s %5s %8s %8s %8s\n",
+        out, "%-16.16s %-8.8s %-8.8s %2u %6s %7s %6s %6s %4llu %4llu %4s %4s %7s %7s %7s\n",
         worker->name[0] ? worker->name : worker->instance, worker->host, worker->state,
         worker->tensor_parallel, bytes_cell(worker->budget_bytes).text,
         bytes_cell(worker->planned_bytes).text, seen_cell(worker, worker->device_used_bytes).text,
@@ -204,7 +204,7 @@ void top_view_print(const struct top_view *before, const struct top_view *now, c
         rate_cell(was.prompt_tokens, sum.prompt_tokens, seconds).text,
         rate_cell(was.generation_tokens, sum.generation_tokens, seconds).text,
         percent_cell(hits, queries).text, (unsigned long long) now->migrations);
-    buf_add_format(out, "%-18s %-12s %-9s %3s %7s %7s %7s %7s %5s %5s %5s %5s %8s %8s %8s\n",
+    buf_add_format(out, "%-16s %-8s %-8s %2s %6s %7s %6s %6s %4s %4s %4s %4s %7s %7s %7s\n",
                    "COMPONENT", "NODE", "STATE", "TP", "BUDGET", "PLANNED", "USED", "OTHER", "RUN",
                    "WAIT", "KV", "HIT", "IN/S", "OUT/S", "XFER/S");
     for (uint32_t i = 0; i < now->worker_count; i++)
