@@ -117,9 +117,10 @@ static enum err read_bad_words(const struct reader *reader) {
                   : err_set(&why, ERR_USAGE, "an empty word is none");
         if (e) e = err_set(reader->text, e, "--bad-words: %s", why.text);
     }
-    uint32_t *ids = e ? NULL : arena_take(reader->arena, words->ids.count * sizeof *ids);
-    if (!e && !ids) e = no_memory(reader);
-    if (!e) {
+    bool has_any = !e && words->count; /* a word of spaces alone is none */
+    uint32_t *ids = has_any ? arena_take(reader->arena, words->ids.count * sizeof *ids) : NULL;
+    if (has_any && !ids) e = no_memory(reader);
+    if (has_any && !e) {
         memcpy(ids, words->ids.ids, words->ids.count * sizeof *ids);
         reader->sampling->bad_word_ids = ids;
         reader->sampling->bad_word_lengths = words->lengths;
