@@ -240,9 +240,15 @@ static void place(struct dispatch *dispatch, struct dispatch_work *work, uint64_
             return;
         }
     }
-    if (now_us - work->homeless_since_us >=
-        (uint64_t) dispatch->options.migration_timeout_ms * 1000)
+    if (!work->worker && !dispatch_worker_is_any(dispatch)) {
+        /* Held for suspects, and the last of them is gone: a new request like any other. */
+        api_error_set(&error, 503, NULL, "no worker is there to run this");
+        error.retry_after_s = 1;
+        fail(dispatch, work, &error);
+    } else if (now_us - work->homeless_since_us >=
+               (uint64_t) dispatch->options.migration_timeout_ms * 1000) {
         fail_homeless(dispatch, work);
+    }
 }
 
 void dispatch_place_homeless(struct dispatch *dispatch, uint64_t now_us) {
@@ -410,8 +416,7 @@ static void take_entry(struct dispatch *dispatch, struct dispatch_work *work,
     bool is_unread =
         entry->choice_index < work->choice_count &&
         (work->logs[entry->choice_index].finish || work->logs[entry->choice_index].is_closed);
-    if (!is_unread &&
-        (entry->finish == MSG_FINISH_ERROR || entry->finish == MSG_FINISH_CANCELLED)) {
+    if (!is_unread && entry->finish >= MSG_FINISH_CANCELLED) {
         struct api_error error;
         if (!work->was_admitted && work->deadline_us &&
             now_us + DISPATCH_SILENCE_TICK_US >= work->deadline_us) {
@@ -451,6 +456,11 @@ static void take_entry(struct dispatch *dispatch, struct dispatch_work *work,
     if (is_news) dispatch->handler.on_news(dispatch->handler.ctx, work);
 }
 
+/* Else there is nobody to go on with when a worker ends. */
+static bool outlives_workers(const struct dispatch *dispatch) {
+    return dispatch->options.gone_timeout_ms != 0;
+}
+
 static void on_tokens(struct dispatch *dispatch, const struct bus_message *message,
                       uint64_t now_us) {
     struct msg_tokens tokens;
@@ -459,11 +469,17 @@ static void on_tokens(struct dispatch *dispatch, const struct bus_message *messa
         dispatch_drop_message(dispatch);
         return;
     }
+    bool is_lost = false;
     for (uint32_t i = 0; i < tokens.entry_count; i++) {
         struct dispatch_work *work = find_work(dispatch, message->from, tokens.entries[i].attempt);
+        bool is_end = tokens.entries[i].finish == MSG_FINISH_LOST && outlives_workers(dispatch);
+        is_lost |= is_end;
+        if (is_end) continue; /* what it made before comes again, from another one */
         if (work) take_entry(dispatch, work, &tokens.entries[i], now_us);
         else dispatch_drop_message(dispatch);
     }
+    /* Its process ends now: as good as reaped, and sooner known. */
+    if (is_lost) dispatch_worker_on_lost(dispatch, message->from, now_us);
 }
 
 static void on_gone(struct dispatch *dispatch, const struct bus_message *message, uint64_t now_us) {

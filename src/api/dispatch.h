@@ -7,13 +7,14 @@
  *   submit -> SENT --ack--> QUEUED --admitted--> RUNNING --every choice over--> (out)
  *     |  \      \--GONE, refused, worker dead or suspect--> HOMELESS --a worker--> SENT
  *     |   \-- only suspect workers: HOMELESS                   \-- migration timeout: failed
- *     \-- no worker: failed at once
+ *     \-- no worker: failed at once (as are those held for suspects when the last one is gone)
  *
  * A gap in TOKENS is asked again of the same worker by SYNC; SYNC goes to every worker each
  * 250 ms while something lives there.  A worker is suspect after a second of silence, or when its
- * steps stand still; dead when the supervisor says so (for ever) or after gone_timeout.  Which
- * worker gets a work: router.h, fed here with LOADs, KV events and dumps.  No loop and no socket:
- * the owner polls when the port wakes it and ticks each DISPATCH_TICK_MS.  One thread. */
+ * steps stand still; dead when the supervisor says so or it tells that its device is gone (for
+ * ever), or after gone_timeout.  Which worker gets a work: router.h, fed here with LOADs, KV events
+ * and dumps.  No loop and no socket: the owner polls when the port wakes it and ticks each
+ * DISPATCH_TICK_MS.  One thread. */
 #ifndef GRAMME_API_DISPATCH_H
 #define GRAMME_API_DISPATCH_H
 

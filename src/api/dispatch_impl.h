@@ -105,6 +105,8 @@ void dispatch_worker_on_hello(struct dispatch *dispatch, const struct bus_messag
 void dispatch_worker_on_load(struct dispatch *dispatch, const struct bus_message *message,
                              uint64_t now_us);
 void dispatch_worker_on_bye(struct dispatch *dispatch, uint64_t from);
+/* It said that its device is gone: dead, for ever. */
+void dispatch_worker_on_lost(struct dispatch *dispatch, uint64_t from, uint64_t now_us);
 void dispatch_worker_on_roster(struct dispatch *dispatch, const struct bus_message *message,
                                uint64_t now_us);
 bool dispatch_worker_is_dead(const struct dispatch *dispatch, uint64_t instance);

@@ -398,6 +398,16 @@ void dispatch_worker_on_bye(struct dispatch *dispatch, uint64_t from) {
     dispatch_worker_refresh(dispatch, worker);
 }
 
+void dispatch_worker_on_lost(struct dispatch *dispatch, uint64_t from, uint64_t now_us) {
+    struct dispatch_site *worker = dispatch_worker_find(dispatch, from);
+    if (!worker) return;
+    char name[DISPATCH_NAME_BYTES];
+    dispatch_worker_name(dispatch, from, name);
+    log_warn("worker %s says that its device is gone", name);
+    note_dead(dispatch, from);
+    dispatch_worker_bury(dispatch, worker, true, now_us);
+}
+
 void dispatch_worker_on_roster(struct dispatch *dispatch, const struct bus_message *message,
                                uint64_t now_us) {
     struct msg_roster roster;

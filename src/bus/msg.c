@@ -558,7 +558,7 @@ static void get_entry(struct reader *in, struct msg_tokens_entry *entry) {
     if (has_logprobs && !entry->id_count) fail(in, ERR_FORMAT);
     if (has_logprobs) entry->logprobs = get_logprobs(in, entry->id_count);
     entry->finish = get_u8(in);
-    if (entry->finish > MSG_FINISH_ERROR) fail(in, ERR_FORMAT);
+    if (entry->finish > MSG_FINISH_LOST) fail(in, ERR_FORMAT);
     entry->stop_id = get_u32(in);
     entry->is_ack = get_bool(in);
     entry->is_admitted = get_bool(in);

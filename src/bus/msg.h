@@ -129,6 +129,7 @@ enum msg_finish { /* on the wire as u8 */
                   MSG_FINISH_LENGTH = 2,
                   MSG_FINISH_CANCELLED = 3,
                   MSG_FINISH_ERROR = 4,
+                  MSG_FINISH_LOST = 5, /* the sender's device is gone: it can do no more work */
 };
 
 /* One choice's news.  token_count 0 and is_ack: admitted or queued. */
@@ -148,7 +149,7 @@ struct msg_tokens_entry {
     uint32_t prompt_first; /* prompt logprobs from this prompt position on */
     const struct msg_logprob *prompt_logprobs;
     uint32_t prompt_logprob_count;
-    const char *error; /* MSG_FINISH_ERROR: why; else "" */
+    const char *error; /* MSG_FINISH_ERROR, _LOST: why; else "" */
 };
 
 struct msg_tokens {

@@ -78,6 +78,7 @@ struct worker_core {
     struct handoff_prefill *prefill; /* NULL: no prefill worker */
     bool is_disconnected;
     struct worker_kv *kv;
+    enum err lost;  /* the device is gone, and this is why */
     bool must_step; /* a tick has passed: deadlines in the engine may have */
     struct sender *senders;
     uint32_t sender_count;
@@ -355,15 +356,15 @@ static const struct msg_logprob *add_logprobs(struct worker_core *core,
     return first;
 }
 
-static uint8_t wire_finish(enum finish_reason reason) {
-    switch (reason) {
+static uint8_t wire_finish(const struct worker_core *core, const struct choice *choice) {
+    switch (choice->finish) {
     case FINISH_NONE: return MSG_FINISH_NONE;
     case FINISH_STOP: return MSG_FINISH_STOP;
     case FINISH_LENGTH: return MSG_FINISH_LENGTH;
     case FINISH_CANCELLED: return MSG_FINISH_CANCELLED;
-    case FINISH_ERROR: return MSG_FINISH_ERROR;
+    case FINISH_ERROR: break;
     }
-    return MSG_FINISH_ERROR;
+    return core->lost && choice->error == core->lost ? MSG_FINISH_LOST : MSG_FINISH_ERROR;
 }
 
 static const char *error_words(const struct choice *choice) {
@@ -399,7 +400,7 @@ static uint32_t add_entry(struct worker_core *core, struct attempt *attempt,
     if (choice->logprobs && count)
         entry.logprobs = add_logprobs(core, choice->logprobs + from, count);
     if (is_whole) {
-        entry.finish = wire_finish(choice->finish);
+        entry.finish = wire_finish(core, choice);
         entry.stop_id = choice->stop_id;
         entry.error = error_words(choice);
     }
@@ -989,6 +990,7 @@ enum err worker_core_step(struct worker_core *core, uint64_t now_us) {
     core->must_step = false;
     enum err e = engine_step(core->options.engine, now_us, &outputs, &output_count);
     for (uint32_t i = 0; i < output_count; i++) take_output(core, &outputs[i], now_us);
+    core->lost = e;
     if (e)
         for (struct sender *sender = core->senders; sender; sender = sender->next)
             for (struct attempt *a = sender->attempts; a; a = a->next) attempt_fail(core, a, e);

@@ -67,7 +67,7 @@ void worker_core_flush(struct worker_core *core, uint64_t now_us);
 /* Whether worker_core_step has something to do. */
 bool worker_core_has_work(const struct worker_core *core);
 /* One engine step and the TOKENS of it, one message a sender.  An error: the device is gone; every
- * live attempt was told. */
+ * live attempt was told (MSG_FINISH_LOST) and goes on at another worker. */
 MUST_USE enum err worker_core_step(struct worker_core *core, uint64_t now_us);
 /* LOAD, and the silence of senders; to be called at worker_core_tick_at or later, and may be called
  * at any time. */

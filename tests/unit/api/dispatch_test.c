@@ -35,23 +35,27 @@ static void on_failed(void *ctx, struct dispatch_work *work, const struct api_er
     f->errors[work - f->works] = *error;
 }
 
-static void open_fixture_as(struct fixture *f, enum router_policy policy) {
+static void open_fixture_with(struct fixture *f, struct dispatch_options *options) {
     *f = (struct fixture){.now_us = 1000000};
     assert_int_equal(bus_local_create(4096, 1 << 22, &f->bus), ERR_OK);
     assert_int_equal(metrics_create("m", 100, &f->metrics), ERR_OK);
-    struct dispatch_options options;
-    dispatch_options_init(&options);
-    options.instance = 7;
-    options.version = "1.2.3";
-    options.router.policy = policy;
+    options->instance = 7;
+    options->version = "1.2.3";
     struct dispatch_handler handler = {.ctx = f, .on_news = on_news, .on_failed = on_failed};
     assert_int_equal(
-        dispatch_create(f->bus, &options, &handler, f->metrics, NULL, NULL, &f->dispatch), ERR_OK);
+        dispatch_create(f->bus, options, &handler, f->metrics, NULL, NULL, &f->dispatch), ERR_OK);
     fake_open(&f->worker, f->bus, 1001);
     fake_hello(&f->worker);
     dispatch_poll(f->dispatch, f->now_us);
     sampling_init(&f->sampling);
     f->sampling.max_tokens = 20;
+}
+
+static void open_fixture_as(struct fixture *f, enum router_policy policy) {
+    struct dispatch_options options;
+    dispatch_options_init(&options);
+    options.router.policy = policy;
+    open_fixture_with(f, &options);
 }
 
 static void open_fixture(struct fixture *f) { open_fixture_as(f, ROUTER_LEAST_LOADED); }
@@ -225,6 +229,62 @@ static void test_two_deaths_end_it(void **state) {
     assert_int_equal(f.failed_count, 1);
     assert_int_equal(f.errors[0].status, 500);
     assert_string_equal(f.errors[0].code, "worker_died");
+    close_fixture(&f);
+}
+
+/* A worker that says so is dead before anybody reaps it: its works go on, and it counts. */
+static void test_device_is_gone(void **state) {
+    struct fixture f;
+    struct fake_worker second;
+    open_fixture(&f);
+    fake_open(&second, f.bus, 1002);
+    fake_hello(&second);
+    dispatch_poll(f.dispatch, f.now_us);
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(submit(&f, i, 1 + i % 2), ERR_OK);
+    for (int i = 0; i < 8; i++) {
+        turn(&f);
+        fake_poll(&second);
+        fake_step(&second);
+    }
+    assert_int_equal(second.generate_count, 2);
+    fake_lose_device(&f.worker);
+    dispatch_poll(f.dispatch, f.now_us); /* no tick is needed */
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(f.works[i].worker, 1002);
+    assert_true(metrics_value(f.metrics, METRIC_WORKER_DEATHS) == 1);
+    assert_true(metrics_value(f.metrics, METRIC_MIGRATIONS) == 2);
+    fake_poll(&second);
+    assert_int_equal(second.generate_count, 4);
+    /* The second death of two of them ends these; the others wait for a worker. */
+    fake_lose_device(&second);
+    dispatch_poll(f.dispatch, f.now_us);
+    assert_int_equal(f.failed_count, 2);
+    fake_open(&f.worker, f.bus, 1003);
+    fake_hello(&f.worker);
+    for (int i = 0; i < 60; i++) turn(&f);
+    uint32_t whole = 0;
+    for (uint32_t i = 0; i < 4; i++) {
+        if (f.errors[i].status) {
+            assert_int_equal(f.errors[i].status, 500);
+            assert_string_equal(f.errors[i].code, "worker_died");
+            continue;
+        }
+        expect_whole(&f, i, 1 + i % 2, 20);
+        whole++;
+    }
+    assert_int_equal(whole, 2);
+    close_fixture(&f);
+    /* Of one process with its worker nothing goes on. */
+    struct dispatch_options options;
+    dispatch_options_init(&options);
+    options.gone_timeout_ms = 0;
+    open_fixture_with(&f, &options);
+    assert_int_equal(submit(&f, 0, 1), ERR_OK);
+    for (int i = 0; i < 8; i++) turn(&f);
+    fake_lose_device(&f.worker);
+    dispatch_poll(f.dispatch, f.now_us);
+    assert_int_equal(f.failed_count, 1);
+    assert_int_equal(f.errors[0].status, 500);
+    assert_non_null(strstr(f.errors[0].text.text, "the device is gone"));
     close_fixture(&f);
 }
 
@@ -495,9 +555,16 @@ static void test_only_suspect(void **state) {
     expect_whole(&f, 1, 1, 100);
     assert_int_equal(f.worker.generate_count, 2);
     assert_true(metrics_value(f.metrics, METRIC_MIGRATIONS) == 0);
-    /* Silent for gone_timeout: dead; back after that: a worker like any other. */
+    /* Silent for gone_timeout: dead, and who waited for it alone is told at once; back after that:
+     * a worker like any other. */
     f.worker.is_silent = true;
-    for (int i = 0; i < 1100; i++) turn(&f);
+    for (int i = 0; i < 150; i++) turn(&f);
+    assert_int_equal(submit(&f, 4, 1), ERR_OK);
+    assert_int_equal(f.works[4].state, DISPATCH_HOMELESS);
+    for (int i = 0; i < 950; i++) turn(&f);
+    assert_int_equal(f.failed_count, 1);
+    assert_int_equal(f.errors[4].status, 503);
+    assert_int_equal(f.errors[4].retry_after_s, 1);
     assert_int_equal(submit(&f, 2, 1), ERR_PEER_GONE);
     f.worker.is_silent = false;
     for (int i = 0; i < 300; i++) turn(&f);
@@ -775,6 +842,7 @@ int main(void) {
         cmocka_unit_test(test_gone_in_the_middle),
         cmocka_unit_test(test_worker_dies),
         cmocka_unit_test(test_two_deaths_end_it),
+        cmocka_unit_test(test_device_is_gone),
         cmocka_unit_test(test_nobody_comes),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_cancel_and_close),

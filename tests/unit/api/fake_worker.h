@@ -188,6 +188,26 @@ static inline void fake_tokens(struct fake_worker *worker, const struct fake_att
     buf_release(&out);
 }
 
+/* Its device goes: every live attempt is told so, then its process ends. */
+static inline void fake_lose_device(struct fake_worker *worker) {
+    for (uint32_t i = 0; i < worker->attempt_count; i++) {
+        const struct fake_attempt *attempt = &worker->attempts[i];
+        if (!attempt->is_live) continue;
+        struct msg_tokens_entry entry = {.attempt = attempt->attempt,
+                                         .choice_index = attempt->index[0],
+                                         .first_index = attempt->made[0],
+                                         .finish = MSG_FINISH_LOST,
+                                         .error = "the device is gone"};
+        struct msg_tokens tokens = {.entries = &entry, .entry_count = 1};
+        struct buf out;
+        buf_init(&out, 0);
+        msg_encode_tokens(&tokens, &out);
+        fake_send(worker, attempt->from, &out);
+        buf_release(&out);
+    }
+    fake_close(worker);
+}
+
 static inline void fake_refuse(struct fake_worker *worker, uint64_t to, uint64_t attempt) {
     struct buf out;
     buf_init(&out, 0);

@@ -36,9 +36,10 @@ static void forget_sent(struct net *net) {
     while (net->count > 0) free(net->sent[--net->count].data);
 }
 
-static void net_open(struct net *net) {
+static void net_open_failing(struct net *net, uint64_t sim_fail_batch) {
     memset(net, 0, sizeof *net);
     rig_defaults(&net->rig);
+    net->rig.backend_options.sim_fail_batch = sim_fail_batch;
     assert_int_equal(rig_open(&net->rig), ERR_OK);
     struct worker_core_options options = {.engine = net->rig.engine,
                                           .hello = {.instance = ME},
@@ -47,6 +48,8 @@ static void net_open(struct net *net) {
                                           .send_ctx = net};
     assert_int_equal(worker_core_create(&options, net->rig.now_us, &net->core), ERR_OK);
 }
+
+static void net_open(struct net *net) { net_open_failing(net, 0); }
 
 static void net_close(struct net *net) {
     worker_core_check(net->core);
@@ -396,15 +399,35 @@ static void test_no_memory(void **state) {
     }
 }
 
+/* The device goes in the middle: every live choice is told that it is lost, not that it failed;
+ * what was told before stands. */
+static void test_device_is_gone(void **state) {
+    struct net net;
+    uint8_t finish;
+    net_open_failing(&net, 6);
+    generate(&net, 1, 100);
+    generate(&net, 2, 2);
+    enum err e = ERR_OK;
+    for (int i = 0; i < 20 && !e; i++) {
+        net.rig.now_us += 1000;
+        e = worker_core_step(net.core, net.rig.now_us);
+    }
+    assert_int_equal(e, ERR_IO);
+    for (uint32_t choice = 0; choice < 2; choice++) {
+        assert_true(told_ids(&net, 1, choice, &finish) > 0);
+        assert_int_equal(finish, MSG_FINISH_LOST);
+        assert_int_equal(told_ids(&net, 2, choice, &finish), 2);
+        assert_int_equal(finish, MSG_FINISH_LENGTH);
+    }
+    net_close(&net);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ack_and_tokens),
-        cmocka_unit_test(test_sync),
-        cmocka_unit_test(test_omitted),
-        cmocka_unit_test(test_omitted_choice),
-        cmocka_unit_test(test_cancel_and_silence),
-        cmocka_unit_test(test_load_and_drain),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_device_is_gone), cmocka_unit_test(test_ack_and_tokens),
+        cmocka_unit_test(test_sync),           cmocka_unit_test(test_omitted),
+        cmocka_unit_test(test_omitted_choice), cmocka_unit_test(test_cancel_and_silence),
+        cmocka_unit_test(test_load_and_drain), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
