@@ -15,7 +15,8 @@ struct task {
     struct task *hash_next;
     struct task *next, *previous; /* of its worker, by attempt */
     uint32_t slot;                /* NONE: its worker has gone */
-    uint32_t waiting_tokens;      /* of its prompt until the first token */
+    uint32_t prompt_tokens;       /* until the first token */
+    uint32_t waiting_tokens;      /* of them, what is not believed there already */
     uint32_t blocks;              /* that are not there already */
     uint32_t all_blocks;
     bool is_above; /* the echo: counted here, not yet in the worker's LOAD */
@@ -481,6 +482,7 @@ enum err router_start(struct router *router, uint64_t attempt, const struct rout
     *task = (struct task){
         .attempt = attempt,
         .slot = slot,
+        .prompt_tokens = request->prompt_tokens,
         .waiting_tokens =
             request->prompt_tokens > there ? request->prompt_tokens - (uint32_t) there : 0,
         .blocks = blocks > choice->overlap_blocks ? blocks - choice->overlap_blocks : 0,
@@ -509,16 +511,18 @@ enum err router_start(struct router *router, uint64_t attempt, const struct rout
     return ERR_OK;
 }
 
+/* A LOAD counts a waiting prompt whole: before it is admitted its worker does not know either how
+ * much of it is there already. */
 void router_first_token(struct router *router, uint64_t attempt) {
     struct task *task = find_task(router, attempt);
-    if (!task || !task->waiting_tokens) return;
+    if (!task || !task->prompt_tokens) return;
     if (task->slot != NONE) {
         struct worker *worker = &router->workers[task->slot];
         if (task->is_above) worker->above_tokens -= task->waiting_tokens;
-        else worker->done_tokens += task->waiting_tokens;
+        else worker->done_tokens += task->prompt_tokens;
         refresh(router, task->slot);
     }
-    task->waiting_tokens = 0;
+    task->prompt_tokens = task->waiting_tokens = 0;
 }
 
 void router_end(struct router *router, uint64_t attempt) {
@@ -541,7 +545,7 @@ void router_end(struct router *router, uint64_t attempt) {
             worker->above_blocks -= task->blocks;
         } else {
             worker->done_requests++;
-            worker->done_tokens += task->waiting_tokens;
+            worker->done_tokens += task->prompt_tokens;
             worker->done_blocks += task->all_blocks;
         }
         refresh(router, task->slot);

@@ -138,6 +138,7 @@ enum err router_belief_add(struct router_belief *belief, uint32_t slot, bool sen
         enum err e = join_told(belief, slot, &told);
         if (e) return e;
     }
+    belief->quiet_count += !sends_events;
     belief->sites[slot] = (struct site){
         .is_here = true, .sends_events = sends_events, .told = told, .dump = NONE, .bag = NONE};
     return ERR_OK;

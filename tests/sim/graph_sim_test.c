@@ -21,7 +21,8 @@
 #include "sim_seed.h"
 #include "worker/worker_core.h"
 
-#define SEEDS 500u
+#define SEEDS 1000u
+#define SEEDS_FULL 10000u /* with GRAMME_FULL */
 #define WORKERS 3u
 #define FRONTENDS 2u
 #define REQUESTS_MAX 16u
@@ -531,7 +532,8 @@ int main(int argc, char **argv) {
         run_seed(strtoull(argv[1], NULL, 10));
         return 0;
     }
-    for (uint64_t seed = 1; seed <= SEEDS; seed++) run_seed(seed);
+    uint64_t seeds = getenv("GRAMME_FULL") ? SEEDS_FULL : SEEDS;
+    for (uint64_t seed = 1; seed <= seeds; seed++) run_seed(seed);
     MARK(tokens);
     MARK(finished);
     MARK(cancelled);

@@ -39,7 +39,8 @@
 
 static struct {
     uint64_t tokens, finished, refused_busy, held_for_suspects, died_twice;
-    uint64_t reaped, silent_deaths, frozen, stalled, left, disconnected;
+    uint64_t reaped, silent_deaths, frozen, stalled, left, disconnected, devices_gone;
+    uint64_t refused_empty; /* rare: once in some thousand seeds, and so no mark */
     uint64_t migrations, redispatches, suspects, suspects_back, deaths, token_gaps, dropped;
     uint64_t choices, overlaps, events, event_gaps, dumps, beliefs_compared, prefix_hits;
     struct worker_core_counts core;
@@ -84,7 +85,9 @@ static void worker_start(struct worker *worker) {
     memset(worker, 0, sizeof *worker);
     worker->instance = ++instance_last;
     worker->step_us = 500 + below(20000);
-    CHECK(!sim_backend_ops.open(&spec, &backend_options, &text, &worker->backend));
+    struct backend_options options_of_backend = backend_options;
+    if (below(8) == 0) options_of_backend.sim_fail_batch = 1 + below(150);
+    CHECK(!sim_backend_ops.open(&spec, &options_of_backend, &text, &worker->backend));
     sim_backend_ops.plan(worker->backend, 0, &plan);
     mem_plan_add(&plan, MEM_KV,
                  engine_options.block_count * sim_backend_ops.block_bytes(worker->backend, 0),
@@ -129,6 +132,18 @@ static void worker_stop(struct worker *worker) {
     mem_destroy(worker->mem);
 }
 
+static void note_reaped(uint64_t instance);
+
+/* It has told its attempts; its process ends as worker.c's does. */
+static void lose_device(struct worker *worker) {
+    uint64_t instance = worker->instance;
+    worker_core_bye(worker->core);
+    worker_stop(worker);
+    worker_start(worker);
+    note_reaped(instance);
+    marks.devices_gone++;
+}
+
 static void worker_run(struct worker *worker) {
     if (worker->frozen_until_us > now_us || worker->busy_until_us > now_us) return;
     for (uint32_t i = 0; i < worker->backlog.count; i++)
@@ -136,7 +151,10 @@ static void worker_run(struct worker *worker) {
     forget_backlog(worker);
     worker_core_flush(worker->core, now_us);
     if (worker_core_has_work(worker->core) && worker->stalled_until_us <= now_us) {
-        if (worker_core_step(worker->core, now_us)) wrong("the backend failed");
+        if (worker_core_step(worker->core, now_us)) {
+            lose_device(worker);
+            return;
+        }
         worker->busy_until_us = now_us + 1 + below(worker->step_us);
         worker_core_check(worker->core);
     }
@@ -250,7 +268,7 @@ static void on_news(void *ctx, struct dispatch_work *base) {
 
 static void on_failed(void *ctx, struct dispatch_work *base, const struct api_error *error) {
     struct work *work = (struct work *) base;
-    (void) ctx;
+    const struct frontend *frontend = ctx;
     if (error->status == 429) {
         marks.refused_busy++;
         work->is_failed = true;
@@ -261,12 +279,18 @@ static void on_failed(void *ctx, struct dispatch_work *base, const struct api_er
         work->is_done = true;
         return;
     }
+    if (error->status == 503 && !base->was_acked && error->retry_after_s &&
+        dispatch_worker_count(frontend->dispatch) == 0) {
+        marks.refused_empty++; /* a new one, and there was nobody to take it */
+        work->is_failed = true;
+        return;
+    }
     wrong("failed with %d: %s", error->status, error->text.text);
 }
 
 static void frontend_start(struct frontend *frontend, enum router_policy policy) {
     struct dispatch_options options;
-    struct dispatch_handler handler = {.on_news = on_news, .on_failed = on_failed};
+    struct dispatch_handler handler = {.ctx = frontend, .on_news = on_news, .on_failed = on_failed};
     memset(frontend, 0, sizeof *frontend);
     dispatch_options_init(&options);
     options.instance = frontend->instance = ++instance_last;
@@ -577,6 +601,7 @@ int main(int argc, char **argv) {
     MARK(stalled);
     MARK(left);
     MARK(disconnected);
+    MARK(devices_gone);
     MARK(migrations);
     MARK(redispatches);
     MARK(suspects);

@@ -166,6 +166,51 @@ static void test_ties_and_temperature(void **state) {
     router_destroy(router);
 }
 
+/* What a LOAD said of a prompt that was mostly there already is over with its first token, or a
+ * short answer would drive the next turn of its conversation away. */
+static void test_hit_that_waited(void **state) {
+    struct router *router = make(ROUTER_KV, 2);
+    uint64_t hashes[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    struct router_request request = request_of(hashes, 8);
+    struct router_choice choice;
+    struct router_view view;
+    store(router, 1, hashes, 7);
+    assert_int_equal(router_choose(router, &request, 0, &choice), ERR_OK);
+    assert_true(choice.instance == 1 && choice.overlap_blocks == 7);
+    for (uint64_t attempt = 1; attempt <= 2; attempt++) {
+        assert_int_equal(router_start(router, attempt, &request, &choice, 0), ERR_OK);
+        router_load(
+            router, 1,
+            &(struct router_load){
+                .request_count = 1, .waiting_tokens = 128, .blocks_used = 9, .echo = attempt});
+        if (attempt == 1) router_first_token(router, attempt); /* else it ends without any */
+        router_end(router, attempt);
+        router_get_view(router, 1, &view);
+        assert_true(view.waiting_tokens == 0 && view.request_count == 0 && view.used_blocks == 0);
+        assert_int_equal(choose(router, &request, 0), 1);
+    }
+    router_check(router);
+    router_destroy(router);
+}
+
+/* A worker without events is guessed at, however much all the others are known to hold. */
+static void test_quiet_among_tellers(void **state) {
+    struct router *router = make(ROUTER_KV, 1);
+    uint64_t hashes[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    struct router_request request = request_of(hashes, 8), part = request_of(hashes, 3);
+    struct router_choice choice = {.instance = 9};
+    struct router_worker quiet = {.instance = 9, .block_size = 16};
+    assert_int_equal(router_add(router, &quiet), ERR_OK);
+    store(router, 1, hashes, 5);
+    assert_int_equal(router_start(router, 1, &part, &choice, 0), ERR_OK);
+    router_end(router, 1);
+    router_load(router, 1, &(struct router_load){.blocks_used = 1000, .echo = 1});
+    assert_int_equal(router_choose(router, &request, 0, &choice), ERR_OK);
+    assert_true(choice.instance == 9 && choice.overlap_blocks == 3);
+    router_check(router);
+    router_destroy(router);
+}
+
 /* Only own attempts above the echo are added to LOAD. */
 static void test_echo(void **state) {
     struct router *router = make(ROUTER_KV, 1);
@@ -443,6 +488,8 @@ int main(void) {
         cmocka_unit_test(test_simple_policies),
         cmocka_unit_test(test_cost),
         cmocka_unit_test(test_ties_and_temperature),
+        cmocka_unit_test(test_hit_that_waited),
+        cmocka_unit_test(test_quiet_among_tellers),
         cmocka_unit_test(test_echo),
         cmocka_unit_test(test_events),
         cmocka_unit_test(test_guesses),
