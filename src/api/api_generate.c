@@ -152,9 +152,17 @@ static void observe_success(struct api_request *request, uint64_t now_us) {
 
 /* --- errors ------------------------------------------------------------------------------ */
 
+/* The one that has, or last had, the first prompt. */
+static void name_worker(struct api_request *request) {
+    if (request->call && request->work_count && request->works[0].worker)
+        dispatch_worker_name(request->api->dispatch, request->works[0].worker,
+                             request->call->worker);
+}
+
 static void request_fail(struct api_request *request, const struct api_error *error) {
     struct api *api = request->api;
     struct api_call *call = request->call;
+    if (!request->admitted_us) name_worker(request); /* else the headers name it already */
     note_figures(request, "error");
     if (error->status >= 500) metrics_add(api->metrics, METRIC_SUCCESS_ERROR, 1);
     if (call && http_answer_is_started(call->exchange)) {
@@ -287,7 +295,7 @@ static void note_admission(struct api_request *request, uint64_t now_us) {
     }
     if (!is_acked || !is_admitted) return;
     struct api *api = request->api;
-    dispatch_worker_name(api->dispatch, request->works[0].worker, request->call->worker);
+    name_worker(request);
     /* The news comes after the step that admitted it; the worker says how long it had waited. */
     uint64_t told_us = request->sent_us + request->works[0].queue_us;
     request->admitted_us = told_us < now_us ? told_us : now_us;

@@ -12,8 +12,8 @@
  * One record a remote request; it outlives the request when the blocks are still exposed.
  *
  * Several choices that go on from ids of their own (n > 1 after a death) are always computed here:
- * a handoff brings one sequence, of which the engine forks all choices where it ends, and these have
- * parted before their ends.  It happens at most migration-limit times a request, its prompt is
+ * a handoff brings one sequence, of which the engine forks all choices where it ends, and these
+ * have parted before their ends.  It happens at most migration-limit times a request, its prompt is
  * computed once and in chunks beside the others' decoding, and each choice runs its own ids. */
 #ifndef GRAMME_WORKER_HANDOFF_DECODE_H
 #define GRAMME_WORKER_HANDOFF_DECODE_H

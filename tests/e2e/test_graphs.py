@@ -85,6 +85,9 @@ class Graph(Server):
             wait_for(lambda: not is_alive(pid), f"the end of process {pid}")
 
 
+prompt_tokens = {}  # by prompt, as first told
+
+
 def watch(graph, prompt, tokens, on_event=lambda: None, **fields):
     """One stream through the openai client: its text; usage must count every token once."""
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{graph.port}/v1", api_key="-", max_retries=0,
@@ -98,6 +101,7 @@ def watch(graph, prompt, tokens, on_event=lambda: None, **fields):
         usage = event.usage or usage
         text += [choice.text for choice in event.choices]
     assert usage.completion_tokens == tokens, usage
+    assert usage.prompt_tokens == prompt_tokens.setdefault(prompt, usage.prompt_tokens), usage
     return "".join(text)
 
 
@@ -494,10 +498,10 @@ class ByHand(unittest.TestCase):
         self.addCleanup(process.stop)
         return process
 
-    def frontend(self, namespace="one"):
+    def frontend(self, *arguments, namespace="one"):
         port = free_port()
         process = self.start("frontend", "--port", str(port), "--served-model-name", NAME, "--gone-timeout=1s",
-                             "--migration-timeout=2s", namespace=namespace)
+                             "--migration-timeout=2s", *arguments, namespace=namespace)
         server = Server.__new__(Server)
         server.port, server.process = port, process.process
         def is_up():
@@ -545,6 +549,23 @@ class ByHand(unittest.TestCase):
         texts = in_parallel(5, lambda i: first.process.kill() if i == 4 else
                             Graph.complete(server, PROMPTS[i], 400))
         self.assertEqual([len(t) > 0 for t in texts[:4]], [True] * 4)
+
+    def test_only_worker_frozen(self):
+        """A new request is held while it is suspect, and told at once when it counts as gone."""
+        server, frontend = self.frontend("--gone-timeout=3s", "--migration-timeout=30s")
+        worker = self.worker()
+        self.ready(server)
+        text = Graph.complete(server, PROMPTS[2], 20)
+        worker.process.send_signal(signal.SIGSTOP)
+        self.addCleanup(worker.process.send_signal, signal.SIGCONT)
+        wait_for(lambda: "is suspect" in frontend.log(), "suspicion")
+        answer = server.post("/v1/completions", {"prompt": "hi", "max_tokens": 2})
+        self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "1"), answer.body)
+        self.assertIn("no worker is there", answer.json()["error"]["message"])
+        self.assertEqual(server.request("GET", "/health").status, 503)
+        worker.process.send_signal(signal.SIGCONT)
+        self.ready(server)
+        self.assertEqual(Graph.complete(server, PROMPTS[2], 20), text)
 
     def test_told_to_go(self):
         server, _ = self.frontend()

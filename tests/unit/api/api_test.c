@@ -456,6 +456,7 @@ static void test_no_worker_and_refusals(void **state) {
         s.worker.retry_after_ms = 2500;
         assert_int_equal(ask(&s, "POST", CHAT, "", HI ",\"stream\":true}", &c), cases[i].status);
         if (!strstr(c.data, cases[i].has)) fail_msg("%s", c.data);
+        assert_non_null(strstr(c.data, "X-Gramme-Worker: 0000000000001"));
         client_close(&c);
     }
     server_stop(&s);
