@@ -341,19 +341,33 @@ static void erase(struct home home, const struct place *place) {
     home.shard->block_count--;
 }
 
+#define FILL_ONE                                                                                   \
+    (1u << 28) /* while a shard grows, passed_count tells the filled slots above this */
+
+/* Into lines that nothing was taken out of yet.  An empty name is written and not counted: no
+ * branch, since which slots are empty cannot be foreseen. */
+static inline void put_fresh(const struct shard *shard, uint64_t name, uint32_t value) {
+    struct line *line = line_of(shard, mix(name));
+    while (line->passed_count >= LINE_BLOCKS * FILL_ONE) {
+        if (!name) return;
+        line->passed_count++;
+        line = next_line(shard, line);
+    }
+    uint32_t slot = line->passed_count / FILL_ONE;
+    line->names[slot] = name;
+    line->values[slot] = value;
+    line->passed_count += name ? FILL_ONE : 0;
+}
+
 static __attribute__((noinline)) enum err grow(struct prefix_index *index, struct shard *shard) {
     struct shard larger;
     enum err e = take_lines(index, (uint32_t) (shard - index->shards), shard->level + 1, &larger);
     if (e) return e;
-    for (uint32_t i = 0; i < shard->line_count; i++) {
-        const struct line *line = &shard->lines[i];
-        for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++) {
-            uint64_t name = line->names[slot];
-            if (!name) continue;
-            struct home home = {&larger, line_of(&larger, mix(name))};
-            insert(home, name, line->values[slot]);
-        }
-    }
+    for (uint32_t i = 0; i < shard->line_count; i++)
+        for (uint32_t slot = 0; slot < LINE_BLOCKS; slot++)
+            put_fresh(&larger, shard->lines[i].names[slot], shard->lines[i].values[slot]);
+    for (uint32_t i = 0; i < larger.line_count; i++) larger.lines[i].passed_count &= FILL_ONE - 1;
+    larger.block_count = shard->block_count;
     leave_region(&index->regions[shard->level]);
     *shard = larger;
     if (index->is_sweeping && shard == &index->shards[index->sweep_shard]) index->sweep_line = 0;

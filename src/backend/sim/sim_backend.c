@@ -359,7 +359,8 @@ static enum err sim_collect(struct backend *backend, const struct result_row **r
     uint64_t begun_ns = flight.due_ns ? clock_now_ns() : 0;
     backend->flights[0] = backend->flights[1];
     backend->flight_count--;
-    if (++backend->collect_count == backend->options.sim_fail_batch) return ERR_IO;
+    uint64_t fail_batch = backend->options.sim_fail_batch; /* gone is gone: all after it, too */
+    if (++backend->collect_count >= fail_batch && fail_batch) return ERR_IO;
     struct token_logprob *prompt_logprobs = backend->prompt_logprobs;
     for (uint32_t i = 0; i < flight.batch.row_count; i++) {
         const struct batch_row *row = &flight.batch.rows[i];
