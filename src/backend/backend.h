@@ -39,6 +39,7 @@ struct backend_options {
     /* cpu: whose tensors will be packed, so that the plan knows the type of each; borrowed until
      * close (a mapped embedding is read from it).  NULL: shapes only, all of spec's weight_type. */
     const struct model *model;
+    bool prefault;         /* cpu: stacks of the threads and mapped weights, too */
     uint32_t thread_count; /* cpu: compute threads, the caller's included */
     bool may_spin;         /* cpu: a core for each thread */
     /* cpu: the node's other workers compute on the same core_count cores; borrowed until close.
@@ -117,6 +118,21 @@ struct seat_setup {
 typedef bool (*backend_progress_fn)(void *ctx, const char *stage, uint64_t done_bytes,
                                     uint64_t total_bytes);
 
+#define BACKEND_NO_LAYER UINT32_MAX
+
+/* One step of load: held against the plan and the budget before its bytes are read. */
+struct backend_take {
+    const char *stage;  /* "buffers", "embeddings", "layers", "head"; "kv" comes last */
+    const char *reason; /* the plan's line */
+    enum mem_kind kind;
+    uint32_t rank;
+    uint32_t layer; /* BACKEND_NO_LAYER: of none */
+    uint64_t bytes;
+    bool is_outside; /* a mapped file (mem_line) */
+};
+/* false: no more. */
+typedef bool (*backend_take_fn)(void *ctx, const struct backend_take *take);
+
 struct backend; /* each body's own; begins with struct backend_head */
 
 /* The strides of a KV region in bytes: element (block, layer, K|V, head) starts at
@@ -145,10 +161,15 @@ struct backend_ops {
     /* Adds every buffer of one rank but the KV region to *plan, by reason; block 0's bytes count
      * as workspace. */
     void (*plan)(const struct backend *backend, uint32_t rank, struct mem_plan *plan);
+    /* Everything that load takes but the KV region, which comes last, in its order: what is planned,
+     * what is refused and what fails when forced come from this one list.  NULL: the lines of plan,
+     * rank by rank. */
+    void (*walk)(const struct backend *backend, backend_take_fn fn, void *ctx);
     /* Bytes of KV of one block on one rank, all layers. */
     uint64_t (*block_bytes)(const struct backend *backend, uint32_t rank);
     /* Takes every planned buffer of every rank from mems[rank] (reason "kv" for block_count
-     * blocks beside block 0), packs the weights, starts the threads. */
+     * blocks beside block 0), packs the weights stage by stage, starts the threads.  ERR_NO_ROOM
+     * names stage, buffer, wanted and free bytes: nothing of that stage was read. */
     MUST_USE enum err (*load)(struct backend *backend, const struct model *model,
                               uint32_t block_count, struct mem *const *mems,
                               backend_progress_fn progress, void *progress_ctx,

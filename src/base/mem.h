@@ -2,9 +2,11 @@
  *
  * The plan is a list of lines (reason, bytes).  Boot asks for each buffer by its reason with the
  * size computed where it is used; a difference from the plan, or a buffer that the plan does not
- * name, is an error that names both.  mem_seal ends boot: a take after it is a CHECK.  One owner,
- * the thread that boots the worker.  Host memory is mmapped, page-aligned and untouched, so
- * nothing is resident before its first use. */
+ * name, is an error that names both.  Each take is also held against the device's budget, so a plan
+ * that does not fit, booted all the same (--force), ends at the very buffer that passes it.
+ * mem_seal ends boot: a take after it is a CHECK.  One owner, the thread that boots the worker.
+ * Host memory is mmapped, page-aligned and untouched, so nothing is resident before its first use;
+ * behind each buffer lies a page that cannot be touched. */
 #ifndef GRAMME_BASE_MEM_H
 #define GRAMME_BASE_MEM_H
 
@@ -29,7 +31,8 @@ struct mem_line {
     enum mem_kind kind;
     uint64_t bytes;
     bool is_estimated; /* an upper bound; boot measures it */
-    bool is_outside;   /* counted, but not taken through mem_take (process, context) */
+    bool is_outside; /* claimed, but memory of this arena's is none of it (process, context, mapped
+                          files) */
 };
 
 #define MEM_LINES_MAX 128
@@ -47,22 +50,48 @@ uint64_t mem_plan_kind_total(const struct mem_plan *plan, enum mem_kind kind);
 
 struct mem;
 
-/* Copies the plan.  ERR_NO_ROOM, naming the line at which it happens, when the plan's total
- * passes budget_bytes (UINT64_MAX: no budget). */
+/* Copies the plan.  budget_bytes: what its device gives (UINT64_MAX: no bound); it is looked at by
+ * each take, not here. */
 MUST_USE enum err mem_create(const struct mem_plan *plan, uint64_t budget_bytes,
                              struct err_text *text, struct mem **out);
+/* From now on `mem` draws on the budget of `other`: both are on one device.  Before any take; other
+ * lives longer. */
+void mem_join(struct mem *mem, struct mem *other);
 /* Gives every buffer back. */
 void mem_destroy(struct mem *mem);
 
 /* A zeroed, 4096-aligned buffer.  A line may be taken in several pieces (several takes of one
  * reason); together they must come to the planned bytes by mem_seal.  ERR_NO_ROOM past the plan
- * of that reason, ERR_NOT_FOUND for a reason without a line, ERR_MEMORY when the host refuses. */
+ * of that reason or past the budget (the sentence tells wanted and free bytes), ERR_NOT_FOUND for a
+ * reason without a line, ERR_MEMORY when the host refuses. */
 MUST_USE enum err mem_take(struct mem *mem, const char *reason, uint64_t bytes,
                            struct err_text *text, void **out);
-/* ERR_NO_ROOM when a line was taken short: plan and boot must agree to the byte. */
+/* The same in two steps, for a buffer that is filled stage by stage: mem_map gives the address
+ * space of all the line's planned bytes, mem_claim counts the next of them before they are written
+ * to.  Lines outside the arena are claimed only. */
+MUST_USE enum err mem_map(struct mem *mem, const char *reason, struct err_text *text, void **out);
+MUST_USE enum err mem_claim(struct mem *mem, const char *reason, uint64_t bytes,
+                            struct err_text *text);
+/* ERR_NO_ROOM when a line was taken short: plan and boot must agree to the byte.  A line outside the
+ * arena is an upper bound. */
 MUST_USE enum err mem_seal(struct mem *mem, struct err_text *text);
+/* Claimed so far, lines outside the arena included: the planned total once it is sealed. */
 uint64_t mem_taken_bytes(const struct mem *mem);
-/* Touches every page of every buffer (--prefault). */
+/* What the budget has left. */
+uint64_t mem_free_bytes(const struct mem *mem);
+/* CHECK: nobody wrote behind the end of a buffer. */
+void mem_check(const struct mem *mem);
+/* Makes every page of every buffer resident (--prefault). */
 void mem_prefault(struct mem *mem);
+/* The same for any memory of one's own: whole pages of [base, base + bytes), content kept. */
+void mem_prefault_range(void *base, uint64_t bytes);
+/* The same for a mapped file: read in, not written. */
+void mem_prefault_file(const void *base, uint64_t bytes);
+
+/* "61.03 GiB", "352.1 MiB", "16384 bytes" */
+struct mem_size {
+    char text[32];
+};
+struct mem_size mem_size(uint64_t bytes);
 
 #endif

@@ -21,6 +21,7 @@
 #include "base/alloc.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/mem.h"
 
 #define LINE_BYTES 64
 
@@ -168,6 +169,16 @@ void team_destroy(struct team *team) {
     for (uint32_t thread = 1; thread <= team->started_count; thread++)
         pthread_join(team->members[thread].handle, NULL);
     alloc_free(((void **) team)[-1]);
+}
+
+void team_prefault_stack(void) {
+    pthread_attr_t attr;
+    void *base;
+    size_t bytes, guard;
+    if (pthread_getattr_np(pthread_self(), &attr)) return;
+    if (!pthread_attr_getstack(&attr, &base, &bytes) && !pthread_attr_getguardsize(&attr, &guard))
+        if (bytes > guard) mem_prefault_range((char *) base + guard, bytes - guard);
+    pthread_attr_destroy(&attr);
 }
 
 uint32_t team_thread_count(const struct team *team) { return team->thread_count; }

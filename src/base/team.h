@@ -29,6 +29,8 @@ struct team;
  * or more than TEAM_THREADS_MAX, ERR_MEMORY when a thread cannot be made; then none is left. */
 MUST_USE enum err team_create(uint32_t thread_count, bool may_spin, struct team **out);
 void team_destroy(struct team *team);
+/* Makes the calling thread's own stack resident, all its explicit size (--prefault). */
+void team_prefault_stack(void);
 uint32_t team_thread_count(const struct team *team); /* all, active or not */
 /* Between runs: the next ones are of the first active_count threads (1 to all; at the start: all),
  * and spin when they may.  What a run computes must not depend on it. */

@@ -137,6 +137,7 @@ enum err cmd_model_boot_options(const struct options *options, const struct mode
     }
     log_line(options_command(options) & (OPTION_SERVE | OPTION_WORKER) ? LOG_INFO : LOG_DEBUG, "%s",
              device_cpu_describe(&cpu).text);
+    boot.budget.is_shared = true; /* all ranks on this machine's memory */
     boot.budget.total_bytes = cpu.memory_bytes;
     boot.budget.available_bytes = cpu.memory_available_bytes;
     if (options_is_set(options, OPT_GPU_MEMORY_UTILIZATION))

@@ -122,6 +122,7 @@ static enum err set_budget(const struct cmd_worker_setup *setup, uint32_t rank_c
     if (device_bytes) {
         budget->total_bytes = device_bytes;
         budget->available_bytes = 0;
+        budget->is_shared = false;
         if (!(budget->utilization > 0)) budget->utilization = GRAPH_PLAN_UTILIZATION;
         /* A simulated block is a few bytes: a card full of them would drown the host. */
         if (is_sim && !budget->kv_bytes) budget->kv_bytes = SIM_KV_BYTES_MAX;
@@ -161,6 +162,7 @@ enum err cmd_worker_create(const struct cmd_worker_setup *setup, const struct mo
         .sync_timeout_ms = options_ms(options, OPT_SYNC_TIMEOUT),
         .step_timeout_ms = options_ms(options, OPT_STEP_TIMEOUT),
         .prefault = boot.prefault,
+        .is_forced = options_bool(options, OPT_FORCE),
         .name = setup->name,
         .http_port = setup->http_port,
         .is_node = !setup->is_supervised,

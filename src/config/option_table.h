@@ -194,8 +194,8 @@ OPTION(ENDPOINT_COMPLETIONS, "endpoint-completions", OPTION_TEXT, CLASSIC_COMMAN
 OPTION(KV_TRANSFER_CONFIG, "kv-transfer-config", OPTION_TEXT, GRAPH_COMMANDS | OPTION_WORKER,
        "graph", "", NULL, 0, 0, NULL,
        "JSON with kv_connector: every known connector is mapped to ours")
-OPTION(FORCE, "force", OPTION_BOOL, OPTION_SERVE, "graph", "", "false", 0, 0, NULL,
-       "start although check found errors")
+OPTION(FORCE, "force", OPTION_BOOL, OPTION_SERVE | OPTION_WORKER, "graph", "", "false", 0, 0, NULL,
+       "start although check found errors or the plan does not fit")
 OPTION(STRICT, "strict", OPTION_BOOL, OPTION_CHECK, "check", "", "false", 0, 0, NULL,
        "warnings count as errors")
 OPTION(FIX, "fix", OPTION_BOOL, OPTION_CHECK, "check", "", "false", 0, 0, NULL,

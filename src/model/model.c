@@ -105,13 +105,46 @@ void model_drop_pages(const struct model *model) {
     for (uint32_t i = 0; i < model->file_count; i++) drop_file(&model->files[i]);
 }
 
-void model_tensor_drop(const struct model *model, enum tensor_role role, uint32_t layer) {
+void model_tensor_drop_rows(const struct model *model, enum tensor_role role, uint32_t layer,
+                            uint32_t row_first, uint32_t row_count) {
     const struct model_place *place = place_of(model, role, layer);
     if (!place || !place->data) return;
-    /* Only whole pages: the first and last may hold a neighbour's bytes. */
-    uintptr_t page = (uintptr_t) sysconf(_SC_PAGESIZE);
-    uintptr_t first = ((uintptr_t) place->data + page - 1) / page * page;
-    uintptr_t end =
-        ((uintptr_t) place->data + place->tensor.rows * place->tensor.row_bytes) / page * page;
+    CHECK(row_first <= place->tensor.rows && row_count <= place->tensor.rows - row_first);
+    uintptr_t page = (uintptr_t) sysconf(_SC_PAGESIZE), at = (uintptr_t) place->data;
+    uintptr_t first = (at + row_first * place->tensor.row_bytes + page - 1) / page * page;
+    uintptr_t end = (at + (row_first + (uint64_t) row_count) * place->tensor.row_bytes);
+    end = end / page * page;
     if (first < end) madvise((void *) first, end - first, MADV_DONTNEED);
+}
+
+void model_tensor_drop(const struct model *model, enum tensor_role role, uint32_t layer) {
+    const struct model_place *place = place_of(model, role, layer);
+    if (place) model_tensor_drop_rows(model, role, layer, 0, place->tensor.rows);
+}
+
+bool model_tensor_mapping(const struct model *model, enum tensor_role role, uint32_t layer,
+                          const void **base, uint64_t *bytes) {
+    const struct model_place *place = place_of(model, role, layer);
+    if (!place || !place->data) return false;
+    *base = place->data;
+    *bytes = place->tensor.rows * place->tensor.row_bytes;
+    return true;
+}
+
+void model_tensor_will_need(const struct model *model, enum tensor_role role, uint32_t layer) {
+    const void *base;
+    uint64_t bytes;
+    if (!model_tensor_mapping(model, role, layer, &base, &bytes)) return;
+    uintptr_t page = (uintptr_t) sysconf(_SC_PAGESIZE), first = (uintptr_t) base / page * page;
+    madvise((void *) first, (uintptr_t) base + bytes - first, MADV_WILLNEED);
+}
+
+uint32_t model_mappings(const struct model *model, uint32_t room, struct model_mapping *out) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < model->gguf.part_count && count < room; i++)
+        out[count++] =
+            (struct model_mapping){model->gguf.parts[i].file.bytes, model->gguf.parts[i].file.size};
+    for (uint32_t i = 0; i < model->file_count && count < room; i++)
+        out[count++] = (struct model_mapping){model->files[i].bytes, model->files[i].size};
+    return count;
 }

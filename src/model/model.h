@@ -85,8 +85,22 @@ void model_tensor_name(const struct model *model, enum tensor_role role, uint32_
  * the row has to be made (dummy).  Any thread. */
 const void *model_tensor_row(const struct model *model, enum tensor_role role, uint32_t layer,
                              uint32_t row, void *scratch);
-/* Tells the kernel that the pages of this tensor's rows are not needed any more. */
+/* Tells the kernel that the pages of these rows (as stored) are not needed any more, whole pages
+ * only: the first and last may hold a neighbour's bytes. */
+void model_tensor_drop_rows(const struct model *model, enum tensor_role role, uint32_t layer,
+                            uint32_t row_first, uint32_t row_count);
 void model_tensor_drop(const struct model *model, enum tensor_role role, uint32_t layer);
+/* The tensor is about to be read: the kernel may fetch it meanwhile. */
+void model_tensor_will_need(const struct model *model, enum tensor_role role, uint32_t layer);
+/* Where it is mapped; false: nowhere (dummy weights), or there is no such tensor. */
+MUST_USE bool model_tensor_mapping(const struct model *model, enum tensor_role role, uint32_t layer,
+                                   const void **base, uint64_t *bytes);
+/* The files' mappings, in no order: up to `room` of them; the count. */
+struct model_mapping {
+    const void *base;
+    uint64_t bytes;
+};
+uint32_t model_mappings(const struct model *model, uint32_t room, struct model_mapping *out);
 
 /* The same for all of the model's files: who has read what it wanted (tokenizer, template) keeps no
  * page of them; what is touched later comes back from the file. */

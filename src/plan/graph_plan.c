@@ -307,6 +307,7 @@ static void set_budget(const struct graph_plan_target *target, const struct grap
     if (!target->devices || !target->devices->count) {
         component->is_cpu = true;
         component->device_name = "cpu";
+        budget->is_shared = true; /* all ranks of a worker on its share of the memory */
         budget->total_bytes = target->cpu_total_bytes / worker_count;
         budget->available_bytes = target->cpu_available_bytes / worker_count;
     } else {

@@ -337,7 +337,9 @@ static void add_component(const struct graph_plan *plan, uint32_t index, struct 
     const struct mem_plan *rank = widest_rank(one);
     buf_add_string(out, ",\"per_device\":{");
     add_field(out, "total_bytes", one->device_bytes);
-    add_field(out, "budget_bytes", one->budget_bytes);
+    /* A rank's part of a shared budget is what it plans and what is free. */
+    add_field(out, "budget_bytes",
+              one->is_shared ? mem_plan_total(rank) + one->headroom_bytes : one->budget_bytes);
     add_field(out, "weights_bytes", mem_plan_kind_total(rank, MEM_WEIGHTS));
     add_field(out, "activations_bytes", mem_plan_kind_total(rank, MEM_ACTIVATIONS));
     add_field(out, "workspace_bytes", mem_plan_kind_total(rank, MEM_WORKSPACE));

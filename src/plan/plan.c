@@ -59,7 +59,7 @@ static void collect_costs(const struct model_spec *spec, const struct backend *b
         struct mem_plan *lines = &plan->ranks[rank];
         ops->plan(backend, rank, lines);
         if (rank == 0 && !is_card) {
-            mem_plan_add(lines, MEM_CONTEXT, process_bytes(spec, options), "process");
+            mem_plan_add(lines, MEM_CONTEXT, process_bytes(spec, options), PLAN_PROCESS);
             struct mem_line *line = &lines->lines[lines->line_count - 1];
             line->is_outside = line->is_estimated = true;
         }
@@ -101,45 +101,82 @@ static uint64_t block_cost(const struct plan *plan, const struct costs *costs) {
 
 /* --- sentences ---------------------------------------------------------------------------- */
 
-struct size_text {
-    char text[32];
+/* Takes everything in the order of loading until the limit is passed. */
+struct walking {
+    const struct costs *costs;
+    uint64_t limit_bytes;
+    uint64_t used_bytes[PLAN_RANKS_MAX]; /* one memory: the first */
+    struct plan_refusal *refusal;
 };
 
-/* "61.03 GiB", "352.1 MiB", "16384 bytes" */
-static struct size_text size_text(uint64_t bytes) {
-    struct size_text size;
-    if (bytes >= 1u << 30)
-        snprintf(size.text, sizeof size.text, "%.2f GiB", (double) bytes / (1u << 30));
-    else if (bytes >= 10u << 20)
-        snprintf(size.text, sizeof size.text, "%.1f MiB", (double) bytes / (1u << 20));
-    else snprintf(size.text, sizeof size.text, "%llu bytes", (unsigned long long) bytes);
-    return size;
+static bool take(void *ctx, const struct backend_take *take) {
+    struct walking *walking = ctx;
+    uint64_t *used = &walking->used_bytes[walking->costs->is_shared ? 0 : take->rank];
+    if (take->bytes <= walking->limit_bytes - *used) {
+        *used += take->bytes;
+        return true;
+    }
+    struct plan_refusal *refusal = walking->refusal;
+    *refusal = (struct plan_refusal){.stage = take->stage,
+                                     .rank = take->rank,
+                                     .layer = take->layer,
+                                     .wanted_bytes = take->bytes,
+                                     .free_bytes = walking->limit_bytes - *used};
+    snprintf(refusal->reason, sizeof refusal->reason, "%s", take->reason);
+    return false;
 }
 
-/* Names the buffer at which the limit is passed. */
-static void refuse_fixed(struct plan *plan, const struct costs *costs, uint64_t limit_bytes,
-                         const char *limit_name) {
-    uint64_t used = 0;
-    for (uint32_t rank = 0; rank < plan->rank_count; rank++) {
-        if (!costs->is_shared) used = 0;
+static bool take_line(struct walking *walking, uint32_t rank, const struct mem_line *line,
+                      const char *stage) {
+    const struct backend_take one = {
+        stage, line->reason, line->kind, rank, BACKEND_NO_LAYER, line->bytes, line->is_outside};
+    return take(walking, &one);
+}
+
+/* A body without a walk of its own: its lines, rank by rank. */
+static bool take_lines(const struct plan *plan, struct walking *walking) {
+    for (uint32_t rank = 0; rank < plan->rank_count; rank++)
         for (uint32_t i = 0; i < plan->ranks[rank].line_count; i++) {
             const struct mem_line *line = &plan->ranks[rank].lines[i];
-            if (line->bytes <= limit_bytes - used) {
-                used += line->bytes;
-                continue;
-            }
-            uint64_t all = costs->is_shared ? costs->fixed_sum : costs->fixed_bytes[rank];
-            (void) err_set(&plan->verdict, ERR_NO_ROOM,
-                           "%s needs %s and %s of the %s %s are left; with all buffers but KV "
-                           "it is %s: set a smaller max-num-batched-tokens or max-num-seqs, or "
-                           "take a smaller or more quantized model",
-                           line->reason, size_text(line->bytes).text,
-                           size_text(limit_bytes - used).text, limit_name,
-                           size_text(limit_bytes).text, size_text(all).text);
-            return;
+            if (strcmp(line->reason, PLAN_PROCESS) == 0) continue;
+            if (!take_line(walking, rank, line, "buffers")) return false;
         }
+    return true;
+}
+
+/* Fills plan->refusal with what passes the limit: the process, the backend's own, then KV. */
+static void find_refusal(const struct backend *backend, const struct costs *costs,
+                         uint64_t limit_bytes, struct plan *plan) {
+    struct walking walking = {
+        .costs = costs, .limit_bytes = limit_bytes, .refusal = &plan->refusal};
+    const struct backend_ops *ops = backend_ops_of(backend);
+    plan->refusal = (struct plan_refusal){0};
+    for (uint32_t i = 0; i < plan->ranks[0].line_count; i++)
+        if (strcmp(plan->ranks[0].lines[i].reason, PLAN_PROCESS) == 0 &&
+            !take_line(&walking, 0, &plan->ranks[0].lines[i], PLAN_PROCESS))
+            return;
+    if (ops->walk) ops->walk(backend, take, &walking);
+    else (void) take_lines(plan, &walking);
+    for (uint32_t rank = 0; !plan->refusal.stage && rank < plan->rank_count; rank++) {
+        struct backend_take kv = {
+            .stage = "kv", .reason = "kv", .kind = MEM_KV, .rank = rank, .layer = BACKEND_NO_LAYER};
+        CHECK(num_mul(plan->wanted_blocks, costs->block_bytes[rank], &kv.bytes));
+        (void) take(&walking, &kv);
     }
-    CHECK(false); /* some line passes the limit: the caller saw it */
+    CHECK(plan->refusal.stage); /* something passes the limit: the caller saw it */
+}
+
+static void refuse_fixed(struct plan *plan, const struct costs *costs, uint64_t limit_bytes,
+                         const char *limit_name) {
+    const struct plan_refusal *refusal = &plan->refusal;
+    uint64_t all = costs->is_shared ? costs->fixed_sum : costs->fixed_bytes[refusal->rank];
+    (void) err_set(&plan->verdict, ERR_NO_ROOM,
+                   "%s needs %s and %s of the %s %s are left; with all buffers but KV "
+                   "it is %s: set a smaller max-num-batched-tokens or max-num-seqs, or "
+                   "take a smaller or more quantized model",
+                   refusal->reason, mem_size(refusal->wanted_bytes).text,
+                   mem_size(refusal->free_bytes).text, limit_name, mem_size(limit_bytes).text,
+                   mem_size(all).text);
 }
 
 static void refuse_kv(struct plan *plan, const struct costs *costs, uint64_t limit_bytes,
@@ -156,8 +193,8 @@ static void refuse_kv(struct plan *plan, const struct costs *costs, uint64_t lim
     (void) err_set(&plan->verdict, ERR_NO_ROOM,
                    "kv needs %s for one request of max-model-len %u tokens and %s of the %s %s are "
                    "left (%llu tokens): %s%s",
-                   size_text(wanted_bytes).text, plan->model_len_max, size_text(left_bytes).text,
-                   limit_name, size_text(limit_bytes).text, (unsigned long long) tokens, remedy,
+                   mem_size(wanted_bytes).text, plan->model_len_max, mem_size(left_bytes).text,
+                   limit_name, mem_size(limit_bytes).text, (unsigned long long) tokens, remedy,
                    limit_name[0] == 'b' ? " or a higher gpu-memory-utilization" : "");
 }
 
@@ -178,26 +215,30 @@ struct limit {
     const char *name;
 };
 
-/* Decides block_count and fits; everything else is known. */
-static void choose_blocks(struct plan *plan, const struct costs *costs,
-                          const struct plan_budget *budget, struct limit limit) {
+/* Decides block_count, wanted_blocks and fits; everything else is known. */
+static void choose_blocks(struct plan *plan, const struct backend *backend,
+                          const struct costs *costs, const struct plan_budget *budget,
+                          struct limit limit) {
     uint64_t request_blocks = num_div_up(plan->model_len_max, costs->block_size);
+    plan->wanted_blocks = (uint32_t) num_min(request_blocks, UINT32_MAX - 1);
     if (!is_fixed_within(costs, limit.bytes)) {
+        find_refusal(backend, costs, limit.bytes, plan);
         refuse_fixed(plan, costs, limit.bytes, limit.name);
         return;
     }
     uint64_t room_blocks = blocks_within(costs, limit.bytes);
     uint64_t wanted = room_blocks;
     if (budget->kv_bytes) wanted = budget->kv_bytes / block_cost(plan, costs);
-    else if (costs->is_shared)
+    else if (!(budget->utilization > 0))
         wanted = num_min(room_blocks, default_blocks(plan, costs, budget, request_blocks));
     plan->fits = true;
     if (wanted > room_blocks) { /* only --kv-cache-memory-bytes can ask for that */
+        plan->wanted_blocks = (uint32_t) num_min(wanted, UINT32_MAX - 1);
         (void) err_set(&plan->verdict, ERR_NO_ROOM,
                        "kv needs %s (kv-cache-memory-bytes) and %s of the %s %s are left",
-                       size_text(budget->kv_bytes).text,
-                       size_text(room_blocks * block_cost(plan, costs)).text, limit.name,
-                       size_text(limit.bytes).text);
+                       mem_size(budget->kv_bytes).text,
+                       mem_size(room_blocks * block_cost(plan, costs)).text, limit.name,
+                       mem_size(limit.bytes).text);
         wanted = room_blocks;
         plan->fits = false;
     } else if (wanted < request_blocks) {
@@ -206,12 +247,22 @@ static void choose_blocks(struct plan *plan, const struct costs *costs,
             plan->model_len_max = (uint32_t) tokens;
             plan->is_len_shrunk = true;
         } else {
-            if (budget->kv_bytes) limit = (struct limit){budget->kv_bytes, "kv-cache-memory-bytes"};
-            refuse_kv(plan, costs, limit.bytes, limit.name, request_blocks, wanted);
+            struct limit named = limit;
+            if (budget->kv_bytes) named = (struct limit){budget->kv_bytes, "kv-cache-memory-bytes"};
+            refuse_kv(plan, costs, named.bytes, named.name, request_blocks, wanted);
             plan->fits = false;
         }
     }
     plan->block_count = (uint32_t) num_min(wanted, UINT32_MAX - 1);
+    if (plan->fits) plan->wanted_blocks = plan->block_count;
+    else if (plan->wanted_blocks > room_blocks) find_refusal(backend, costs, limit.bytes, plan);
+    else /* the device has room, kv-cache-memory-bytes has not */
+        plan->refusal =
+            (struct plan_refusal){.stage = "kv",
+                                  .reason = "kv",
+                                  .layer = BACKEND_NO_LAYER,
+                                  .wanted_bytes = plan->wanted_blocks * block_cost(plan, costs),
+                                  .free_bytes = budget->kv_bytes};
 }
 
 static void finish(struct plan *plan, const struct costs *costs, const struct plan_budget *budget,
@@ -229,6 +280,7 @@ static void finish(struct plan *plan, const struct costs *costs, const struct pl
     plan->total_bytes = costs->is_shared ? sum : widest;
     /* Without a written utilization the budget is what was planned (design.md 7). */
     plan->budget_bytes = budget->utilization > 0 || !plan->fits ? limit.bytes : plan->total_bytes;
+    plan->limit_bytes = plan->budget_bytes;
     plan->headroom_bytes =
         plan->budget_bytes > plan->total_bytes ? plan->budget_bytes - plan->total_bytes : 0;
     plan->concurrency = (double) plan->kv_tokens / plan->model_len_max;
@@ -254,7 +306,7 @@ enum err plan_make(const struct model_spec *spec, const struct backend *backend,
                    struct err_text *text, struct plan *out) {
     enum err e = check_arguments(options, budget, text);
     if (e) return e;
-    bool is_shared = !(budget->utilization > 0);
+    bool is_shared = budget->is_shared || !(budget->utilization > 0);
     struct costs costs = {.rank_count = options->rank_count,
                           .block_size = options->block_size,
                           .is_shared = is_shared};
@@ -265,22 +317,25 @@ enum err plan_make(const struct model_spec *spec, const struct backend *backend,
     out->rank_count = options->rank_count;
     out->model_len_max = options->model_len_max;
     out->device_bytes = budget->total_bytes;
+    out->is_shared = is_shared && options->rank_count > 1;
     collect_costs(spec, backend, options, budget->is_card, out, &costs);
     struct limit limit = {budget->available_bytes, "available memory of"};
-    if (!is_shared)
+    if (budget->utilization > 0)
         limit = (struct limit){(uint64_t) floor(budget->utilization * (double) budget->total_bytes),
                                "budget of"};
-    choose_blocks(out, &costs, budget, limit);
+    choose_blocks(out, backend, &costs, budget, limit);
     finish(out, &costs, budget, limit);
-    if (out->fits && !is_shared && budget->available_bytes &&
+    if (out->fits && budget->utilization > 0 && budget->available_bytes &&
         out->total_bytes > budget->available_bytes) {
         out->fits = false;
+        out->limit_bytes = budget->available_bytes;
+        find_refusal(backend, &costs, out->limit_bytes, out);
         (void) err_set(
             &out->verdict, ERR_NO_ROOM,
             "%s are planned (gpu-memory-utilization %g of %s) and only %s are available: "
             "set a lower gpu-memory-utilization",
-            size_text(out->total_bytes).text, budget->utilization,
-            size_text(budget->total_bytes).text, size_text(budget->available_bytes).text);
+            mem_size(out->total_bytes).text, budget->utilization,
+            mem_size(budget->total_bytes).text, mem_size(budget->available_bytes).text);
     }
     return ERR_OK;
 }

@@ -15,6 +15,7 @@
 #include "base/mem.h"
 
 #define PLAN_RANKS_MAX TENSOR_PARALLEL_MAX
+#define PLAN_PROCESS "process" /* the line that is no buffer of the backend */
 
 /* The room there is. */
 struct plan_budget {
@@ -25,6 +26,17 @@ struct plan_budget {
     uint64_t kv_bytes;        /* --kv-cache-memory-bytes; 0: by the rules */
     bool may_shrink_len;      /* max-model-len was not written: it may shrink to fit */
     bool is_card;             /* a GPU: the process's own heap and stacks are not on it */
+    bool is_shared;           /* all ranks are on this one device; so it is, too, without a written
+                                 utilization */
+};
+
+/* Where loading would end: the first thing taken that passes the limit.  Forced (--force), boot
+ * ends there. */
+struct plan_refusal {
+    const char *stage; /* "process", or of backend_take; "kv" */
+    char reason[MEM_REASON_BYTES];
+    uint32_t rank, layer;
+    uint64_t wanted_bytes, free_bytes;
 };
 
 struct plan {
@@ -34,13 +46,18 @@ struct plan {
     uint64_t block_bytes;  /* of the widest rank */
     uint64_t kv_tokens;    /* block_count x block_size */
     uint64_t device_bytes; /* what the budget was taken of */
-    uint64_t budget_bytes; /* a rank */
+    uint64_t budget_bytes; /* a rank; of all ranks where they share a device */
+    uint64_t limit_bytes;  /* what boot holds each buffer against: the budget, or less where less is
+                              available */
     uint64_t total_bytes;
     uint64_t headroom_bytes;
     uint32_t model_len_max; /* as written, or as shrunk */
     bool is_len_shrunk;
     double concurrency; /* requests of model_len_max that fit at once */
+    bool is_shared; /* all ranks on one device: budget, total and headroom are of them together */
     bool fits;
+    uint32_t wanted_blocks;      /* what was asked for: block_count where it fits */
+    struct plan_refusal refusal; /* when it does not fit */
     struct err_text verdict; /* when it does not fit: what needs how much of what, what to set */
 };
 

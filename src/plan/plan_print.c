@@ -58,11 +58,6 @@ static void add_lines(const struct mem_plan *lines, struct buf *out) {
     }
 }
 
-/* Several ranks in one memory: total, budget and headroom are of all together. */
-static bool is_shared(const struct plan *plan) {
-    return plan->rank_count > 1 && plan->total_bytes > mem_plan_total(widest_rank(plan));
-}
-
 static uint64_t kind_sum(const struct plan *plan, int kind) {
     uint64_t bytes = 0;
     for (uint32_t rank = 0; rank < plan->rank_count; rank++)
@@ -90,7 +85,7 @@ static void add_table(const struct plan *plan, struct buf *out) {
     for (uint32_t rank = 0; rank < plan->rank_count; rank++)
         sum_bytes += mem_plan_total(&plan->ranks[rank]);
     add_row(plan, "planned", rank_bytes, sum_bytes, out);
-    if (is_shared(plan)) { /* the ranks share one budget */
+    if (plan->is_shared) { /* the ranks share one budget */
         buf_add_format(out, "%-14s %10s %10.3f\n", "budget", "", gib(plan->budget_bytes));
         buf_add_format(out, "%-14s %10s %10.3f\n", "free", "", gib(plan->headroom_bytes));
         return;
@@ -148,7 +143,7 @@ void plan_print_json(const struct plan *plan, const struct model_spec *spec, str
                    (unsigned long long) plan->device_bytes);
     /* A rank's part of a shared budget is what it plans and what is free. */
     add_field(out, "budget_bytes",
-              is_shared(plan) ? mem_plan_total(widest) + plan->headroom_bytes : plan->budget_bytes);
+              plan->is_shared ? mem_plan_total(widest) + plan->headroom_bytes : plan->budget_bytes);
     add_field(out, "weights_bytes", mem_plan_kind_total(widest, MEM_WEIGHTS));
     add_field(out, "activations_bytes", mem_plan_kind_total(widest, MEM_ACTIVATIONS));
     add_field(out, "workspace_bytes", mem_plan_kind_total(widest, MEM_WORKSPACE));

@@ -152,7 +152,8 @@ static enum err boot(struct worker *worker) {
                                           .backend = o->backend,
                                           .engine = o->engine,
                                           .budget = o->budget,
-                                          .prefault = o->prefault};
+                                          .prefault = o->prefault,
+                                          .is_forced = o->is_forced};
     struct err_text text = {""};
     enum err e = worker_boot_open(&options, worker->model, progress, worker, &text, &worker->boot);
     if (!e) {

@@ -46,6 +46,7 @@ struct worker_options {
     struct backend_options backend;
     struct engine_options engine; /* block_count, vocab_size, eos are filled at boot */
     struct plan_budget budget;
+    bool is_forced; /* worker_boot_options */
     const struct backend_ops *ops;
     uint64_t tokenizer_digest;
     uint32_t sync_timeout_ms; /* 3,000 */

@@ -1,7 +1,10 @@
 /* worker_boot - see worker_boot.h. */
 #include "worker/worker_boot.h"
 
+#include <string.h>
+
 #include "base/log.h"
+#include "base/num.h"
 
 void worker_boot_close(struct worker_boot *boot) {
     engine_destroy(boot->engine);
@@ -37,9 +40,63 @@ static enum err open_as_planned(const struct worker_boot_options *options,
         if (e) return e;
     }
     if (boot->plan.fits) return ERR_OK;
+    if (options->is_forced) {
+        log_warn("forced: %s", boot->plan.verdict.text);
+        return ERR_OK;
+    }
     e = err_set(text, ERR_NO_ROOM, "%s", boot->plan.verdict.text);
     worker_boot_close(boot);
     return e;
+}
+
+/* An arena a rank; ranks on one device draw on one budget. */
+static enum err make_arenas(struct worker_boot *boot, struct err_text *text) {
+    const struct plan *plan = &boot->plan;
+    enum err e = ERR_OK;
+    for (uint32_t rank = 0; !e && rank < plan->rank_count; rank++) {
+        e = mem_create(&plan->ranks[rank], plan->limit_bytes, text, &boot->mems[rank]);
+        if (!e && rank && plan->is_shared) mem_join(boot->mems[rank], boot->mems[0]);
+    }
+    for (uint32_t i = 0; !e && i < plan->ranks[0].line_count; i++) {
+        const struct mem_line *line = &plan->ranks[0].lines[i];
+        if (strcmp(line->reason, PLAN_PROCESS) != 0) continue;
+        e = mem_claim(boot->mems[0], line->reason, line->bytes, text);
+        if (e) err_prefix(text, "stage %s", line->reason);
+    }
+    return e;
+}
+
+/* A plan that does not fit, forced: KV is asked for as it was wanted, and refused by the arena. */
+static void ask_as_wanted(struct worker_boot *boot) {
+    struct plan *plan = &boot->plan;
+    const struct backend_ops *ops = backend_ops_of(boot->backend);
+    for (uint32_t rank = 0; rank < plan->rank_count; rank++) {
+        struct mem_plan *lines = &plan->ranks[rank];
+        struct mem_line *kv = &lines->lines[lines->line_count - 1];
+        CHECK(num_mul(plan->wanted_blocks, ops->block_bytes(boot->backend, rank), &kv->bytes));
+    }
+    plan->block_count = plan->wanted_blocks;
+}
+
+static enum err load(const struct worker_boot_options *options, const struct model *model,
+                     backend_progress_fn progress, void *progress_ctx, struct err_text *text,
+                     struct worker_boot *boot) {
+    const struct plan *plan = &boot->plan;
+    enum err e = make_arenas(boot, text);
+    if (!e)
+        e = options->ops->load(boot->backend, model, plan->block_count, boot->mems, progress,
+                               progress_ctx, text);
+    for (uint32_t rank = 0; !e && rank < plan->rank_count; rank++) {
+        e = mem_seal(boot->mems[rank], text);
+        if (!e && options->prefault) mem_prefault(boot->mems[rank]);
+    }
+    if (e != ERR_NO_ROOM) return e;
+    uint64_t taken = 0;
+    for (uint32_t rank = 0; rank < plan->rank_count; rank++)
+        if (boot->mems[rank]) taken += mem_taken_bytes(boot->mems[rank]);
+    struct err_text why = *text;
+    return err_set(text, e, "loading ended at %s; the %s taken before are given back", why.text,
+                   mem_size(taken).text);
 }
 
 enum err worker_boot_open(const struct worker_boot_options *options, const struct model *model,
@@ -48,20 +105,14 @@ enum err worker_boot_open(const struct worker_boot_options *options, const struc
     const struct model_spec *spec = model_get_spec(model);
     struct worker_boot_options with_model = *options; /* the plan sees the type of each tensor */
     with_model.backend.model = model;
+    with_model.backend.prefault = options->prefault;
     options = &with_model;
     enum err e = open_as_planned(options, spec, text, boot);
     if (e) return e;
-    const struct plan *plan = &boot->plan;
-    for (uint32_t rank = 0; !e && rank < plan->rank_count; rank++)
-        e = mem_create(&plan->ranks[rank], plan->budget_bytes, text, &boot->mems[rank]);
-    if (!e)
-        e = options->ops->load(boot->backend, model, plan->block_count, boot->mems, progress,
-                               progress_ctx, text);
-    for (uint32_t rank = 0; !e && rank < plan->rank_count; rank++) {
-        e = mem_seal(boot->mems[rank], text);
-        if (!e && options->prefault) mem_prefault(boot->mems[rank]);
-    }
+    if (!boot->plan.fits) ask_as_wanted(boot);
+    e = load(options, model, progress, progress_ctx, text, boot);
     if (!e) {
+        const struct plan *plan = &boot->plan;
         struct engine_options engine = options->engine;
         engine.block_size = options->backend.block_size;
         engine.block_count = plan->block_count;

@@ -17,6 +17,7 @@ struct worker_boot_options {
     struct engine_options engine;   /* block_count, model_len_max, vocab_size, eos are filled in */
     struct plan_budget budget;
     bool prefault;
+    bool is_forced; /* boots what the plan refuses: loading ends by itself where it must */
 };
 
 struct worker_boot {
@@ -30,8 +31,8 @@ struct worker_boot {
 MUST_USE enum err worker_boot_plan(const struct worker_boot_options *options,
                                    const struct model_spec *spec, struct err_text *text,
                                    struct worker_boot *boot);
-/* All of it.  ERR_NO_ROOM with the plan's verdict when it does not fit.  On an error boot holds
- * nothing. */
+/* All of it.  ERR_NO_ROOM with the plan's verdict when it does not fit; forced, with the loader's
+ * own words: stage, buffer, wanted and free bytes.  On an error boot holds nothing. */
 MUST_USE enum err worker_boot_open(const struct worker_boot_options *options,
                                    const struct model *model, backend_progress_fn progress,
                                    void *progress_ctx, struct err_text *text,

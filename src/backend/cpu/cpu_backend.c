@@ -117,6 +117,10 @@ static void cpu_plan(const struct backend *backend, uint32_t rank, struct mem_pl
     cpu_load_plan(cpu_of_const(backend), rank, plan);
 }
 
+static void cpu_walk(const struct backend *backend, backend_take_fn fn, void *ctx) {
+    cpu_load_walk(cpu_of_const(backend), fn, ctx);
+}
+
 static const struct cpu_rank *rank_of(const struct backend *backend, uint32_t rank) {
     const struct cpu_backend *cpu = cpu_of_const(backend);
     CHECK(rank < cpu->rank_count);
@@ -139,9 +143,11 @@ static enum err cpu_load(struct backend *backend, const struct model *model, uin
     }
     enum err e = team_create(cpu->thread_count, cpu->options.may_spin, &cpu->team);
     if (e) return err_set(text, e, "%u compute threads: %s", cpu->thread_count, err_name(e));
-    e = cpu_load_buffers(cpu, block_count, mems, text);
-    if (!e) e = cpu_load_weights(cpu, progress, progress_ctx, text);
+    e = cpu_load_buffers(cpu, mems, text);
+    if (!e) e = cpu_load_weights(cpu, mems, progress, progress_ctx, text);
+    if (!e) e = cpu_load_kv(cpu, block_count, mems, text);
     if (e) return e;
+    if (cpu->options.prefault) cpu_load_prefault(cpu);
     cpu->is_loaded = true;
     return ERR_OK;
 }
@@ -207,6 +213,7 @@ const struct backend_ops cpu_backend_ops = {
     .name = "cpu",
     .open = cpu_open,
     .plan = cpu_plan,
+    .walk = cpu_walk,
     .block_bytes = cpu_block_bytes,
     .load = cpu_load,
     .close = cpu_close,

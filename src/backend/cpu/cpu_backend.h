@@ -208,11 +208,17 @@ static inline enum numerics cpu_backend_class_numerics(enum cpu_class class) {
  * the ranks' books. */
 MUST_USE enum err cpu_load_shapes(struct cpu_backend *cpu, struct err_text *text);
 void cpu_load_plan(const struct cpu_backend *cpu, uint32_t rank, struct mem_plan *plan);
-MUST_USE enum err cpu_load_buffers(struct cpu_backend *cpu, uint32_t block_count,
-                                   struct mem *const *mems, struct err_text *text);
+void cpu_load_walk(const struct cpu_backend *cpu, backend_take_fn fn, void *ctx);
+MUST_USE enum err cpu_load_buffers(struct cpu_backend *cpu, struct mem *const *mems,
+                                   struct err_text *text);
 /* On the team's threads, stage by stage. */
-MUST_USE enum err cpu_load_weights(struct cpu_backend *cpu, backend_progress_fn progress,
-                                   void *progress_ctx, struct err_text *text);
+MUST_USE enum err cpu_load_weights(struct cpu_backend *cpu, struct mem *const *mems,
+                                   backend_progress_fn progress, void *progress_ctx,
+                                   struct err_text *text);
+MUST_USE enum err cpu_load_kv(struct cpu_backend *cpu, uint32_t block_count,
+                              struct mem *const *mems, struct err_text *text);
+/* Stacks of the compute threads and weights used as stored become resident. */
+void cpu_load_prefault(struct cpu_backend *cpu);
 
 /* cpu_attend.c */
 

@@ -282,33 +282,21 @@ static uint32_t add_buffers(const struct buffer *all, uint32_t all_count, struct
     return count;
 }
 
-/* What rank `r` holds for itself.  Where its share of a small model is empty it has a line, so that
- * its pointers are some. */
+/* What rank `r` holds for itself beside its weights. */
 static uint32_t list_rank_buffers(struct cpu_backend *cpu, uint32_t r, struct buffer *list) {
-    const struct model_spec *spec = &cpu->spec;
     struct cpu_rank *rank = &cpu->ranks[r];
     const uint64_t tokens = cpu->options.batched_tokens_max, f = sizeof(float);
-    uint64_t attention = 0, mlp = 0, wide[CPU_CLASS_COUNT] = {0};
-    for (uint32_t i = 0; i < spec->layer_count; i++) {
-        const struct cpu_layer *layer = &rank->layers[i];
-        attention += matrix_bytes(&layer->q) + matrix_bytes(&layer->k) + matrix_bytes(&layer->v) +
-                     matrix_bytes(&layer->o);
-        mlp += matrix_bytes(&layer->gate) + matrix_bytes(&layer->up) + matrix_bytes(&layer->down);
-    }
+    uint64_t wide[CPU_CLASS_COUNT] = {0};
     /* Rank 0's take the normed rows, which are the input of all, too. */
     uint32_t columns = (uint32_t) num_max(rank->layers[0].o.columns, rank->layers[0].down.columns);
     uint32_t rows = cpu->row_tile;
-    if (r == 0) columns = (uint32_t) num_max(columns, spec->hidden_size);
+    if (r == 0) columns = (uint32_t) num_max(columns, cpu->spec.hidden_size);
     if (r == 0) rows = (uint32_t) num_max(rows, cpu->logit_rows);
     for (uint32_t c = 0; c < CPU_CLASS_COUNT; c++)
         if (cpu->has_class[c])
             wide[c] = cpu_activations_bytes(cpu_backend_class_numerics(c), rows, columns);
     uint64_t planes = cpu->rank_count > 1 ? cpu->plane_count : 0;
     const struct buffer all[] = {
-        {"attention weights", MEM_WEIGHTS, attention, RANK_AT(attention_weights)},
-        {"mlp weights", MEM_WEIGHTS, num_max(mlp, LINE), RANK_AT(mlp_weights)},
-        {spec->is_tied ? "embedding and head" : "head", MEM_WEIGHTS,
-         num_max(matrix_bytes(&rank->output), LINE), RANK_AT(output_weights)},
         {"queries and attention output", MEM_ACTIVATIONS, product3(tokens, rank->q_columns, f),
          RANK_AT(queries)},
         {"keys and values of a row tile", MEM_ACTIVATIONS,
@@ -335,7 +323,6 @@ static uint32_t list_common_buffers(struct cpu_backend *cpu, struct buffer *list
     const uint64_t tokens = cpu->options.batched_tokens_max, seats = cpu->options.seat_count;
     const uint64_t f = sizeof(float);
     const struct buffer all[] = {
-        {"norms and biases", MEM_WEIGHTS, vector_bytes(cpu), AT(vectors)},
         {"residual", MEM_ACTIVATIONS, product3(tokens, cpu->hidden_ld, f), AT(residual)},
         {"rotary angles", MEM_ACTIVATIONS, product3(tokens, spec->head_dim, f), AT(angles)},
         {"logits tile", MEM_ACTIVATIONS, product3(cpu->logit_rows, cpu->vocab_ld, f), AT(logits)},
@@ -368,43 +355,214 @@ static uint32_t list_buffers(struct cpu_backend *cpu, uint32_t rank, struct buff
     return rank == 0 ? count + list_common_buffers(cpu, list + count) : count;
 }
 
-void cpu_load_plan(const struct cpu_backend *cpu, uint32_t rank, struct mem_plan *plan) {
-    CHECK(rank < cpu->rank_count);
-    struct buffer list[BUFFERS_MAX];
-    /* Only addresses of fields are taken. */
-    uint32_t count = list_buffers((struct cpu_backend *) (uintptr_t) cpu, rank, list);
-    for (uint32_t i = 0; i < count; i++)
-        mem_plan_add(plan, list[i].kind, list[i].bytes, list[i].reason);
+/* --- what is taken, in the order of loading ------------------------------------------------- */
+
+/* The list that plan, refusal and load share.  Buffers come first, as packing needs the threads'
+ * scratch; then weights, stage by stage. */
+static bool walk_buffers(const struct cpu_backend *cpu, backend_take_fn fn, void *ctx) {
+    for (uint32_t r = 0; r < cpu->rank_count; r++) {
+        struct buffer list[BUFFERS_MAX];
+        /* Only addresses of fields are taken. */
+        uint32_t count = list_buffers((struct cpu_backend *) (uintptr_t) cpu, r, list);
+        for (uint32_t i = 0; i < count; i++) {
+            const struct backend_take take = {"buffers",        list[i].reason, list[i].kind, r,
+                                              BACKEND_NO_LAYER, list[i].bytes,  false};
+            if (!fn(ctx, &take)) return false;
+        }
+    }
+    return true;
 }
 
-static enum err take_buffers(struct cpu_backend *cpu, uint32_t rank, uint32_t block_count,
-                             struct mem *mem, struct err_text *text) {
-    struct buffer list[BUFFERS_MAX];
-    uint32_t count = list_buffers(cpu, rank, list);
-    for (uint32_t i = 0; i < count; i++) {
-        void *at;
-        enum err e = mem_take(mem, list[i].reason, list[i].bytes, text, &at);
-        if (e) return e;
-        if (list[i].at) *list[i].at = at;
+#define VECTORS_REASON "norms and biases"
+#define ATTENTION_REASON "attention weights"
+#define MLP_REASON "mlp weights"
+
+static const char *output_reason(const struct cpu_backend *cpu) {
+    return cpu->spec.is_tied ? "embedding and head" : "head";
+}
+
+/* Where a rank's share of a small model is empty it has a line of cache, so that its pointers are
+ * some. */
+static bool walk_output(const struct cpu_backend *cpu, const char *stage, backend_take_fn fn,
+                        void *ctx) {
+    for (uint32_t r = 0; r < cpu->rank_count; r++) {
+        const struct backend_take take = {
+            stage, output_reason(cpu), MEM_WEIGHTS,
+            r,     BACKEND_NO_LAYER,   num_max(matrix_bytes(&cpu->ranks[r].output), LINE),
+            false};
+        if (!fn(ctx, &take)) return false;
     }
-    struct cpu_kv *kv = &cpu->ranks[rank].kv;
-    void *base;
-    enum err e = mem_take(mem, "kv", product3(block_count, kv->block_bytes, 1), text, &base);
-    if (e) return e;
-    kv->base = base;
-    kv->block_count = block_count;
+    return true;
+}
+
+/* Of an embedding that is no head only the rows of a step's tokens are looked at: it stays where
+ * the file has it.  Dummy rows are made when they are asked for. */
+static uint64_t mapped_embedding_bytes(const struct cpu_backend *cpu) {
+    const struct model_spec *spec = &cpu->spec;
+    const void *base;
+    uint64_t bytes;
+    if (spec->is_tied) return 0;
+    if (!cpu->model)
+        return spec->vocab_size * tensor_type_bytes(spec->weight_type, spec->hidden_size);
+    return model_tensor_mapping(cpu->model, ROLE_EMBEDDING, 0, &base, &bytes) ? bytes : 0;
+}
+
+static bool walk_embeddings(const struct cpu_backend *cpu, backend_take_fn fn, void *ctx) {
+    const char *stage = "embeddings";
+    const struct backend_take vectors = {
+        stage, VECTORS_REASON, MEM_WEIGHTS, 0, BACKEND_NO_LAYER, vector_bytes(cpu), false};
+    if (!fn(ctx, &vectors)) return false;
+    if (cpu->spec.is_tied) return walk_output(cpu, stage, fn, ctx);
+    const struct backend_take mapped = {stage, "embedding (mapped)", MEM_WEIGHTS,
+                                        0,     BACKEND_NO_LAYER,     mapped_embedding_bytes(cpu),
+                                        true};
+    return !mapped.bytes || fn(ctx, &mapped);
+}
+
+static bool walk_layer(const struct cpu_backend *cpu, uint32_t i, backend_take_fn fn, void *ctx) {
+    for (uint32_t r = 0; r < cpu->rank_count; r++) {
+        const struct cpu_layer *layer = &cpu->ranks[r].layers[i];
+        uint64_t attention = matrix_bytes(&layer->q) + matrix_bytes(&layer->k) +
+                             matrix_bytes(&layer->v) + matrix_bytes(&layer->o);
+        uint64_t mlp =
+            matrix_bytes(&layer->gate) + matrix_bytes(&layer->up) + matrix_bytes(&layer->down);
+        if (i == 0) mlp = num_max(mlp, LINE); /* as in walk_output */
+        const struct backend_take takes[] = {
+            {"layers", ATTENTION_REASON, MEM_WEIGHTS, r, i, attention, false},
+            {"layers", MLP_REASON, MEM_WEIGHTS, r, i, mlp, false}};
+        for (uint32_t k = 0; k < ARRAY_COUNT(takes); k++)
+            if (takes[k].bytes && !fn(ctx, &takes[k])) return false;
+    }
+    return true;
+}
+
+static bool walk_head(const struct cpu_backend *cpu, backend_take_fn fn, void *ctx) {
+    return cpu->spec.is_tied || walk_output(cpu, "head", fn, ctx);
+}
+
+static bool walk_weights(const struct cpu_backend *cpu, backend_take_fn fn, void *ctx) {
+    bool goes_on = walk_embeddings(cpu, fn, ctx);
+    for (uint32_t i = 0; goes_on && i < cpu->spec.layer_count; i++)
+        goes_on = walk_layer(cpu, i, fn, ctx);
+    return goes_on && walk_head(cpu, fn, ctx);
+}
+
+void cpu_load_walk(const struct cpu_backend *cpu, backend_take_fn fn, void *ctx) {
+    if (walk_buffers(cpu, fn, ctx)) (void) walk_weights(cpu, fn, ctx);
+}
+
+struct adding {
+    struct mem_plan *plan;
+    uint32_t rank;
+};
+
+static bool add_take(void *ctx, const struct backend_take *take) {
+    struct adding *adding = ctx;
+    if (take->rank != adding->rank) return true;
+    mem_plan_add(adding->plan, take->kind, take->bytes, take->reason);
+    if (take->is_outside) adding->plan->lines[adding->plan->line_count - 1].is_outside = true;
+    return true;
+}
+
+void cpu_load_plan(const struct cpu_backend *cpu, uint32_t rank, struct mem_plan *plan) {
+    CHECK(rank < cpu->rank_count);
+    struct adding adding = {plan, rank};
+    (void) walk_weights(cpu, add_take, &adding); /* a reader looks for the weights first */
+    (void) walk_buffers(cpu, add_take, &adding);
+}
+
+/* --- taking ------------------------------------------------------------------------------- */
+
+struct claiming {
+    const struct cpu_backend *cpu;
+    struct mem *const *mems;
+    struct err_text *text;
+    enum err e;
+};
+
+static bool claim(void *ctx, const struct backend_take *take) {
+    struct claiming *claiming = ctx;
+    claiming->e = mem_claim(claiming->mems[take->rank], take->reason, take->bytes, claiming->text);
+    if (!claiming->e) return true;
+    if (claiming->cpu->rank_count > 1) err_prefix(claiming->text, "rank %u", take->rank);
+    if (take->layer == BACKEND_NO_LAYER) err_prefix(claiming->text, "stage %s", take->stage);
+    else
+        err_prefix(claiming->text, "stage %s, layer %u of %u", take->stage, take->layer + 1,
+                   claiming->cpu->spec.layer_count);
+    return false;
+}
+
+enum err cpu_load_buffers(struct cpu_backend *cpu, struct mem *const *mems, struct err_text *text) {
+    struct claiming claiming = {.cpu = cpu, .mems = mems, .text = text};
+    if (!walk_buffers(cpu, claim, &claiming)) return claiming.e;
+    for (uint32_t r = 0; r < cpu->rank_count; r++) {
+        struct buffer list[BUFFERS_MAX];
+        uint32_t count = list_buffers(cpu, r, list);
+        for (uint32_t i = 0; i < count; i++) {
+            void *at;
+            enum err e = mem_map(mems[r], list[i].reason, text, &at);
+            if (e) return e;
+            if (list[i].at) *list[i].at = at;
+        }
+    }
+    for (uint32_t i = 0; i < cpu->options.seat_count; i++)
+        cpu_sample_seat_init(cpu_backend_seat(cpu, i), cpu->spec.vocab_size,
+                             cpu->options.model_len_max);
     return ERR_OK;
 }
 
-enum err cpu_load_buffers(struct cpu_backend *cpu, uint32_t block_count, struct mem *const *mems,
-                          struct err_text *text) {
-    enum err e = ERR_OK;
-    for (uint32_t r = 0; !e && r < cpu->rank_count; r++)
-        e = take_buffers(cpu, r, block_count, mems[r], text);
-    for (uint32_t i = 0; !e && i < cpu->options.seat_count; i++)
-        cpu_sample_seat_init(cpu_backend_seat(cpu, i), cpu->spec.vocab_size,
-                             cpu->options.model_len_max);
-    return e;
+/* Address space for the weights: each stage claims its part before it writes there. */
+static enum err map_weights(struct cpu_backend *cpu, struct mem *const *mems,
+                            struct err_text *text) {
+    void *at;
+    enum err e = mem_map(mems[0], VECTORS_REASON, text, &at);
+    if (e) return e;
+    cpu->vectors = at;
+    for (uint32_t r = 0; r < cpu->rank_count; r++) {
+        struct cpu_rank *rank = &cpu->ranks[r];
+        const struct {
+            const char *reason;
+            uint8_t **at;
+        } list[] = {{ATTENTION_REASON, &rank->attention_weights},
+                    {MLP_REASON, &rank->mlp_weights},
+                    {output_reason(cpu), &rank->output_weights}};
+        for (uint32_t i = 0; i < ARRAY_COUNT(list); i++) {
+            e = mem_map(mems[r], list[i].reason, text, &at);
+            if (e) return e;
+            *list[i].at = at;
+        }
+    }
+    return ERR_OK;
+}
+
+enum err cpu_load_kv(struct cpu_backend *cpu, uint32_t block_count, struct mem *const *mems,
+                     struct err_text *text) {
+    for (uint32_t r = 0; r < cpu->rank_count; r++) {
+        struct cpu_kv *kv = &cpu->ranks[r].kv;
+        void *base;
+        enum err e =
+            mem_take(mems[r], "kv", product3(block_count, kv->block_bytes, 1), text, &base);
+        if (e && cpu->rank_count > 1) err_prefix(text, "rank %u", r);
+        if (e) err_prefix(text, "stage kv");
+        if (e) return e;
+        kv->base = base;
+        kv->block_count = block_count;
+    }
+    return ERR_OK;
+}
+
+static void prefault_stack(void *ctx, uint32_t thread, uint32_t thread_count) {
+    (void) ctx;
+    (void) thread_count;
+    if (thread) team_prefault_stack(); /* thread 0 is the caller: its stack is not ours */
+}
+
+void cpu_load_prefault(struct cpu_backend *cpu) {
+    const void *base;
+    uint64_t bytes;
+    team_run(cpu->team, prefault_stack, NULL);
+    if (!cpu->spec.is_tied && model_tensor_mapping(cpu->model, ROLE_EMBEDDING, 0, &base, &bytes))
+        mem_prefault_file(base, bytes);
 }
 
 /* --- packing ------------------------------------------------------------------------------ */
@@ -436,6 +594,16 @@ static void tell_progress(struct packing *packing) {
         atomic_store(&packing->must_stop, true);
 }
 
+/* What was packed need not stay mapped beside its packed form: at most a chunk a thread does, and
+ * that is less than what the plan holds for the time after loading (KV, heap).  The page cache keeps
+ * it for the node's other workers. */
+static void drop_rows(const struct packing *packing, const struct slice *slice, uint32_t first,
+                      uint32_t end) {
+    end = (uint32_t) num_min(end, slice->rows);
+    model_tensor_drop_rows(packing->cpu->model, slice->role, packing->layer,
+                           slice->row_first + first, end - first);
+}
+
 static void pack_thread(void *ctx, uint32_t thread, uint32_t thread_count) {
     struct packing *packing = ctx;
     struct cpu_backend *cpu = packing->cpu;
@@ -455,6 +623,7 @@ static void pack_thread(void *ctx, uint32_t thread, uint32_t thread_count) {
         uint32_t end = (uint32_t) num_min(at + PACK_GROUPS, matrix->group_count);
         cpu_matrix_pack(matrix, cpu->model, slice->role, packing->layer, slice->row_first,
                         (uint32_t) at, end, scratch, (uint8_t *) (uintptr_t) matrix->data);
+        drop_rows(packing, slice, (uint32_t) at * CPU_GROUP, end * CPU_GROUP);
     }
 }
 
@@ -526,43 +695,70 @@ static void place_matrices(const struct cpu_backend *cpu, struct cpu_rank *rank)
     rank->output.data = rank->output_weights;
 }
 
-static uint64_t layer_bytes(const struct cpu_layer *layer) {
-    return matrix_bytes(&layer->q) + matrix_bytes(&layer->k) + matrix_bytes(&layer->v) +
-           matrix_bytes(&layer->o) + matrix_bytes(&layer->gate) + matrix_bytes(&layer->up) +
-           matrix_bytes(&layer->down);
+static void pack_outputs(struct packing *packing, const char *stage) {
+    packing->stage = stage;
+    packing->layer = 0;
+    packing->count = 1;
+    for (uint32_t r = 0; r < packing->cpu->rank_count; r++) {
+        packing->list[0] = head_slice(packing->cpu, r);
+        pack(packing);
+    }
 }
 
-enum err cpu_load_weights(struct cpu_backend *cpu, backend_progress_fn progress, void *progress_ctx,
-                          struct err_text *text) {
-    enum err e = read_vectors(cpu, text);
-    if (e) return e;
-    struct packing packing = {.cpu = cpu,
-                              .progress = progress,
-                              .progress_ctx = progress_ctx,
-                              .stage = "head",
-                              .count = 1};
-    for (uint32_t r = 0; r < cpu->rank_count; r++) {
-        place_matrices(cpu, &cpu->ranks[r]);
-        packing.total_bytes += matrix_bytes(&cpu->ranks[r].output);
-        for (uint32_t i = 0; i < cpu->spec.layer_count; i++)
-            packing.total_bytes += layer_bytes(&cpu->ranks[r].layers[i]);
-    }
-    for (uint32_t r = 0; r < cpu->rank_count; r++) {
-        packing.list[0] = head_slice(cpu, r);
-        pack(&packing);
-    }
-    model_tensor_drop(cpu->model, ROLE_HEAD, 0);
-    packing.stage = "layers";
-    packing.count = LAYER_MATRICES;
-    for (packing.layer = 0; packing.layer < cpu->spec.layer_count; packing.layer++) {
+static void fetch_layer(const struct cpu_backend *cpu, uint32_t layer) {
+    static const enum tensor_role roles[] = {ROLE_Q,    ROLE_K,  ROLE_V,   ROLE_O,
+                                             ROLE_GATE, ROLE_UP, ROLE_DOWN};
+    if (layer >= cpu->spec.layer_count) return;
+    for (uint32_t i = 0; i < ARRAY_COUNT(roles); i++)
+        model_tensor_will_need(cpu->model, roles[i], layer);
+}
+
+static enum err pack_layers(struct packing *packing, struct claiming *claiming) {
+    struct cpu_backend *cpu = packing->cpu;
+    packing->stage = "layers";
+    packing->count = LAYER_MATRICES;
+    for (uint32_t i = 0; i < cpu->spec.layer_count && !atomic_load(&packing->must_stop); i++) {
+        if (!walk_layer(cpu, i, claim, claiming)) return claiming->e;
+        packing->layer = i;
+        fetch_layer(cpu, i + 1);
         uint32_t ends[2][CPU_SEGMENTS_MAX];
         for (uint32_t r = 0; r < cpu->rank_count; r++) {
-            list_slices(cpu, r, &cpu->ranks[r].layers[packing.layer], ends, packing.list);
-            pack(&packing);
+            list_slices(cpu, r, &cpu->ranks[r].layers[i], ends, packing->list);
+            pack(packing);
         }
         for (uint32_t m = 0; m < LAYER_MATRICES; m++)
-            model_tensor_drop(cpu->model, packing.list[m].role, packing.layer);
+            model_tensor_drop(cpu->model, packing->list[m].role, i);
     }
+    return ERR_OK;
+}
+
+static bool add_bytes(void *ctx, const struct backend_take *take) {
+    if (!take->is_outside && strcmp(take->reason, VECTORS_REASON) != 0)
+        *(uint64_t *) ctx += take->bytes;
+    return true;
+}
+
+enum err cpu_load_weights(struct cpu_backend *cpu, struct mem *const *mems,
+                          backend_progress_fn progress, void *progress_ctx, struct err_text *text) {
+    struct claiming claiming = {.cpu = cpu, .mems = mems, .text = text};
+    struct packing packing = {.cpu = cpu, .progress = progress, .progress_ctx = progress_ctx};
+    (void) walk_weights(cpu, add_bytes, &packing.total_bytes);
+    enum err e = map_weights(cpu, mems, text);
+    if (e) return e;
+    if (!walk_embeddings(cpu, claim, &claiming)) return claiming.e;
+    e = read_vectors(cpu, text);
+    if (e) return e;
+    for (uint32_t r = 0; r < cpu->rank_count; r++) place_matrices(cpu, &cpu->ranks[r]);
+    fetch_layer(cpu, 0);
+    if (cpu->spec.is_tied) pack_outputs(&packing, "embeddings");
+    e = pack_layers(&packing, &claiming);
+    if (e) return e;
+    if (!cpu->spec.is_tied) {
+        if (!walk_head(cpu, claim, &claiming)) return claiming.e;
+        pack_outputs(&packing, "head");
+    }
+    model_drop_pages(cpu->model); /* the pages between tensors, and those of the vectors */
+    packing.done_bytes = packing.total_bytes;
     packing.chunk_count = 0; /* the last word: all of it */
     tell_progress(&packing);
     if (atomic_load(&packing.must_stop)) return err_set(text, ERR_CANCELLED, "loading was stopped");

@@ -190,34 +190,38 @@ static void sim_plan(const struct backend *backend, uint32_t rank, struct mem_pl
  * advice (an old kernel) it only costs more. */
 static void keep_small(void *base, uint64_t bytes) { (void) madvise(base, bytes, MADV_NOHUGEPAGE); }
 
-static enum err load_rank(struct backend *backend, uint32_t rank, uint32_t block_count,
-                          struct mem *mem, struct err_text *text) {
-    uint64_t block_bytes = sim_block_bytes(backend, rank);
-    void *none, *blocks; /* none: planned as on every body, and never touched */
-    enum err e = mem_take(mem, "block 0", block_bytes, text, &none);
-    if (!e) e = mem_take(mem, "kv", block_count * block_bytes, text, &blocks);
-    if (e) return e;
-    keep_small(blocks, block_count * block_bytes);
-    sim_kv_place(&backend->kv, rank, blocks);
-    return ERR_OK;
+static enum err take(struct mem *mem, const char *stage, const char *reason, uint64_t bytes,
+                     struct err_text *text, void **out) {
+    enum err e = mem_take(mem, reason, bytes, text, out);
+    if (e) err_prefix(text, "stage %s", stage);
+    else keep_small(*out, bytes);
+    return e;
 }
 
+/* In the order of sim_plan, KV last. */
 static enum err sim_load(struct backend *backend, const struct model *model, uint32_t block_count,
                          struct mem *const *mems, backend_progress_fn progress, void *progress_ctx,
                          struct err_text *text) {
     const struct backend_options *o = &backend->options;
-    void *seats, *results, *logprobs;
-    enum err e = mem_take(mems[0], "seats", seats_bytes(backend), text, &seats);
+    const char *stage = "buffers";
+    void *none, *seats, *results, *logprobs; /* none: planned as on every body, never touched */
+    enum err e = take(mems[0], stage, "block 0", sim_block_bytes(backend, 0), text, &none);
+    if (!e) e = take(mems[0], stage, "seats", seats_bytes(backend), text, &seats);
     if (!e)
-        e = mem_take(mems[0], "results", o->seat_count * sizeof(struct result_row), text, &results);
+        e = take(mems[0], stage, "results", o->seat_count * sizeof(struct result_row), text,
+                 &results);
     if (!e)
-        e = mem_take(mems[0], "prompt logprobs",
-                     o->batched_tokens_max * sizeof(struct token_logprob), text, &logprobs);
-    for (uint32_t rank = 0; !e && rank < backend->kv.rank_count; rank++)
-        e = load_rank(backend, rank, block_count, mems[rank], text);
+        e = take(mems[0], stage, "prompt logprobs",
+                 o->batched_tokens_max * sizeof(struct token_logprob), text, &logprobs);
+    for (uint32_t rank = 1; !e && rank < backend->kv.rank_count; rank++)
+        e = take(mems[rank], stage, "block 0", sim_block_bytes(backend, rank), text, &none);
+    for (uint32_t rank = 0; !e && rank < backend->kv.rank_count; rank++) {
+        void *blocks;
+        e = take(mems[rank], "kv", "kv", block_count * sim_block_bytes(backend, rank), text,
+                 &blocks);
+        if (!e) sim_kv_place(&backend->kv, rank, blocks);
+    }
     if (e) return e;
-    keep_small(seats, seats_bytes(backend));
-    keep_small(logprobs, o->batched_tokens_max * sizeof(struct token_logprob));
     backend->seats = seats;
     backend->results = results;
     backend->prompt_logprobs = logprobs;

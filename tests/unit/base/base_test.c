@@ -93,10 +93,14 @@ static void test_mem_holds_boot_to_the_plan(void **state) {
     assert_int_equal(mem_plan_total(&plan), 6024);
     assert_int_equal(mem_plan_kind_total(&plan, MEM_WEIGHTS), 1024);
     struct mem *mem = NULL;
-    assert_int_equal(mem_create(&plan, 6023, &text, &mem), ERR_NO_ROOM);
-    assert_non_null(strstr(text.text, "kv")); /* the line at which it no longer fits */
-    assert_int_equal(mem_create(&plan, 6024, &text, &mem), ERR_OK);
     void *at = NULL;
+    assert_int_equal(mem_create(&plan, 6023, &text, &mem), ERR_OK);
+    assert_int_equal(mem_take(mem, "layers", 1024, &text, &at), ERR_OK);
+    assert_int_equal(mem_take(mem, "kv", 5000, &text, &at), ERR_NO_ROOM);
+    assert_string_equal(text.text, "kv needs 5000 bytes and 4999 bytes of the budget of 6023 bytes "
+                                   "are free");
+    mem_destroy(mem);
+    assert_int_equal(mem_create(&plan, 6024, &text, &mem), ERR_OK);
     assert_int_equal(mem_take(mem, "layers", 1000, &text, &at), ERR_OK);
     assert_int_equal(((uint8_t *) at)[999], 0);
     assert_int_equal(mem_take(mem, "layers", 25, &text, &at), ERR_NO_ROOM);
@@ -107,8 +111,42 @@ static void test_mem_holds_boot_to_the_plan(void **state) {
     assert_int_equal(mem_take(mem, "kv", 5000, &text, &at), ERR_OK);
     assert_int_equal(mem_seal(mem, &text), ERR_OK);
     assert_int_equal(mem_taken_bytes(mem), 6024);
+    assert_int_equal(mem_free_bytes(mem), 0);
     mem_prefault(mem);
     mem_destroy(mem);
+}
+
+/* Two ranks on one device; a buffer filled in stages; a line that is no memory of the arena. */
+static void test_mem_stages(void **state) {
+    struct mem_plan plan = {0};
+    struct err_text text = {0};
+    mem_plan_add(&plan, MEM_WEIGHTS, 3 * 4096, "layers");
+    mem_plan_add(&plan, MEM_CONTEXT, 100, "process");
+    plan.lines[1].is_outside = true;
+    struct mem *first = NULL, *second = NULL;
+    assert_int_equal(mem_create(&plan, 6 * 4096 + 100, &text, &first), ERR_OK);
+    assert_int_equal(mem_create(&plan, 7, &text, &second), ERR_OK);
+    mem_join(second, first);
+    void *at = NULL, *other = NULL;
+    assert_int_equal(mem_map(first, "process", &text, &at), ERR_NOT_FOUND);
+    assert_int_equal(mem_take(first, "process", 100, &text, &at), ERR_NOT_FOUND);
+    assert_int_equal(mem_claim(first, "process", 100, &text), ERR_OK);
+    assert_int_equal(mem_map(first, "layers", &text, &at), ERR_OK);
+    assert_int_equal(mem_map(second, "layers", &text, &other), ERR_OK);
+    assert_int_equal(mem_free_bytes(first), 6 * 4096);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(mem_claim(first, "layers", 4096, &text), ERR_OK);
+        assert_int_equal(mem_claim(second, "layers", 4096, &text), ERR_OK);
+    }
+    memset(at, 1, 3 * 4096);
+    mem_prefault_range((uint8_t *) at + 5000, 5000);
+    assert_int_equal(((uint8_t *) at)[3 * 4096 - 1], 1);
+    assert_int_equal(mem_claim(first, "layers", 1, &text), ERR_NO_ROOM);
+    assert_int_equal(mem_claim(second, "process", 100, &text), ERR_NO_ROOM);
+    assert_int_equal(mem_seal(second, &text), ERR_OK); /* outside it may be less */
+    assert_int_equal(mem_seal(first, &text), ERR_OK);
+    mem_destroy(second);
+    mem_destroy(first);
 }
 
 int main(void) {
@@ -119,6 +157,7 @@ int main(void) {
         cmocka_unit_test(test_arena_clear_keeps_moderate_memory),
         cmocka_unit_test(test_err_prefix_keeps_the_sentence),
         cmocka_unit_test(test_mem_holds_boot_to_the_plan),
+        cmocka_unit_test(test_mem_stages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

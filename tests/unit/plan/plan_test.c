@@ -120,11 +120,15 @@ static void exact_budget_fits_one_byte_less_does_not(void **state) {
         budget.total_bytes = least + more;
         make(&fake, &options, &budget);
         assert_int_equal(plan.kv_tokens, rounded + options.block_size);
-        /* Too little even for the weights: they are named. */
-        budget.total_bytes = fake.weights_bytes - 1;
+        /* Too little even for the weights: they are named, and what there is for them. */
+        uint64_t process = plan.ranks[0].lines[plan.ranks[0].line_count - 2].bytes;
+        budget.total_bytes = process + fake.weights_bytes - 1;
         make(&fake, &options, &budget);
         assert_false(plan.fits);
         assert_memory_equal(plan.verdict.text, "weights needs ", 14);
+        assert_string_equal(plan.refusal.reason, "weights");
+        assert_int_equal(plan.refusal.wanted_bytes, fake.weights_bytes);
+        assert_int_equal(plan.refusal.free_bytes, fake.weights_bytes - 1);
         assert_int_equal(plan.block_count, 0);
     }
 }
