@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "cmd/cmd_memory.h"
 #include "cmd/cmd_model.h"
 #include "cmd/cmd_template.h"
 
@@ -58,6 +59,7 @@ enum err cmd_session_open(const struct options *options, const char *model_name,
         cmd_session_close(&session);
         return e;
     }
+    cmd_memory_settle(&session.boot.plan, session.model, boot.prefault, true);
     session.load_ms = (double) (clock_now_ns() - started_ns) / 1e6;
     *out = session;
     return ERR_OK;

@@ -22,6 +22,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "cmd/cmd.h"
+#include "cmd/cmd_memory.h"
 #include "cmd/cmd_model.h"
 #include "cmd/cmd_process.h"
 #include "cmd/cmd_worker.h"
@@ -158,6 +159,8 @@ static void on_worker_change(uv_async_t *handle) {
     frontend->api_options.model_len_max = plan->model_len_max;
     api_set_model(frontend->api, &frontend->api_options);
     cmd_worker_log_plan(plan);
+    cmd_memory_settle(plan, frontend->model,
+                      options_bool(frontend->setup->local_worker, OPT_PREFAULT), false);
     become_ready(frontend);
 }
 
@@ -193,6 +196,7 @@ static enum err start_worker(struct frontend *frontend, struct err_text *text) {
         .queue_prompt_bytes_max = frontend->api_options.queue_prompt_bytes_max,
         .instance = cmd_process_draw_instance(),
         .device_bytes = frontend->setup->local_device_bytes,
+        .has_frontend = true,
     };
     enum err e = cmd_worker_create(&setup, frontend->model, tokenizer_digest(frontend->tokenizer),
                                    frontend->setup->bus, text, &frontend->worker);

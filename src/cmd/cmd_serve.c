@@ -38,12 +38,6 @@ extern char **environ;
 
 /* --- one process -------------------------------------------------------------------------- */
 
-static bool is_one_process(const struct graph *graph, const struct options *flags) {
-    return graph->kind == GRAPH_AGG && graph->sections[GRAPH_VLLM_WORKER].replica_count == 1 &&
-           graph->sections[GRAPH_FRONTEND].replica_count == 1 && !options_text(flags, OPT_NATS) &&
-           !options_text(flags, OPT_BUS_LISTEN);
-}
-
 /* Each of the component's devices has at least so many; 0: no devices were given. */
 static uint64_t device_bytes_of(const struct graph_plan *plan, enum graph_section_id section) {
     for (uint32_t i = 0; plan->has_place && i < plan->component_count; i++)
@@ -485,7 +479,7 @@ static int serve(const struct cmd_graph_line *line, const struct graph *graph,
     }
     int status;
     if (e) status = cmd_fail(e, &text);
-    else if (is_one_process(graph, line->flags))
+    else if (graph_plan_is_one_process(graph, line->flags))
         status = serve_in_one_process(graph, device_bytes_of(&plan, GRAPH_VLLM_WORKER));
     else status = serve_as_fleet(graph, line->flags, target, &plan);
     graph_plan_release(&plan);

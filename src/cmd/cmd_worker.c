@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "cmd/cmd.h"
 #include "cmd/cmd_bus.h"
+#include "cmd/cmd_memory.h"
 #include "cmd/cmd_model.h"
 #include "cmd/cmd_process.h"
 #include "cmd/cmd_system_port.h"
@@ -168,6 +169,8 @@ enum err cmd_worker_create(const struct cmd_worker_setup *setup, const struct mo
         .is_node = !setup->is_supervised,
     };
     e = read_handoff(setup, text, &worker.handoff);
+    worker.budget.process.has_frontend = setup->has_frontend;
+    worker.budget.process.has_transfer = setup->is_prefill || worker.handoff.rule.is_remote;
     if (e) return e;
     return worker_create(&worker, model, bus, setup->instance, text, out);
 }
@@ -236,6 +239,8 @@ static void become_ready(struct process *process) {
     process->phase = SERVING;
     const struct plan *plan = worker_get_plan(process->worker);
     cmd_worker_log_plan(plan);
+    cmd_memory_settle(plan, process->model, options_bool(process->base.options, OPT_PREFAULT),
+                      false);
     struct report report = {.kind = REPORT_READY};
     snprintf(report.text, sizeof report.text, "%u blocks", plan->block_count);
     report_send(process->base.report_fd, &report);

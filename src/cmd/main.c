@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cmd/cmd.h"
+#include "cmd/cmd_memory.h"
 #include "model/model_resolve.h"
 
 static const struct {
@@ -68,6 +69,7 @@ static void be_first_process(void) {
 int main(int argc, char **argv) {
     /* A reader that leaves is an error of write(), not a death (behaviour.md 4). */
     signal(SIGPIPE, SIG_IGN);
+    cmd_memory_configure();
     if (getpid() == 1) be_first_process();
     model_resolve_configure(getenv("HF_HUB_CACHE"), getenv("HF_HOME"), getenv("XDG_CACHE_HOME"),
                             getenv("HOME"));

@@ -728,10 +728,15 @@ static void copy_flags(struct section_reader *reader) {
         enum option_id id = (enum option_id) i;
         struct graph_schema_key key = graph_schema_key(reader->id, option_get(id)->name);
         bool is_frontend_model = reader->id == GRAPH_FRONTEND && id == OPT_MODEL;
-        if (key.kind != GRAPH_KEY_OPTION && id != OPT_API_KEY) continue;
+        /* No keys of a file, and yet a section's own. */
+        bool is_flag_only = id == OPT_API_KEY || id == OPT_FORCE;
+        if (key.kind != GRAPH_KEY_OPTION && !is_flag_only) continue;
         if (id == OPT_API_KEY && reader->id != GRAPH_FRONTEND) continue;
+        if (id == OPT_FORCE && reader->id != GRAPH_VLLM_WORKER &&
+            reader->id != GRAPH_PREFILL_WORKER)
+            continue;
         bool is_given = options_is_set(flags, id) || options_is_auto(flags, id);
-        if (!is_given || (key.id != id && !is_frontend_model && id != OPT_API_KEY)) continue;
+        if (!is_given || (key.id != id && !is_frontend_model && !is_flag_only)) continue;
         enum option_source source = options_source(reader->section->options, id);
         if (options_copy(reader->section->options, flags, id)) reader->all->is_out_of_memory = true;
         if (source < options_source(flags, id) || source == SOURCE_DEFAULT)

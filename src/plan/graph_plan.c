@@ -7,6 +7,7 @@
 #include "backend/tensor_parallel.h"
 #include "base/alloc.h"
 #include "base/num.h"
+#include "device/device_process.h"
 
 #define IDLE_ATTEMPTS 32
 
@@ -300,6 +301,23 @@ static const struct device *smallest_device(const struct graph_plan *plan, uint3
     return &devices->items[0];
 }
 
+bool graph_plan_is_one_process(const struct graph *graph, const struct options *flags) {
+    return graph->kind == GRAPH_AGG && graph->sections[GRAPH_VLLM_WORKER].replica_count == 1 &&
+           graph->sections[GRAPH_FRONTEND].replica_count == 1 &&
+           !(flags && (options_text(flags, OPT_NATS) || options_text(flags, OPT_BUS_LISTEN)));
+}
+
+/* As the worker itself will say (cmd_worker_create). */
+static void set_process(const struct graph *graph, const struct graph_plan_target *target,
+                        struct graph_plan_component *component) {
+    const struct options *options = graph->sections[component->section].options;
+    component->budget.process =
+        (struct plan_process){.library_bytes = device_process_library_bytes(),
+                              .has_frontend = graph_plan_is_one_process(graph, target->flags),
+                              .has_transfer = component->section == GRAPH_PREFILL_WORKER ||
+                                              options_bool(options, OPT_REMOTE_PREFILL)};
+}
+
 static void set_budget(const struct graph_plan_target *target, const struct graph_plan *plan,
                        uint32_t index, uint32_t worker_count,
                        struct graph_plan_component *component) {
@@ -395,6 +413,7 @@ static enum err plan_components(const struct graph *graph, const struct graph_pl
     plan->fits = !has_devices || plan->has_place;
     for (uint32_t i = 0; !e && i < plan->component_count; i++) {
         struct graph_plan_component *component = &plan->components[i];
+        set_process(graph, target, component);
         set_budget(target, plan, i, worker_count, component);
         component->layer_count = component->model.spec.layer_count;
         e = plan_component(component);

@@ -24,6 +24,9 @@ struct graph_plan_target {
     bool is_mended;
 };
 
+/* One process holds frontend and worker: agg with one of each and no bus for others. */
+bool graph_plan_is_one_process(const struct graph *graph, const struct options *flags);
+
 struct graph_plan_component {
     enum graph_section_id section;
     uint32_t replica_count;

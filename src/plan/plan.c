@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "base/num.h"
-#include "base/team.h"
 
 /* KV by default on the CPU: behaviour.md 3. */
 #define KV_DEFAULT_REQUESTS 8
@@ -19,27 +18,6 @@
 #define KV_DEFAULT_AVAILABLE_SHARE 4
 /* A shrunk max-model-len below this would refuse most chats: better to say that it does not fit. */
 #define LEN_SHRUNK_MIN 256u
-
-/* The line "process": upper bounds, so marked estimated.  Stacks: every service thread (loop, bus,
- * transfer, signal, tokenizer pool) has PROCESS_STACK_BYTES.  Heap: two arenas' slack, connections
- * and queue; a vocabulary costs its strings, merges, hash tables and word caches; a running
- * request its ids, logprobs and text.  Libraries: resident pages of the shared ones. */
-#define PROCESS_SERVICE_THREADS 8
-#define PROCESS_STACK_BYTES ((uint64_t) 1 << 20)
-#define PROCESS_HEAP_BYTES ((uint64_t) 48 << 20)
-#define PROCESS_VOCAB_ENTRY_BYTES 512
-#define PROCESS_TOKEN_BYTES 16
-#define PROCESS_LIBRARY_BYTES ((uint64_t) 24 << 20)
-
-static uint64_t process_bytes(const struct model_spec *spec,
-                              const struct backend_options *options) {
-    uint64_t bytes = PROCESS_HEAP_BYTES + PROCESS_LIBRARY_BYTES;
-    bytes += PROCESS_SERVICE_THREADS * PROCESS_STACK_BYTES;
-    bytes += (uint64_t) options->thread_count * TEAM_STACK_BYTES;
-    bytes += (uint64_t) spec->vocab_size * PROCESS_VOCAB_ENTRY_BYTES;
-    return bytes + (uint64_t) options->batched_tokens_max * PROCESS_TOKEN_BYTES +
-           (uint64_t) options->seat_count * PROCESS_TOKEN_BYTES * 1024;
-}
 
 /* What every choice below is made from. */
 struct costs {
@@ -52,14 +30,15 @@ struct costs {
 };
 
 static void collect_costs(const struct model_spec *spec, const struct backend *backend,
-                          const struct backend_options *options, bool is_card, struct plan *plan,
-                          struct costs *costs) {
+                          const struct backend_options *options, const struct plan_budget *budget,
+                          struct plan *plan, struct costs *costs) {
     const struct backend_ops *ops = backend_ops_of(backend);
     for (uint32_t rank = 0; rank < plan->rank_count; rank++) {
         struct mem_plan *lines = &plan->ranks[rank];
         ops->plan(backend, rank, lines);
-        if (rank == 0 && !is_card) {
-            mem_plan_add(lines, MEM_CONTEXT, process_bytes(spec, options), PLAN_PROCESS);
+        if (rank == 0 && !budget->is_card) {
+            mem_plan_add(lines, MEM_CONTEXT, plan_process_bytes(&budget->process, spec, options),
+                         PLAN_PROCESS);
             struct mem_line *line = &lines->lines[lines->line_count - 1];
             line->is_outside = line->is_estimated = true;
         }
@@ -318,7 +297,7 @@ enum err plan_make(const struct model_spec *spec, const struct backend *backend,
     out->model_len_max = options->model_len_max;
     out->device_bytes = budget->total_bytes;
     out->is_shared = is_shared && options->rank_count > 1;
-    collect_costs(spec, backend, options, budget->is_card, out, &costs);
+    collect_costs(spec, backend, options, budget, out, &costs);
     struct limit limit = {budget->available_bytes, "available memory of"};
     if (budget->utilization > 0)
         limit = (struct limit){(uint64_t) floor(budget->utilization * (double) budget->total_bytes),

@@ -13,20 +13,21 @@
 #include "backend/tensor_parallel.h"
 #include "base/err.h"
 #include "base/mem.h"
+#include "plan/plan_process.h"
 
 #define PLAN_RANKS_MAX TENSOR_PARALLEL_MAX
-#define PLAN_PROCESS "process" /* the line that is no buffer of the backend */
 
 /* The room there is. */
 struct plan_budget {
-    uint64_t total_bytes;     /* of the device; CPU: the smaller of RAM and cgroup limit */
-    uint64_t available_bytes; /* CPU: min(MemAvailable, cgroup limit minus use) */
-    double utilization;       /* gpu-memory-utilization; 0: not written (the machine's own CPU
+    uint64_t total_bytes;        /* of the device; CPU: the smaller of RAM and cgroup limit */
+    uint64_t available_bytes;    /* CPU: min(MemAvailable, cgroup limit minus use) */
+    double utilization;          /* gpu-memory-utilization; 0: not written (the machine's own CPU
                                  only: KV by the rule of behaviour.md 3) */
-    uint64_t kv_bytes;        /* --kv-cache-memory-bytes; 0: by the rules */
-    bool may_shrink_len;      /* max-model-len was not written: it may shrink to fit */
-    bool is_card;             /* a GPU: the process's own heap and stacks are not on it */
-    bool is_shared;           /* all ranks are on this one device; so it is, too, without a written
+    uint64_t kv_bytes;           /* --kv-cache-memory-bytes; 0: by the rules */
+    bool may_shrink_len;         /* max-model-len was not written: it may shrink to fit */
+    struct plan_process process; /* what else the process holds; no matter for a card */
+    bool is_card;                /* a GPU: the process's own heap and stacks are not on it */
+    bool is_shared; /* all ranks are on this one device; so it is, too, without a written
                                  utilization */
 };
 

@@ -15,13 +15,14 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/team.h"
 #include "device/device_watch.h"
 #include "model/model.h"
 #include "worker/worker_boot.h"
 #include "worker/worker_core.h"
 #include "worker/worker_heart.h"
 
-#define STACK_BYTES (4u << 20)
+#define STACK_BYTES (2u << 20)  /* planned: plan_process.c */
 #define MESSAGES_MAX 256u       /* taken between two steps */
 #define STATUS_GAP_US 5000u     /* the load shown to others is at most this old while stepping */
 #define DRAIN_GRACE_US 1000000u /* idle this long, what is finished is taken for heard */
@@ -157,6 +158,7 @@ static enum err boot(struct worker *worker) {
     struct err_text text = {""};
     enum err e = worker_boot_open(&options, worker->model, progress, worker, &text, &worker->boot);
     if (!e) {
+        if (o->prefault) team_prefault_stack();
         atomic_store(&worker->has_plan, true);
         return ERR_OK;
     }

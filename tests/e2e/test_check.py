@@ -198,7 +198,8 @@ class Miniature(unittest.TestCase):
 
     def test_forced_it_dies_by_name(self):
         self.start("--force")
-        self.line_with(r"PrefillWorker.0: given up: [\w ]+ needs [\d.]+ MiB and [\d.]+ MiB of the budget of 400.0 MiB")
+        self.line_with(r"PrefillWorker.0: given up: loading ended at stage [\w ,]+: [\w ]+ needs [\d.]+ \w+ and [\d.]+ \w+ "
+                       r"of the budget of 400.0 MiB are free; the [\d.]+ MiB taken before are given back")
 
     def test_with_the_key_it_answers(self):
         key = "--PrefillWorker.tensor-parallel-size=4"

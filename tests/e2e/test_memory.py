@@ -1,0 +1,151 @@
+"""Memory is as planned: after a maximal step with --prefault the process has within 1 % of the planned
+bytes, as /proc counts them; before that never more; what does not fit is refused, and forced ends in
+the stage it must."""
+import json
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import unittest
+import urllib.request
+
+from harness import BINARY, MODEL, WAIT_S, clean_environment
+
+SEATS, TOKENS = 4, 128
+
+
+def used_bytes(pid):
+    """Private and shared resident bytes; of mapped weights this process's share."""
+    used, is_weights = 0, False
+    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            is_weights = line.endswith((".gguf", ".safetensors"))
+        elif key == ("Pss" if is_weights else "Rss"):
+            used += int(value.split()[0]) * 1024
+    return used
+
+
+class Process:
+    def __init__(self, *arguments, command="serve"):
+        self.process = subprocess.Popen([BINARY, command, *arguments], stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.PIPE, text=True, env=clean_environment())
+        self.pid, self.most, self.log = self.process.pid, 0, ""
+
+    def line_with(self, pattern):
+        for line in self.process.stderr:
+            self.log += line
+            if self.process.poll() is None:
+                self.most = max(self.most, used_bytes(self.pid))
+            found = re.search(pattern, line)
+            if found:
+                return found
+        raise AssertionError(self.log)
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        rest = self.process.communicate(timeout=WAIT_S)[1]
+        self.log += rest
+        return self.process.returncode
+
+
+def planned_bytes(*arguments):
+    done = subprocess.run([BINARY, "plan", *arguments, "--explain"], capture_output=True, text=True,
+                          env=clean_environment(), timeout=WAIT_S)
+    return sum(int(found) for found in re.findall(r"^  total +(\d+)$", done.stdout, re.M)), done
+
+
+class Memory(unittest.TestCase):
+    LIMITS = ("--max-num-seqs", str(SEATS), "--max-num-batched-tokens", str(SEATS * TOKENS), "--max-model-len", "512")
+
+    def maximal_steps(self, url, count):
+        """Every seat taken at once, every step as full as it may be."""
+        def ask(index):
+            body = json.dumps({"model": "m", "prompt": [100 + (7 * i + index) % 900 for i in range(TOKENS)],
+                               "max_tokens": 8, "ignore_eos": True, "logprobs": 5, "temperature": 1})
+            request = urllib.request.Request(url + "/v1/completions", body.encode(), {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=WAIT_S * 4) as answer:
+                self.answers.append(json.load(answer)["usage"]["completion_tokens"])
+        self.answers = []
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(self.answers, [8] * count)
+
+    def check(self, *arguments, prefault=True):
+        arguments = (*arguments, *self.LIMITS)
+        planned, done = planned_bytes(*arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        process = Process(*arguments, "--port", "0", "--served-model-name", "m", *(("--prefault",) if prefault else ()))
+        try:
+            shown = process.line_with(r"memory: planned ([\d.]+) MiB, measured ([\d.]+) MiB")
+            self.assertAlmostEqual(float(shown[1]) * 2**20, planned, delta=2**20)
+            url = process.line_with(r"ready: \S+ on (http://\S+)")[1]
+            self.maximal_steps(url, 2 * SEATS)
+            used = used_bytes(process.pid)
+            self.assertLessEqual(process.most, planned)
+            if prefault:
+                self.assertLessEqual(abs(used - planned), used / 100, f"planned {planned}, used {used}")
+            else:
+                self.assertLessEqual(used, planned)
+        finally:
+            status = process.end()
+        self.assertEqual(status, 0, process.log)
+
+    def test_demo(self):
+        self.check("-m", MODEL, "--threads", "2")
+
+    def test_demo_without_prefault(self):
+        self.check("-m", MODEL, "--threads", "2", prefault=False)
+
+    def test_ranks(self):
+        self.check("-m", MODEL, "--threads", "4", "--tensor-parallel-size", "3")
+
+    def test_dummy(self):
+        self.check("-m", "smollm2-135m", "--load-format", "dummy", "--dummy-type", "bf16", "--threads", "1")
+
+    def test_ranks_share_the_machine(self):
+        """All ranks of the machine's own CPU draw on one budget, also where a utilization is written."""
+        done = {}
+        for ranks in (1, 3):
+            out = subprocess.run([BINARY, "plan", "-m", MODEL, "--gpu-memory-utilization", "0.5", "--json",
+                                  "--tensor-parallel-size", str(ranks), *self.LIMITS],
+                                 capture_output=True, text=True, env=clean_environment(), timeout=WAIT_S)
+            done[ranks] = json.loads(out.stdout)["components"][0]["per_device"]["kv_tokens"]
+        self.assertLessEqual(done[3], done[1] * 1.01)
+
+
+class Forced(unittest.TestCase):
+    """--force boots what the plan refuses: the loader ends by itself, and says where."""
+
+    def refused_and_forced(self, *arguments):
+        arguments = ("-m", MODEL, *arguments, "--port", "0")
+        done = subprocess.run([BINARY, "serve", *arguments], capture_output=True, text=True,
+                              env=clean_environment(), timeout=WAIT_S)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertNotIn("loading ended", done.stderr)
+        done = subprocess.run([BINARY, "serve", *arguments, "--force"], capture_output=True, text=True,
+                              env=clean_environment(), timeout=WAIT_S)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        return done.stderr
+
+    def test_stages(self):
+        said = {}
+        for size in (30, 88, 100, 150, 170, 200):
+            said[size] = self.refused_and_forced("--devices", f"cpu:{size}MiB", "--gpu-memory-utilization", "1",
+                                                 "--max-model-len", "4096", "--max-num-seqs", "4",
+                                                 "--max-num-batched-tokens", "256")
+        text = "".join(said.values())
+        for stage in ("process", "embeddings", r"layers, layer \d+ of 30", "kv"):
+            self.assertRegex(text, rf"loading ended at stage {stage}: [\w ]+ needs [\d.]+ (MiB|bytes) and "
+                                   r"[\d.]+ (MiB|bytes) of the budget of [\d.]+ MiB are free; "
+                                   r"the [\d.]+ (MiB|bytes) taken before are given back")
+
+
+if __name__ == "__main__":
+    unittest.main()
