@@ -15,7 +15,7 @@ static const char screen[] =
     "  gramme plan -m MODEL [--explain]    the memory it will use, before a byte is loaded;\n"
     "                                      --input-len N: how fast, and how to split the cards\n"
     "  gramme check GRAPH -f FILE          what is wrong with a graph file, and how to mend it\n"
-    "  gramme bench engine|router|serve|xfer   measure\n"
+    "  gramme bench engine|load|router|serve|xfer   measure\n"
     "  gramme tokenize -m MODEL            text on stdin to token ids\n"
     "  gramme render -m MODEL --input F    messages to the prompt's bytes\n"
     "  gramme doctor                       this machine: what to mend before serving\n"
@@ -45,7 +45,7 @@ static const struct {
      "gramme plan [GRAPH] (-f FILE | -m MODEL) [--devices 16xA100-40GB] [OPTIONS]"},
     {"check", OPTION_CHECK, "gramme check [GRAPH] -f FILE|- [--devices 16xA100-40GB] [OPTIONS]"},
     {"bench", OPTION_BENCH,
-     "gramme bench engine -m MODEL [OPTIONS] | gramme bench router|serve|xfer --help"},
+     "gramme bench engine|load -m MODEL [OPTIONS] | gramme bench router|serve|xfer --help"},
     {"tokenize", OPTION_TOKENIZE, "gramme tokenize -m MODEL [OPTIONS] < TEXT"},
     {"doctor", OPTION_DOCTOR, "gramme doctor [--json]"},
     {"render", OPTION_RENDER, "gramme render (-m MODEL | --template F) --input FILE"},

@@ -267,27 +267,45 @@ bool cmd_model_has_bar(void) {
     return isatty(STDERR_FILENO) && !(term && strcmp(term, "dumb") == 0);
 }
 
+/* "1.2 of 2.9 GiB  850 MB/s  2 s left" */
+static void describe_progress(uint64_t done_bytes, uint64_t total_bytes, uint64_t age_ns, char *out,
+                              size_t room) {
+    double seconds = (double) age_ns / 1e9, rate = seconds > 0 ? (double) done_bytes / seconds : 0;
+    double unit = total_bytes >= 1u << 30 ? 1u << 30 : 1u << 20;
+    int bytes = snprintf(out, room, "%.1f of %.1f %s", (double) done_bytes / unit,
+                         (double) total_bytes / unit, total_bytes >= 1u << 30 ? "GiB" : "MiB");
+    if (rate > 0 && bytes > 0 && (size_t) bytes < room)
+        snprintf(out + bytes, room - (size_t) bytes, ", %.0f MB/s, %.0f s left", rate / 1e6,
+                 (double) (total_bytes - done_bytes) / rate);
+}
+
 bool cmd_model_progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes) {
     (void) ctx;
-    static uint64_t drawn_ns;
+    static uint64_t drawn_ns, began_ns;
     bool is_done = done_bytes >= total_bytes;
     uint64_t now_ns = clock_now_ns();
+    if (!began_ns) began_ns = now_ns;
     if (!cmd_model_has_bar()) { /* a quick load says nothing: the caller's lines do */
         if (!drawn_ns) drawn_ns = now_ns;
         if (is_done || now_ns - drawn_ns < PLAIN_PROGRESS_NS) return true;
-        drawn_ns = now_ns;
-        log_info("loading %s: %u %%", stage, (unsigned) (done_bytes * 100 / total_bytes));
+    } else if (!is_done && now_ns - drawn_ns < 50000000u) {
         return true;
     }
-    if (!is_done && now_ns - drawn_ns < 50000000u) return true;
     drawn_ns = now_ns;
-    char bar[31];
-    unsigned filled = total_bytes ? (unsigned) (done_bytes * 30 / total_bytes) : 30;
-    for (unsigned i = 0; i < 30; i++) bar[i] = i < filled ? '#' : '.';
-    bar[30] = '\0';
-    fprintf(stderr, "\rloading [%s] %3u%% %-16.16s%s", bar,
-            total_bytes ? (unsigned) (done_bytes * 100 / total_bytes) : 100, stage,
-            is_done ? "\r\033[K" : "");
+    char amount[64];
+    describe_progress(done_bytes, total_bytes, now_ns - began_ns, amount, sizeof amount);
+    if (is_done) began_ns = drawn_ns = 0; /* the next one */
+    if (!cmd_model_has_bar()) {
+        log_info("loading %s: %u %%, %s", stage, (unsigned) (done_bytes * 100 / total_bytes),
+                 amount);
+        return true;
+    }
+    char bar[21];
+    unsigned filled = total_bytes ? (unsigned) (done_bytes * 20 / total_bytes) : 20;
+    for (unsigned i = 0; i < 20; i++) bar[i] = i < filled ? '#' : '.';
+    bar[20] = '\0';
+    if (is_done) fputs("\r\033[K", stderr);
+    else fprintf(stderr, "\r[%s] %-10.10s %-45.45s", bar, stage, amount);
     fflush(stderr);
     return true;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -194,7 +195,9 @@ static enum err plan_model(const struct cmd_graph_line *line, struct err_text *t
     enum err e =
         cmd_model_open(options, line->positional_count ? line->positional[0] : NULL, text, &model);
     if (!e) e = cmd_model_boot_options(options, model_get_spec(model), text, &boot_options);
-    if (!e) boot_options.backend.model = model;
+    /* A shape that stands for files elsewhere: what they would have mapped counts, too. */
+    bool is_made = strcasecmp(options_text(options, OPT_LOAD_FORMAT), "dummy") == 0;
+    if (!e && (is_made || model_weights_path(model, 0))) boot_options.backend.model = model;
     if (!e) e = worker_boot_plan(&boot_options, model_get_spec(model), text, &boot);
     if (!e) {
         print_plan(options, &boot_options, &boot, model_get_spec(model));

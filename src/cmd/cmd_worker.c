@@ -164,6 +164,7 @@ enum err cmd_worker_create(const struct cmd_worker_setup *setup, const struct mo
         .step_timeout_ms = options_ms(options, OPT_STEP_TIMEOUT),
         .prefault = boot.prefault,
         .is_forced = options_bool(options, OPT_FORCE),
+        .load_concurrency = (uint32_t) options_count(options, OPT_LOAD_CONCURRENCY),
         .name = setup->name,
         .http_port = setup->http_port,
         .is_node = !setup->is_supervised,
@@ -259,7 +260,9 @@ static void on_worker_change(uv_async_t *handle) {
         end(process, CMD_DONE);
         break;
     case WORKER_SERVING:
-        if (process->phase == LOADING) become_ready(process);
+        if (process->phase != LOADING) break;
+        if (!process->base.is_supervised) cmd_model_progress(NULL, "", 1, 1);
+        become_ready(process);
         break;
     case WORKER_LOADING: {
         struct report report = {.kind = REPORT_LOADING,
@@ -267,6 +270,8 @@ static void on_worker_change(uv_async_t *handle) {
                                 .total_bytes = status.total_bytes};
         snprintf(report.text, sizeof report.text, "%s", status.stage);
         report_send(process->base.report_fd, &report);
+        if (!process->base.is_supervised)
+            cmd_model_progress(NULL, status.stage, status.done_bytes, status.total_bytes);
         break;
     }
     case WORKER_DRAINING: break;

@@ -125,6 +125,9 @@ OPTION(CPU, "cpu", OPTION_WORD, ENGINE_COMMANDS, "engine", "", "auto", 0, 0,
        "auto|scalar|avx2|avx512", "force a body of the CPU kernels")
 OPTION(PREFAULT, "prefault", OPTION_BOOL, ENGINE_COMMANDS, "engine", "", "false", 0, 0, NULL,
        "touch all planned memory before ready")
+OPTION(LOAD_CONCURRENCY, "load-concurrency", OPTION_COUNT, GRAPH_COMMANDS | OPTION_WORKER, "engine",
+       "workers", "0", 0, 4096, NULL,
+       "workers of a node that load at once (0: one from a spinning disk, else all)")
 OPTION(SIM_STEP, "sim-step", OPTION_DURATION, ENGINE_COMMANDS, "engine", "ms", "0", 0, 1e6, NULL,
        "sim: time of a step")
 OPTION(SIM_TOKEN, "sim-token", OPTION_DURATION, ENGINE_COMMANDS, "engine", "ms", "0", 0, 1e6, NULL,
@@ -269,6 +272,8 @@ OPTION(GEN_TOKENS, "gen-tokens", OPTION_COUNT, OPTION_BENCH, "bench", "tokens", 
        "engine: tokens generated")
 OPTION(BATCH, "batch", OPTION_COUNT, OPTION_BENCH, "bench", "sequences", "1", 1, 8192, NULL,
        "engine: sequences at once")
+OPTION(COLD, "cold", OPTION_BOOL, OPTION_BENCH, "bench", "", "false", 0, 0, NULL,
+       "load: the page cache forgets the model's files first")
 OPTION(REPEAT, "repeat", OPTION_COUNT, OPTION_BENCH, "bench", "", "3", 1, 1000, NULL,
        "engine: repetitions; the median is printed")
 

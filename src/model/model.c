@@ -139,6 +139,12 @@ void model_tensor_will_need(const struct model *model, enum tensor_role role, ui
     madvise((void *) first, (uintptr_t) base + bytes - first, MADV_WILLNEED);
 }
 
+const char *model_weights_path(const struct model *model, uint32_t index) {
+    if (index < model->gguf.part_count) return model->gguf.parts[index].file.path;
+    index -= model->gguf.part_count;
+    return index < model->file_count ? model->files[index].path : NULL;
+}
+
 uint32_t model_mappings(const struct model *model, uint32_t room, struct model_mapping *out) {
     uint32_t count = 0;
     for (uint32_t i = 0; i < model->gguf.part_count && count < room; i++)

@@ -100,6 +100,8 @@ struct model_mapping {
     const void *base;
     uint64_t bytes;
 };
+/* The path of the index-th of them; NULL past the last, and for dummy weights. */
+const char *model_weights_path(const struct model *model, uint32_t index);
 uint32_t model_mappings(const struct model *model, uint32_t room, struct model_mapping *out);
 
 /* The same for all of the model's files: who has read what it wanted (tokenizer, template) keeps no

@@ -154,11 +154,17 @@ static enum err boot(struct worker *worker) {
                                           .engine = o->engine,
                                           .budget = o->budget,
                                           .prefault = o->prefault,
+                                          .load_concurrency = o->load_concurrency,
                                           .is_forced = o->is_forced};
     struct err_text text = {""};
     enum err e = worker_boot_open(&options, worker->model, progress, worker, &text, &worker->boot);
     if (!e) {
         if (o->prefault) team_prefault_stack();
+        double seconds = (double) worker->boot.stats.load_ns / 1e9;
+        double bytes = (double) worker->boot.stats.loaded_bytes;
+        if (model_weights_path(worker->model, 0) && o->ops != &sim_backend_ops)
+            log_info("loaded %s in %.2f s, %.2f GB/s", mem_size((uint64_t) bytes).text, seconds,
+                     bytes / 1e9 / seconds);
         atomic_store(&worker->has_plan, true);
         return ERR_OK;
     }

@@ -46,7 +46,8 @@ struct worker_options {
     struct backend_options backend;
     struct engine_options engine; /* block_count, vocab_size, eos are filled at boot */
     struct plan_budget budget;
-    bool is_forced; /* worker_boot_options */
+    bool is_forced;            /* worker_boot_options */
+    uint32_t load_concurrency; /* worker_boot_options */
     const struct backend_ops *ops;
     uint64_t tokenizer_digest;
     uint32_t sync_timeout_ms; /* 3,000 */

@@ -2,9 +2,12 @@
 #include "worker/worker_boot.h"
 
 #include <string.h>
+#include <time.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/num.h"
+#include "worker/worker_turn.h"
 
 void worker_boot_close(struct worker_boot *boot) {
     engine_destroy(boot->engine);
@@ -78,14 +81,49 @@ static void ask_as_wanted(struct worker_boot *boot) {
     plan->block_count = plan->wanted_blocks;
 }
 
+#define TURN_POLL_NS 50000000
+#define TURN_WAIT_MS_MAX 600000u /* then it is somebody else's trouble: we load */
+
+/* A dummy's weights are made, and the simulator loads nothing: no disk, no turn. */
+static enum err wait_for_turn(const struct worker_boot_options *options, const struct model *model,
+                              backend_progress_fn progress, void *progress_ctx,
+                              struct err_text *text, struct worker_turn *turn) {
+    const char *path = model_weights_path(model, 0);
+    if (!path || options->ops == &sim_backend_ops) return ERR_OK;
+    uint32_t concurrency =
+        options->load_concurrency ? options->load_concurrency : worker_turn_choose(model);
+    uint64_t until_ms = clock_now_ns() / 1000000 + TURN_WAIT_MS_MAX;
+    bool has_told = false;
+    while (!worker_turn_try(path, concurrency, turn)) {
+        if (!has_told)
+            log_info("waiting: %u workers of this node load from the same disk", concurrency);
+        has_told = true;
+        if (progress && !progress(progress_ctx, "waiting for its turn", 0, 1))
+            return err_set(text, ERR_CANCELLED, "loading was stopped");
+        if (clock_now_ns() / 1000000 > until_ms) {
+            log_warn("the others load for %u s already: loading beside them",
+                     TURN_WAIT_MS_MAX / 1000);
+            return ERR_OK;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = TURN_POLL_NS}, NULL);
+    }
+    return ERR_OK;
+}
+
 static enum err load(const struct worker_boot_options *options, const struct model *model,
                      backend_progress_fn progress, void *progress_ctx, struct err_text *text,
                      struct worker_boot *boot) {
     const struct plan *plan = &boot->plan;
+    struct worker_turn turn = {.fd = -1};
     enum err e = make_arenas(boot, text);
+    if (!e) e = wait_for_turn(options, model, progress, progress_ctx, text, &turn);
+    uint64_t started_ns = clock_now_ns();
     if (!e)
         e = options->ops->load(boot->backend, model, plan->block_count, boot->mems, progress,
                                progress_ctx, text);
+    worker_turn_give(&turn);
+    boot->stats = (struct worker_boot_stats){.loaded_bytes = model_weight_bytes(model),
+                                             .load_ns = clock_now_ns() - started_ns};
     for (uint32_t rank = 0; !e && rank < plan->rank_count; rank++) {
         e = mem_seal(boot->mems[rank], text);
         if (!e && options->prefault) mem_prefault(boot->mems[rank]);

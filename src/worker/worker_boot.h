@@ -17,10 +17,17 @@ struct worker_boot_options {
     struct engine_options engine;   /* block_count, model_len_max, vocab_size, eos are filled in */
     struct plan_budget budget;
     bool prefault;
+    uint32_t load_concurrency; /* workers of this node that load at once; 0: as the disk wants it */
     bool is_forced; /* boots what the plan refuses: loading ends by itself where it must */
 };
 
+struct worker_boot_stats {
+    uint64_t loaded_bytes; /* of weights, as stored */
+    uint64_t load_ns;      /* from the first stage to the last; waiting for a turn not counted */
+};
+
 struct worker_boot {
+    struct worker_boot_stats stats;
     struct backend *backend; /* owned */
     struct engine *engine;   /* owned */
     struct mem *mems[PLAN_RANKS_MAX];

@@ -120,6 +120,35 @@ class Memory(unittest.TestCase):
         self.assertLessEqual(done[3], done[1] * 1.01)
 
 
+class Loading(unittest.TestCase):
+    def test_bench_load(self):
+        for more in ((), ("--cold",)):
+            done = subprocess.run([BINARY, "bench", "load", "-m", MODEL, "--max-model-len", "512", "--json", *more],
+                                  capture_output=True, text=True, env=clean_environment(), timeout=WAIT_S * 2)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            figures = json.loads(done.stdout)
+            self.assertEqual(figures["file_bytes"], pathlib.Path(MODEL).stat().st_size)
+            self.assertLess(figures["load_s"], figures["ready_s"])
+        done = subprocess.run([BINARY, "bench", "load", "-m", "smollm2-135m", "--load-format", "dummy"],
+                              capture_output=True, text=True, env=clean_environment(), timeout=WAIT_S)
+        self.assertEqual(done.returncode, 2, done.stderr)
+
+    @unittest.skipUnless(shutil.which("nats-server") or pathlib.Path("/usr/sbin/nats-server").exists(), "no nats-server here")
+    def test_in_turn(self):
+        """One worker after the other, and what a graph's process holds is as planned."""
+        limits = Memory.LIMITS
+        process = Process("agg", "-m", MODEL, "--VllmWorker.ServiceArgs.workers=2", "--load-concurrency", "1",
+                          "--prefault", "--port", "0", "--served-model-name", "m", *limits)
+        try:
+            for _ in range(2):
+                shown = process.line_with(r"memory: planned ([\d.]+) MiB, measured ([\d.]+) MiB")
+                self.assertLessEqual(abs(float(shown[1]) - float(shown[2])), float(shown[2]) / 100, process.log)
+            process.line_with(r"ready: \S+ on (http://\S+)")
+        finally:
+            status = process.end()
+        self.assertEqual(status, 0, process.log)
+
+
 class Forced(unittest.TestCase):
     """--force boots what the plan refuses: the loader ends by itself, and says where."""
 
