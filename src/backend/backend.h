@@ -161,8 +161,8 @@ struct backend_ops {
     /* Adds every buffer of one rank but the KV region to *plan, by reason; block 0's bytes count
      * as workspace. */
     void (*plan)(const struct backend *backend, uint32_t rank, struct mem_plan *plan);
-    /* Everything that load takes but the KV region, which comes last, in its order: what is planned,
-     * what is refused and what fails when forced come from this one list.  NULL: the lines of plan,
+    /* Everything that load takes but the KV region, which comes last, in its order: what is planned
+     * or refused, and what fails when forced, come from this one list.  NULL: the lines of plan,
      * rank by rank. */
     void (*walk)(const struct backend *backend, backend_take_fn fn, void *ctx);
     /* Bytes of KV of one block on one rank, all layers. */

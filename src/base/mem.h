@@ -72,8 +72,8 @@ MUST_USE enum err mem_take(struct mem *mem, const char *reason, uint64_t bytes,
 MUST_USE enum err mem_map(struct mem *mem, const char *reason, struct err_text *text, void **out);
 MUST_USE enum err mem_claim(struct mem *mem, const char *reason, uint64_t bytes,
                             struct err_text *text);
-/* ERR_NO_ROOM when a line was taken short: plan and boot must agree to the byte.  A line outside the
- * arena is an upper bound. */
+/* ERR_NO_ROOM when a line was taken short: plan and boot must agree to the byte.  A line outside
+ * the arena is an upper bound. */
 MUST_USE enum err mem_seal(struct mem *mem, struct err_text *text);
 /* Claimed so far, lines outside the arena included: the planned total once it is sealed. */
 uint64_t mem_taken_bytes(const struct mem *mem);

@@ -1,4 +1,4 @@
-/* bench_load - gramme bench load: how long until a model could answer, beside what its disk gives. */
+/* bench_load - gramme bench load: how long until a model can answer, beside what its disk gives. */
 #ifndef GRAMME_CMD_BENCH_LOAD_H
 #define GRAMME_CMD_BENCH_LOAD_H
 

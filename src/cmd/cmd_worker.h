@@ -25,7 +25,7 @@ struct cmd_worker_setup {
     const char *bus_side;  /* this node's address towards the nats-server; NULL: loopback */
     bool is_prefill;
     bool is_supervised; /* whoever started it watches the node */
-    bool has_frontend; /* in this process */
+    bool has_frontend;  /* in this process */
 };
 
 /* `model` and `bus` are borrowed until worker_destroy. */

@@ -595,8 +595,8 @@ static void tell_progress(struct packing *packing) {
 }
 
 /* What was packed need not stay mapped beside its packed form: at most a chunk a thread does, and
- * that is less than what the plan holds for the time after loading (KV, heap).  The page cache keeps
- * it for the node's other workers. */
+ * that is less than what the plan holds for the time after loading (KV, heap).  The page cache
+ * keeps it for the node's other workers. */
 static void drop_rows(const struct packing *packing, const struct slice *slice, uint32_t first,
                       uint32_t end) {
     end = (uint32_t) num_min(end, slice->rows);
