@@ -1,8 +1,8 @@
 /* worker_boot: the plan is the allocator.  For hundreds of random legal configurations - models,
  * weight formats, bodies, degrees, seats, blocks, devices of their own or one for all - a budget of
  * exactly the planned bytes boots and serves a maximal step; one byte less is refused, and forced
- * it ends in the stage, at the buffer and with the wanted and free bytes that the plan named; so does
- * any smaller budget.  Sealed arenas hold the planned bytes, not one more, and a step writes
+ * it ends in the stage, at the buffer and with the wanted and free bytes that the plan named; so
+ * does any smaller budget.  Sealed arenas hold the planned bytes, not one more, and a step writes
  * nothing behind a buffer's end. */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
-/* worker_turn: as many turns as were asked for, a turn given back is free again, and so is one whose
- * holder was killed. */
+/* worker_turn: as many turns as were asked for, a turn given back is free again, and so is one
+ * whose holder was killed. */
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
