@@ -2,8 +2,8 @@
  *
  * Two passes over the same files: read() from end to end in large pieces, which is what the disk
  * (or the page cache) gives; then all that `gramme run` does before its first step.  With --cold
- * the page cache is asked to forget the files before each pass; a file that another process has mapped
- * stays there. */
+ * the page cache is asked to forget the files before each pass; a file that another process has
+ * mapped stays there. */
 #include "cmd/bench_load.h"
 
 #include <errno.h>
