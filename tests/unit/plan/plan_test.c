@@ -187,7 +187,7 @@ static void default_rule_of_the_cpu(void **state) {
     assert_true(plan.fits && plan.is_len_shrunk && plan.model_len_max < 8192);
     assert_true(plan.total_bytes <= budget.available_bytes);
     /* nothing sensible is left to shrink to */
-    fake = fake_make((uint64_t) 3600 << 20, 8 << 20);
+    fake = fake_make((uint64_t) 3700 << 20, 8 << 20);
     make(&fake, &usual, &budget);
     assert_false(plan.fits);
 }
