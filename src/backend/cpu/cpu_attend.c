@@ -47,7 +47,8 @@ static void set_head(const struct cpu_backend *cpu, uint32_t head, struct cpu_ta
     task->kv_head = head % each;
 }
 
-/* Query tokens a task: as many as fill CPU_QUERY_ROWS, fewer when threads would go idle. */
+/* Query tokens a task: as many as fill CPU_QUERY_ROWS, fewer when threads would go idle; not under
+ * two but for a large group, which is what the tasks are planned for (count_shapes). */
 static uint32_t query_step(const struct cpu_backend *cpu, const struct batch *batch) {
     uint32_t step = cpu->query_rows / cpu->group;
     while (step > 2) {
@@ -55,7 +56,7 @@ static uint32_t query_step(const struct cpu_backend *cpu, const struct batch *ba
         for (uint32_t i = 0; i < batch->row_count; i++)
             tasks += num_div_up(batch->rows[i].token_count, step);
         if (tasks * cpu->kv_heads >= 4 * (uint64_t) cpu->active_count) break;
-        step /= 2;
+        step = (uint32_t) num_max(2, step / 2);
     }
     return step;
 }
