@@ -13,9 +13,9 @@
 #define STREAMS 4               /* one a thread leaves memory banks idle */
 #define OUTPUTS 2048u
 #define COLUMNS 2048u
-#define ROWS 128u        /* of a prompt's chunk */
-#define ROUND_COUNT 24   /* short, many, the best: other work comes and goes */
-#define ROUND_NS_MAX 4e8 /* of each kind, in all */
+#define ROWS 128u               /* of a prompt's chunk */
+#define ROUND_COUNT 24          /* short, many, the best: other work comes and goes */
+#define ROUND_NS_MAX 400000000u /* of each kind, in all */
 
 struct rates {
     enum cpu_body body;
