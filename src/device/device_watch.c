@@ -15,8 +15,8 @@
 #include "base/log.h"
 #include "base/num.h"
 
-#define INTERVAL_MS 2000u /* slow enough to cost nothing, fast enough to be ahead of a load */
-#define STACK_BYTES (128u << 10)
+#define INTERVAL_MS 2000u      /* slow enough to cost nothing, fast enough to be ahead of a load */
+#define STACK_BYTES (1u << 20) /* address space: few pages of it are touched */
 #define MIB (1ull << 20)
 #define LOW_BYTES (256 * MIB)  /* beneath, or beneath 2 % of the machine, anything may be killed */
 #define SHM_BYTES (32 * MIB)   /* the transfer rings of two workers */
