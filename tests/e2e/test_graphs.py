@@ -666,8 +666,10 @@ class Views(unittest.TestCase):
     def test_json_log(self):
         with Graph(max_model_len=2048, log_format="json") as graph:
             graph.complete(PROMPTS[0])
-            lines = [json.loads(line) for line in graph.log().splitlines()]
-        self.assertIn("VllmWorker.1", {line.get("who") for line in lines})
+            def speakers():
+                whole = graph.log().rpartition("\n")[0]
+                return {json.loads(line).get("who") for line in whole.splitlines()}
+            wait_for(lambda: {"Frontend.0", "VllmWorker.0", "VllmWorker.1"} <= speakers(), "each one's lines")
 
 
 if __name__ == "__main__":
