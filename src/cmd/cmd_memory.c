@@ -95,13 +95,6 @@ static void fill_heap(const struct model *model, uint64_t planned_bytes) {
 
 /* --- plan beside measurement --------------------------------------------------------------- */
 
-static uint64_t planned_of(const struct plan *plan) {
-    uint64_t bytes = 0;
-    for (uint32_t rank = 0; rank < plan->rank_count; rank++)
-        bytes += mem_plan_total(&plan->ranks[rank]);
-    return bytes;
-}
-
 static void tell(const struct device_process *now, uint64_t planned, bool prefault, bool is_quiet) {
     double off = ((double) now->used_bytes - (double) planned) / (double) now->used_bytes * 100;
     char rest[96] = " (pages come with their first use)";
@@ -115,7 +108,7 @@ static void tell(const struct device_process *now, uint64_t planned, bool prefau
 
 void cmd_memory_settle(const struct plan *plan, const struct model *model, bool prefault,
                        bool is_quiet) {
-    uint64_t planned = planned_of(plan);
+    uint64_t planned = plan_sum_bytes(plan);
     malloc_trim(0);
     if (prefault) {
         dl_iterate_phdr(touch_object, NULL);

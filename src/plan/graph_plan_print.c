@@ -24,14 +24,6 @@ static void add_grouped(struct buf *out, uint64_t number, int width) {
     buf_add_format(out, "%*s", width, grouped);
 }
 
-static const struct mem_plan *widest_rank(const struct plan *plan) {
-    const struct mem_plan *widest = &plan->ranks[0];
-    for (uint32_t rank = 1; rank < plan->rank_count; rank++)
-        if (mem_plan_total(&plan->ranks[rank]) > mem_plan_total(widest))
-            widest = &plan->ranks[rank];
-    return widest;
-}
-
 /* --- the verdict ---------------------------------------------------------------------------- */
 
 static void add_verdict(const struct graph_plan *plan, struct buf *out) {
@@ -102,7 +94,7 @@ static void add_bar(const struct graph_plan_component *component, bool has_colou
     static const char *const colours[] = {"34", "33", "32", "2"};
     static const char marks[] = "#+=.";
     const struct plan *plan = component->plan;
-    const struct mem_plan *rank = widest_rank(plan);
+    const struct mem_plan *rank = plan_widest_rank(plan);
     uint64_t weights = mem_plan_kind_total(rank, MEM_WEIGHTS);
     uint64_t kv = mem_plan_kind_total(rank, MEM_KV), all = mem_plan_total(rank);
     double total = (double) num_max(plan->device_bytes, 1);
@@ -140,7 +132,7 @@ static void add_row(const struct graph_plan *plan, uint32_t index, bool has_colo
         return;
     }
     const struct plan *one = component->plan;
-    const struct mem_plan *rank = widest_rank(one);
+    const struct mem_plan *rank = plan_widest_rank(one);
     uint64_t weights = mem_plan_kind_total(rank, MEM_WEIGHTS);
     uint64_t kv = mem_plan_kind_total(rank, MEM_KV);
     uint64_t total = mem_plan_total(rank), other = total - weights - kv;
@@ -334,7 +326,7 @@ static void add_component(const struct graph_plan *plan, uint32_t index, struct 
         buf_add_string(out, ",\"per_device\":null,\"max_concurrency\":null}");
         return;
     }
-    const struct mem_plan *rank = widest_rank(one);
+    const struct mem_plan *rank = plan_widest_rank(one);
     buf_add_string(out, ",\"per_device\":{");
     add_field(out, "total_bytes", one->device_bytes);
     /* A rank's part of a shared budget is what it plans and what is free. */

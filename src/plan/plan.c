@@ -246,17 +246,14 @@ static void choose_blocks(struct plan *plan, const struct backend *backend,
 
 static void finish(struct plan *plan, const struct costs *costs, const struct plan_budget *budget,
                    struct limit limit) {
-    uint64_t sum = 0, widest = 0;
     for (uint32_t rank = 0; rank < plan->rank_count; rank++) {
         uint64_t kv_bytes;
         CHECK(num_mul(plan->block_count, costs->block_bytes[rank], &kv_bytes));
         mem_plan_add(&plan->ranks[rank], MEM_KV, kv_bytes, "kv");
-        uint64_t total = mem_plan_total(&plan->ranks[rank]);
-        sum += total;
-        widest = num_max(widest, total);
     }
     plan->kv_tokens = (uint64_t) plan->block_count * costs->block_size;
-    plan->total_bytes = costs->is_shared ? sum : widest;
+    plan->total_bytes =
+        costs->is_shared ? plan_sum_bytes(plan) : mem_plan_total(plan_widest_rank(plan));
     /* Without a written utilization the budget is what was planned (design.md 7). */
     plan->budget_bytes = budget->utilization > 0 || !plan->fits ? limit.bytes : plan->total_bytes;
     plan->limit_bytes = plan->budget_bytes;
@@ -317,4 +314,19 @@ enum err plan_make(const struct model_spec *spec, const struct backend *backend,
             mem_size(budget->total_bytes).text, mem_size(budget->available_bytes).text);
     }
     return ERR_OK;
+}
+
+const struct mem_plan *plan_widest_rank(const struct plan *plan) {
+    const struct mem_plan *widest = &plan->ranks[0];
+    for (uint32_t rank = 1; rank < plan->rank_count; rank++)
+        if (mem_plan_total(&plan->ranks[rank]) > mem_plan_total(widest))
+            widest = &plan->ranks[rank];
+    return widest;
+}
+
+uint64_t plan_sum_bytes(const struct plan *plan) {
+    uint64_t bytes = 0;
+    for (uint32_t rank = 0; rank < plan->rank_count; rank++)
+        bytes += mem_plan_total(&plan->ranks[rank]);
+    return bytes;
 }

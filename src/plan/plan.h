@@ -67,6 +67,11 @@ MUST_USE enum err plan_make(const struct model_spec *spec, const struct backend 
                             const struct backend_options *options, const struct plan_budget *budget,
                             struct err_text *text, struct plan *out);
 
+/* The rank that every other one stays within; one at least. */
+const struct mem_plan *plan_widest_rank(const struct plan *plan);
+/* Of all ranks together. */
+uint64_t plan_sum_bytes(const struct plan *plan);
+
 struct buf;
 /* The table a person reads: one row a reason, GiB; is_explained lists every buffer with bytes. */
 void plan_print(const struct plan *plan, const struct model_spec *spec, bool is_explained,

@@ -167,9 +167,8 @@ static enum err choose_device_share(struct chooser *chooser, uint32_t index) {
 /* Of the machine's own memory: the share that its rule takes (behaviour.md 3). */
 static enum err choose_cpu_share(struct chooser *chooser, uint32_t index) {
     const struct graph_plan_component *component = &chooser->plan.components[index];
-    uint64_t widest = 0, total = component->budget.total_bytes;
-    for (uint32_t i = 0; component->plan && i < component->plan->rank_count; i++)
-        widest = num_max(widest, mem_plan_total(&component->plan->ranks[i]));
+    uint64_t total = component->budget.total_bytes;
+    uint64_t widest = component->plan ? mem_plan_total(plan_widest_rank(component->plan)) : 0;
     if (!widest || !total || !component->plan->fits) return ERR_OK;
     double share = fmin(1, ceil(100 * (double) widest / (double) total) / 100);
     struct err_text reason;

@@ -41,15 +41,6 @@ static void add_verdict(const struct plan *plan, const struct model_spec *spec, 
                        plan->model_len_max, spec->context_tokens);
 }
 
-/* The widest rank: what every other one stays within. */
-static const struct mem_plan *widest_rank(const struct plan *plan) {
-    const struct mem_plan *widest = &plan->ranks[0];
-    for (uint32_t rank = 1; rank < plan->rank_count; rank++)
-        if (mem_plan_total(&plan->ranks[rank]) > mem_plan_total(widest))
-            widest = &plan->ranks[rank];
-    return widest;
-}
-
 static void add_lines(const struct mem_plan *lines, struct buf *out) {
     for (uint32_t i = 0; i < lines->line_count; i++) {
         const struct mem_line *line = &lines->lines[i];
@@ -74,17 +65,15 @@ static void add_row(const struct plan *plan, const char *name, uint64_t rank_byt
 
 /* One column a rank (the widest) and one of all. */
 static void add_table(const struct plan *plan, struct buf *out) {
-    const struct mem_plan *widest = widest_rank(plan);
-    uint64_t rank_bytes = mem_plan_total(widest), sum_bytes = 0;
+    const struct mem_plan *widest = plan_widest_rank(plan);
+    uint64_t rank_bytes = mem_plan_total(widest);
     if (plan->rank_count > 1)
         buf_add_format(out, "\n%-14s %10s %7u ranks\n", "GiB", "a rank", plan->rank_count);
     else buf_add_format(out, "\n%-14s %10s\n", "buffer", "GiB");
     for (int kind = MEM_WEIGHTS; kind <= MEM_KV; kind++)
         add_row(plan, kind_names[kind], mem_plan_kind_total(widest, (enum mem_kind) kind),
                 kind_sum(plan, kind), out);
-    for (uint32_t rank = 0; rank < plan->rank_count; rank++)
-        sum_bytes += mem_plan_total(&plan->ranks[rank]);
-    add_row(plan, "planned", rank_bytes, sum_bytes, out);
+    add_row(plan, "planned", rank_bytes, plan_sum_bytes(plan), out);
     if (plan->is_shared) { /* the ranks share one budget */
         buf_add_format(out, "%-14s %10s %10.3f\n", "budget", "", gib(plan->budget_bytes));
         buf_add_format(out, "%-14s %10s %10.3f\n", "free", "", gib(plan->headroom_bytes));
@@ -132,7 +121,7 @@ static void add_field(struct buf *out, const char *name, uint64_t value) {
 }
 
 void plan_print_json(const struct plan *plan, const struct model_spec *spec, struct buf *out) {
-    const struct mem_plan *widest = widest_rank(plan);
+    const struct mem_plan *widest = plan_widest_rank(plan);
     buf_add_format(out,
                    "{\"fits\":%s,\"components\":[{\"name\":\"" COMPONENT "\",\"replicas\":1,"
                    "\"tensor_parallel\":%u,\"devices\":[[",

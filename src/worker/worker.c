@@ -293,15 +293,9 @@ static void sleep_until_woken(struct worker *worker) {
     pthread_mutex_unlock(&worker->lock);
 }
 
-static uint64_t planned_bytes(const struct plan *plan) {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < plan->rank_count; i++) bytes += mem_plan_total(&plan->ranks[i]);
-    return bytes;
-}
-
 static void start_watch(struct worker *worker) {
     const struct device_watch_options options = {
-        .is_node = worker->options.is_node, .planned_bytes = planned_bytes(&worker->boot.plan)};
+        .is_node = worker->options.is_node, .planned_bytes = plan_sum_bytes(&worker->boot.plan)};
     if (device_watch_start(&options, &worker->watch))
         log_warn("nobody watches the memory: no thread for it");
 }

@@ -138,6 +138,17 @@ static inline struct fake_attempt *fake_find(struct fake_worker *worker, uint64_
     return NULL;
 }
 
+/* A TOKENS message of one entry. */
+static inline void fake_send_entry(struct fake_worker *worker, const struct fake_attempt *attempt,
+                                   const struct msg_tokens_entry *entry) {
+    struct msg_tokens tokens = {.entries = entry, .entry_count = 1};
+    struct buf out;
+    buf_init(&out, 0);
+    msg_encode_tokens(&tokens, &out);
+    fake_send(worker, attempt->from, &out);
+    buf_release(&out);
+}
+
 /* Tokens first .. end of one choice, as one TOKENS message. */
 static inline void fake_tokens(struct fake_worker *worker, const struct fake_attempt *attempt,
                                uint32_t choice, uint32_t first, uint32_t end, bool is_ack) {
@@ -180,12 +191,7 @@ static inline void fake_tokens(struct fake_worker *worker, const struct fake_att
         entry.prompt_logprobs = prompt;
         entry.prompt_logprob_count = attempt->prompt_count - 1;
     }
-    struct msg_tokens tokens = {.entries = &entry, .entry_count = 1};
-    struct buf out;
-    buf_init(&out, 0);
-    msg_encode_tokens(&tokens, &out);
-    fake_send(worker, attempt->from, &out);
-    buf_release(&out);
+    fake_send_entry(worker, attempt, &entry);
 }
 
 /* Its device goes: every live attempt is told so, then its process ends. */
@@ -198,12 +204,7 @@ static inline void fake_lose_device(struct fake_worker *worker) {
                                          .first_index = attempt->made[0],
                                          .finish = MSG_FINISH_LOST,
                                          .error = "the device is gone"};
-        struct msg_tokens tokens = {.entries = &entry, .entry_count = 1};
-        struct buf out;
-        buf_init(&out, 0);
-        msg_encode_tokens(&tokens, &out);
-        fake_send(worker, attempt->from, &out);
-        buf_release(&out);
+        fake_send_entry(worker, attempt, &entry);
     }
     fake_close(worker);
 }
