@@ -1,75 +1,19 @@
 /* bench_engine - see bench_engine.h. */
 #include "cmd/bench_engine.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <time.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/num.h"
-#include "base/team.h"
 #include "cmd/bench_stamp.h"
 #include "cmd/cmd.h"
 #include "cmd/cmd_model.h"
 #include "cmd/cmd_rates.h"
 #include "device/device_cpu.h"
 #include "plan/plan_predict.h"
-
-#define READ_BYTES (1ull << 30) /* far past any cache, so that memory is measured */
-#define READ_PASSES 4
-
-/* --- the ceiling: how fast this machine reads memory -------------------------------------- */
-
-struct reading {
-    const uint64_t *data;
-    uint64_t words;
-    uint64_t sums[TEAM_THREADS_MAX]; /* kept, so that the reads are not optimised away */
-};
-
-static void read_share(void *ctx, uint32_t thread, uint32_t thread_count) {
-    struct reading *reading = ctx;
-    uint64_t first = reading->words / thread_count * thread;
-    uint64_t end =
-        thread + 1 == thread_count ? reading->words : reading->words / thread_count * (thread + 1);
-    uint64_t a = 0, b = 0, c = 0, d = 0;
-    for (uint64_t i = first; i + 32 <= end; i += 32) {
-        const uint64_t *w = reading->data + i;
-        __builtin_prefetch(w + 512);
-        for (int k = 0; k < 32; k += 4) {
-            a += w[k];
-            b += w[k + 1];
-            c += w[k + 2];
-            d += w[k + 3];
-        }
-    }
-    reading->sums[thread] += a + b + c + d;
-}
-
-/* GB/s of the best pass, 0 when there is no memory for it. */
-static double measure_read_gb_per_s(uint32_t thread_count) {
-    void *data = mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data == MAP_FAILED) return 0;
-    madvise(data, READ_BYTES, MADV_HUGEPAGE);
-    memset(data, 1, READ_BYTES);
-    struct team *team = NULL;
-    struct reading reading = {.data = data, .words = READ_BYTES / 8};
-    double best = 0;
-    if (!team_create(thread_count, true, &team)) {
-        for (int pass = 0; pass < READ_PASSES; pass++) {
-            uint64_t started_ns = clock_now_ns();
-            team_run(team, read_share, &reading);
-            double rate = (double) READ_BYTES / (double) (clock_now_ns() - started_ns);
-            if (rate > best) best = rate;
-        }
-        team_destroy(team);
-    }
-    munmap(data, READ_BYTES);
-    return best;
-}
 
 /* --- one case ---------------------------------------------------------------------------- */
 
@@ -229,9 +173,9 @@ static enum err run_all(const struct options *options, struct model *model, stru
         e = err_set(text, ERR_USAGE, "--batch %u is more than --max-num-seqs %u", bench.batch,
                     boot_options.backend.seat_count);
     if (e) return e;
-    double ceiling = measure_read_gb_per_s(boot_options.backend.thread_count), tflops = 0, read;
+    double ceiling = 0, tflops = 0; /* what this machine's memory and cores give */
     e = cmd_rates_measure(boot_options.backend.thread_count, model_get_spec(model)->weight_type,
-                          boot_options.backend.numerics, text, &read, &tflops);
+                          boot_options.backend.numerics, text, &ceiling, &tflops);
     if (!e) e = worker_boot_open(&boot_options, model, cmd_model_progress, NULL, text, &boot);
     double *prefill = alloc_zero(repeat, sizeof *prefill),
            *decode = alloc_zero(repeat, sizeof *decode);

@@ -15,44 +15,15 @@
 #include "base/alloc.h"
 #include "plan/check.h"
 #include "plan/plan_auto.h"
+#include "plan/plan_rig.h"
 
 #define QWEN "/m/DeepSeek-R1-Distill-Qwen-32B"
-
-struct rig {
-    struct graph graph;
-    struct device_list devices;
-    struct graph_plan_target target;
-    struct graph_plan plan;
-    struct plan_auto chosen;
-    struct problem_list problems;
-};
-
-static void read_rig(struct rig *rig, enum graph_kind kind, const char *yaml, const char *devices) {
-    struct err_text text = {0};
-    memset(rig, 0, sizeof *rig);
-    struct graph_source source = {
-        .name = "rig", .yaml = (const uint8_t *) yaml, .bytes = strlen(yaml)};
-    enum err e = graph_read(kind, &source, &rig->problems, &rig->graph);
-    if (e) fail_msg("%s", rig->problems.items[0].message);
-    if (devices) assert_int_equal(device_list_parse(devices, NULL, &text, &rig->devices), ERR_OK);
-    rig->target = (struct graph_plan_target){.devices = &rig->devices,
-                                             .cpu_total_bytes = 24ull << 30,
-                                             .cpu_available_bytes = 20ull << 30,
-                                             .thread_count = 2};
-}
 
 static void start(struct rig *rig, enum graph_kind kind, const char *yaml, const char *devices) {
     struct err_text text = {0};
     read_rig(rig, kind, yaml, devices);
     assert_int_equal(plan_auto_choose(&rig->graph, &rig->target, &text, &rig->chosen), ERR_OK);
     assert_int_equal(graph_plan_make(&rig->graph, &rig->target, &text, &rig->plan), ERR_OK);
-}
-
-static void stop(struct rig *rig) {
-    graph_plan_release(&rig->plan);
-    graph_release(&rig->graph);
-    device_list_release(&rig->devices);
-    problem_release(&rig->problems);
 }
 
 static const char *value_of(const struct rig *rig, enum graph_section_id section,

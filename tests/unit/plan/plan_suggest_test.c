@@ -14,30 +14,13 @@
 
 #include "backend/tensor_parallel.h"
 #include "base/alloc.h"
+#include "plan/plan_rig.h"
 #include "plan/plan_suggest.h"
-
-struct rig {
-    struct graph graph;
-    struct device_list devices;
-    struct graph_plan_target target;
-    struct graph_plan plan;
-    struct problem_list problems;
-    struct plan_suggest suggest;
-};
 
 static void start_text(struct rig *rig, enum graph_kind kind, const char *yaml,
                        const char *devices) {
     struct err_text text = {0};
-    memset(rig, 0, sizeof *rig);
-    struct graph_source source = {
-        .name = "rig", .yaml = (const uint8_t *) yaml, .bytes = strlen(yaml)};
-    enum err e = graph_read(kind, &source, &rig->problems, &rig->graph);
-    if (e) fail_msg("%s", rig->problems.items[0].message);
-    if (devices) assert_int_equal(device_list_parse(devices, NULL, &text, &rig->devices), ERR_OK);
-    rig->target = (struct graph_plan_target){.devices = &rig->devices,
-                                             .cpu_total_bytes = 24ull << 30,
-                                             .cpu_available_bytes = 20ull << 30,
-                                             .thread_count = 2};
+    read_rig(rig, kind, yaml, devices);
     assert_int_equal(graph_plan_make(&rig->graph, &rig->target, &text, &rig->plan), ERR_OK);
 }
 
@@ -56,13 +39,6 @@ static void start(struct rig *rig, enum graph_kind kind, const char *model, cons
 static void suggest(struct rig *rig, const struct plan_suggest_load *load) {
     assert_int_equal(plan_suggest_make(&rig->graph, &rig->plan, &rig->target, load, &rig->suggest),
                      ERR_OK);
-}
-
-static void stop(struct rig *rig) {
-    graph_plan_release(&rig->plan);
-    graph_release(&rig->graph);
-    device_list_release(&rig->devices);
-    problem_release(&rig->problems);
 }
 
 /* place.c, which serve uses, finds room for it. */
