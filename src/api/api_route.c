@@ -173,9 +173,14 @@ static const struct route *find_route(const char *path) {
     return NULL;
 }
 
+/* route NULL: the server as a whole. */
+static const char *allowed_methods(const struct route *route) {
+    if (!route) return "GET, HEAD, POST, OPTIONS";
+    return strcmp(route->method, "GET") == 0 ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
+}
+
 static void answer_options(struct api_call *call, const struct route *route) {
-    bool is_get = strcmp(route->method, "GET") == 0;
-    const char *allow = is_get ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
+    const char *allow = allowed_methods(route);
     struct http_header headers[5] = {{"Allow", allow}};
     size_t count = 1;
     const char *asked = http_request_header(call->exchange, "access-control-request-headers");
@@ -211,6 +216,12 @@ void api_route(struct api_call *call) {
     const struct route *route = find_route(path);
     struct api_error error;
     buf_clear(&api->out);
+    bool is_options = strcmp(method, "OPTIONS") == 0;
+    if (is_options && (route || strcmp(path, "*") == 0)) {
+        call->is_quiet = !route || route->flags & IS_PROBE;
+        answer_options(call, route);
+        return;
+    }
     if (!route) {
         api_error_set(&error, 404, NULL, "there is nothing at %.200s", path);
         api_call_fail(call, &error);
@@ -218,16 +229,12 @@ void api_route(struct api_call *call) {
     }
     bool is_get = strcmp(route->method, "GET") == 0;
     call->is_quiet = route->flags & IS_PROBE;
-    if (strcmp(method, "OPTIONS") == 0) {
-        answer_options(call, route);
-        return;
-    }
     if (strcmp(method, route->method) != 0 && !(is_get && strcmp(method, "HEAD") == 0)) {
         api_error_set(&error, 405, NULL, "%.40s is not allowed at %.200s; use %s", method, path,
                       route->method);
         buf_clear(&api->out);
         api_error_render(&error, &api->out);
-        struct http_header allow = {"Allow", is_get ? "GET, HEAD, OPTIONS" : "POST, OPTIONS"};
+        struct http_header allow = {"Allow", allowed_methods(route)};
         api_call_send(call, 405, "application/json", &allow, 1, api->out.data, api->out.bytes);
         return;
     }

@@ -6,6 +6,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <time.h>
 #include <uv.h>
 
 #include "base/alloc.h"
@@ -42,7 +44,8 @@ struct conn {
     uint64_t request_index;
     uint64_t begun_us, last_us; /* last: when text came last; 0: none yet */
     uint64_t texts;
-    struct bench_samples arrivals; /* of texts, since begun_us; only with step_grid_us */
+    uint64_t stamp_us; /* when the kernel had what is read now; 0: it does not say */
+    struct bench_samples arrivals, looks; /* of texts, since begun_us; only with step_grid_us */
     uint64_t input_tokens, output_tokens, cached_tokens;
 };
 
@@ -101,13 +104,14 @@ static void note_failure(struct conn *conn, const char *text) {
 
 /* Each step gave one text, so no two texts are of the same step: what comes in the same slot of the
  * grid as the text after it is of an earlier one. */
-static void add_step_samples(struct conn *conn) {
+static void add_step_samples(const struct conn *conn, const struct bench_samples *times,
+                             struct bench_samples *out) {
     uint64_t grid_us = conn->run->load->step_grid_us, next_slot = UINT64_MAX;
-    for (size_t i = conn->arrivals.count; i > 0; i--) {
-        uint64_t at_us = conn->begun_us + conn->arrivals.us[i - 1];
+    for (size_t i = times->count; i > 0; i--) {
+        uint64_t at_us = conn->begun_us + times->us[i - 1];
         uint64_t slot = at_us / grid_us;
         if (slot >= next_slot) slot = next_slot - 1;
-        add_sample(&conn->run->result->steps, at_us - slot * grid_us);
+        add_sample(out, at_us - slot * grid_us);
         next_slot = slot;
     }
 }
@@ -144,7 +148,8 @@ static void finish(struct conn *conn) {
         result->output_tokens += conn->has_usage ? conn->output_tokens : conn->texts;
         result->without_usage += !conn->has_usage;
         add_sample(&result->whole, now_us - conn->begun_us);
-        add_step_samples(conn);
+        add_step_samples(conn, &conn->arrivals, &result->steps);
+        add_step_samples(conn, &conn->looks, &result->looks);
     }
     if (conn->must_close || conn->is_writing) {
         close_conn(conn);
@@ -232,7 +237,11 @@ static void take_event(struct conn *conn, const char *data, size_t bytes, uint64
         }
         conn->last_us = now_us;
         conn->texts++;
-        if (conn->run->load->step_grid_us) add_sample(&conn->arrivals, now_us - conn->begun_us);
+        if (conn->run->load->step_grid_us) {
+            uint64_t stamp_us = conn->stamp_us ? conn->stamp_us : now_us;
+            add_sample(&conn->arrivals, stamp_us - conn->begun_us);
+            add_sample(&conn->looks, now_us - conn->begun_us);
+        }
     }
     if (has(data, bytes, "\"usage\":{") || has(data, bytes, "\"usage\": {") ||
         has(data, bytes, "\"error\""))
@@ -311,8 +320,36 @@ static const llhttp_settings_t settings = {
     .on_message_complete = on_complete,
 };
 
+/* When the kernel had the first of the bytes that are to be read.  Its stamps are of the wall's
+ * clock. */
+static uint64_t read_stamp_us(const struct conn *conn) {
+    uv_os_fd_t fd;
+    char byte;
+    union {
+        char bytes[CMSG_SPACE(sizeof(struct timespec))];
+        struct cmsghdr align;
+    } control;
+    struct iovec piece = {&byte, 1};
+    struct msghdr message = {.msg_iov = &piece,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    struct timespec stamp;
+    if (uv_fileno((const uv_handle_t *) &conn->tcp, &fd)) return 0;
+    if (recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT) != 1) return 0;
+    const struct cmsghdr *at = CMSG_FIRSTHDR(&message);
+    if (!at || at->cmsg_level != SOL_SOCKET || at->cmsg_type != SCM_TIMESTAMPNS) return 0;
+    memcpy(&stamp, CMSG_DATA(at), sizeof stamp);
+    uint64_t now_us = clock_now_us(), wall_us = clock_wall_ns() / 1000;
+    uint64_t at_us = (uint64_t) stamp.tv_sec * 1000000 + (uint64_t) stamp.tv_nsec / 1000;
+    uint64_t age_us = wall_us - at_us;
+    return at_us <= wall_us && age_us <= now_us - conn->begun_us ? now_us - age_us : 0;
+}
+
+/* Called by libuv right before it reads. */
 static void on_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *out) {
     struct conn *conn = handle->data;
+    if (conn->run->load->step_grid_us) conn->stamp_us = read_stamp_us(conn);
     *out = uv_buf_init((char *) conn->run->read_buffer, READ_BYTES);
 }
 
@@ -384,6 +421,14 @@ static void send_request(struct conn *conn) {
         break_off(conn, "cannot write to the connection");
 }
 
+/* Without them the times are those of the look. */
+static void ask_for_stamps(const struct conn *conn) {
+    uv_os_fd_t fd;
+    int yes = 1;
+    if (uv_fileno((const uv_handle_t *) &conn->tcp, &fd) == 0)
+        (void) setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &yes, sizeof yes);
+}
+
 static void on_connected(uv_connect_t *connect, int status) {
     struct conn *conn = connect->data;
     if (status == UV_ECANCELED) return;
@@ -392,6 +437,7 @@ static void on_connected(uv_connect_t *connect, int status) {
         return;
     }
     uv_tcp_nodelay(&conn->tcp, 1);
+    if (conn->run->load->step_grid_us) ask_for_stamps(conn);
     uv_read_start((uv_stream_t *) &conn->tcp, on_buffer, on_read);
     send_request(conn);
 }
@@ -401,7 +447,7 @@ static void begin(struct conn *conn, uint64_t due_us) {
     struct run *run = conn->run;
     conn->begun_us = due_us;
     conn->last_us = conn->texts = 0;
-    conn->arrivals.count = 0;
+    conn->arrivals.count = conn->looks.count = 0;
     conn->input_tokens = conn->output_tokens = conn->cached_tokens = 0;
     conn->has_usage = conn->is_done = conn->is_failed = conn->must_close = false;
     if (conn->is_open) {
@@ -488,6 +534,7 @@ static void close_all(struct run *run) {
         buf_release(&run->conns[i].out);
         buf_release(&run->conns[i].text);
         alloc_free(run->conns[i].arrivals.us);
+        alloc_free(run->conns[i].looks.us);
     }
 }
 
@@ -527,6 +574,7 @@ void bench_client_release(struct bench_result *result) {
     alloc_free(result->gaps.us);
     alloc_free(result->whole.us);
     alloc_free(result->steps.us);
+    alloc_free(result->looks.us);
     *result = (struct bench_result){0};
 }
 

@@ -40,7 +40,10 @@ struct bench_result {
     struct bench_samples first; /* request -> first text */
     struct bench_samples gaps;  /* text -> next text */
     struct bench_samples whole; /* request -> end */
-    struct bench_samples steps; /* end of a token's step -> its text; only with step_grid_us */
+    /* Only with step_grid_us: from the end of a token's step until this machine's kernel had its
+     * text, by the kernel's own stamp; and until this client, which takes the connections in turn
+     * and reads what came meanwhile later, looked at it. */
+    struct bench_samples steps, looks;
     struct bench_reason reasons[BENCH_REASONS_MAX];
     uint32_t reason_count;
 };

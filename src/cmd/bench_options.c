@@ -60,7 +60,7 @@ static const struct argp_option option_list[] = {
     {"step-grid", KEY_GRID, "MS", 0,
      "The workers on this machine run with --sim-grid --sim-step MS: also measure from the end of "
      "a "
-     "token's step to its text",
+     "token's step until the kernel here had its text, and until this client looked at it",
      0},
     {"json", KEY_JSON, NULL, 0, "One line of JSON instead of the table", 0},
     {0},

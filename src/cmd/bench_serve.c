@@ -286,7 +286,8 @@ static int print_json(const struct bench *bench, struct bench_result *result,
         figures->stamp.date);
     bool has_memory = root && more && !json_object_update(root, more);
     if (has_memory && s->step_grid_ms > 0)
-        has_memory = !json_object_set_new(root, "step_to_text_ms", samples_json(&result->steps));
+        has_memory = !json_object_set_new(root, "step_to_text_ms", samples_json(&result->steps)) &&
+                     !json_object_set_new(root, "step_to_look_ms", samples_json(&result->looks));
     if (!has_memory) {
         fputs("gramme: no memory for the report\n", stderr);
         json_decref(root);
@@ -326,6 +327,7 @@ static void print_table(const struct bench *bench, struct bench_result *result,
     print_samples("ITL", &result->gaps);
     print_samples("request", &result->whole);
     print_samples("step to text", &result->steps);
+    print_samples("step to look", &result->looks);
     putchar('\n');
     if (figures->cpu_ms_per_request >= 0)
         printf("server CPU   %9.3f ms a request (process %d, all threads)\n",
@@ -415,7 +417,10 @@ int bench_serve_run(int argc, char **argv) {
             print_table(&bench, &result, &figures);
             status = CMD_DONE;
         }
-        if (result.done == 0) status = CMD_FAILED;
+        if (result.failed) {
+            fprintf(stderr, "gramme: %u of %u requests failed\n", result.failed, s->requests);
+            status = CMD_FAILED;
+        }
     }
     bench_client_release(&result);
     buf_release(&bench.members);

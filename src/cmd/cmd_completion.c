@@ -14,7 +14,7 @@ static const struct {
     {"serve", OPTION_SERVE, GRAPHS},   {"frontend", OPTION_FRONTEND, GRAPHS},
     {"worker", OPTION_WORKER, GRAPHS}, {"prefill", OPTION_WORKER, GRAPHS},
     {"top", OPTION_TOP, ""},           {"plan", OPTION_PLAN, GRAPHS},
-    {"check", OPTION_CHECK, GRAPHS},   {"bench", OPTION_BENCH, "engine router serve xfer"},
+    {"check", OPTION_CHECK, GRAPHS},   {"bench", OPTION_BENCH, "engine load router serve xfer"},
     {"tokenize", OPTION_TOKENIZE, ""}, {"render", OPTION_RENDER, ""},
     {"doctor", OPTION_DOCTOR, ""},
 };
@@ -50,7 +50,7 @@ int cmd_completion(int argc, char **argv) {
     }
     fputs("    help) words=\"", stdout);
     print_commands();
-    puts("\" ;;\n"
+    puts("help version completion\" ;;\n"
          "    esac\n"
          "    case $before in\n"
          "    -m|--model|--input|--template|--api-key-file|-f|--file|-o|--output|--bus-*-file)\n"

@@ -49,6 +49,11 @@ static const struct {
     {"tokenize", OPTION_TOKENIZE, "gramme tokenize -m MODEL [OPTIONS] < TEXT"},
     {"doctor", OPTION_DOCTOR, "gramme doctor [--json]"},
     {"render", OPTION_RENDER, "gramme render (-m MODEL | --template F) --input FILE"},
+    {"completion", 0,
+     "gramme completion   (bash: source <(gramme completion), or put it into\n"
+     "       ~/.local/share/bash-completion/completions/gramme)"},
+    {"version", 0, "gramme version   (the version alone, on one line)"},
+    {"help", 0, "gramme help [COMMAND]"},
 };
 
 int cmd_help(int argc, char **argv) {

@@ -176,16 +176,49 @@ uint64_t engine_prompt_bytes(const struct request *request) {
 
 /* --- waiting -------------------------------------------------------------------------------- */
 
+/* Prompt logprobs are still to be given out, by choice 0: its rows compute the whole prompt. */
+static bool must_tell_prompt(const struct sequence *sequence) {
+    const struct request *request = sequence->request;
+    return sequence == &request->choices[0] && request->prompt_told < request->prompt_count;
+}
+
+/* A running sequence has its prompt computed: the others may share it. */
+static bool has_prompt(const struct sequence *sequence) {
+    return sequence->state == SEQUENCE_RUNNING &&
+           sequence->computed >= sequence->request->prompt_count;
+}
+
+/* Whose prompt the sequence shares when it starts; NULL: it computes its own. */
+static struct sequence *find_source(const struct sequence *sequence) {
+    const struct request *request = sequence->request;
+    if (must_tell_prompt(sequence)) return NULL;
+    for (uint32_t i = 0; i < request->choice_count; i++)
+        if (has_prompt(&request->choices[i])) return &request->choices[i];
+    return NULL;
+}
+
+/* What it will have to compute, as far as is known: what the cache has shows when it starts. */
+static void count_waiting(struct engine *engine, struct sequence *sequence) {
+    uint32_t there = sequence->submitted;
+    if (sequence->state == SEQUENCE_PARKED || find_source(sequence))
+        there = sequence->request->prompt_count - 1;
+    engine->waiting_tokens -= sequence->awaited;
+    sequence->awaited = sequence->token_count - there;
+    engine->waiting_tokens += sequence->awaited;
+}
+
 void engine_let_wait(struct engine *engine, struct sequence *sequence, enum sched_class group,
                      uint64_t order) {
     sequence->state = SEQUENCE_WAITING;
     sched_queue_push(&engine->queue, &sequence->node, group, order);
+    count_waiting(engine, sequence);
 }
 
 /* Whoever leaves the queue, or the parked ones, for good or to run. */
 void engine_leave_queue(struct engine *engine, struct sequence *sequence) {
     if (sequence->node.is_queued) sched_queue_remove(&engine->queue, &sequence->node);
-    engine->waiting_tokens -= sequence->token_count;
+    engine->waiting_tokens -= sequence->awaited;
+    sequence->awaited = 0;
 }
 
 enum err engine_add(struct engine *engine, const struct engine_request *from,
@@ -210,8 +243,8 @@ enum err engine_add(struct engine *engine, const struct engine_request *from,
     engine->fresh = request;
     engine->queued_count++;
     engine->queued_prompt_bytes += engine_prompt_bytes(request);
-    for (uint32_t i = 0; i < request->choice_count; i++)
-        engine->waiting_tokens += request->choices[i].token_count;
+    for (uint32_t i = 1; i < request->choice_count; i++)
+        count_waiting(engine, &request->choices[i]);
     if (request->deadline_us &&
         (!engine->deadline_next_us || request->deadline_us < engine->deadline_next_us))
         engine->deadline_next_us = request->deadline_us;
@@ -282,12 +315,6 @@ void engine_admit_request(struct engine *engine, struct request *request) {
     for (uint32_t i = 0; i < request->choice_count; i++) request->choices[i].age = request->age + i;
     engine->queued_count--;
     engine->queued_prompt_bytes -= engine_prompt_bytes(request);
-}
-
-/* A running sequence has its prompt computed: the others may share it. */
-static bool has_prompt(const struct sequence *sequence) {
-    return sequence->state == SEQUENCE_RUNNING &&
-           sequence->computed >= sequence->request->prompt_count;
 }
 
 /* Lets the parked choices go on: all when there is a prompt to share, else one to compute it. */
@@ -449,12 +476,6 @@ static void greet_fresh(struct engine *engine) {
         engine->fresh->add_us = engine->now_us;
 }
 
-/* Prompt logprobs are still to be given out, by choice 0: its rows compute the whole prompt. */
-static bool must_tell_prompt(const struct sequence *sequence) {
-    const struct request *request = sequence->request;
-    return sequence == &request->choices[0] && request->prompt_told < request->prompt_count;
-}
-
 /* --- planning ------------------------------------------------------------------------------- */
 
 static uint32_t drawn_count(const struct sequence *sequence) {
@@ -479,7 +500,6 @@ static bool is_decode(const struct sequence *sequence) {
 static void preempt(struct engine *engine, struct sequence *sequence) {
     CHECK(sequence->state == SEQUENCE_RUNNING && sequence->draw_count == 0);
     sequence_vacate(engine, sequence);
-    engine->waiting_tokens += sequence->token_count;
     engine_let_wait(engine, sequence, SCHED_STARTED, sequence->age);
     engine->load.preemption_count++;
 }
@@ -570,12 +590,6 @@ bool engine_may_read_cache(const struct engine *engine, const struct sequence *s
     return !must_tell_prompt(sequence);
 }
 
-static struct sequence *find_source(const struct request *request) {
-    for (uint32_t i = 0; i < request->choice_count; i++)
-        if (has_prompt(&request->choices[i])) return &request->choices[i];
-    return NULL;
-}
-
 /* Shares the prompt's full blocks with a running choice and copies the part of a block behind
  * them; the last prompt token is computed anew, for its logits. */
 static enum err take_from(struct engine *engine, struct sequence *sequence,
@@ -600,7 +614,7 @@ enum err engine_take_blocks(struct engine *engine, struct sequence *sequence) {
     uint32_t block_size = engine->options.block_size;
     uint32_t block_total =
         sched_policy_blocks(sequence->token_count, request->positions_max, block_size);
-    const struct sequence *source = must_tell_prompt(sequence) ? NULL : find_source(request);
+    const struct sequence *source = find_source(sequence);
     if (source) return take_from(engine, sequence, source, block_total);
     bool may_read = engine_may_read_cache(engine, sequence);
     /* A PREFILL is the prompt without its last token: all that it holds may be cached. */

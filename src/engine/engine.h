@@ -109,10 +109,11 @@ struct engine_load {
     uint32_t remote_blocks, quarantined_blocks; /* quarantined ones are counted in both */
     uint64_t half_waits;     /* a remote one at the queue's head found half of the blocks held, */
     uint64_t passed_remotes; /* and one behind it started meanwhile */
-    uint64_t running_tokens, waiting_tokens; /* waiting: prompt tokens still to be computed */
-    uint64_t prefill_tokens;                 /* of running PREFILLs, likewise */
-    uint64_t step_count;                     /* those that found nothing to do included */
-    uint64_t step_us;                        /* of the last step */
+    uint64_t running_tokens,
+        waiting_tokens;      /* waiting: still to be computed, a shared prompt once */
+    uint64_t prefill_tokens; /* of running PREFILLs, likewise */
+    uint64_t step_count;     /* those that found nothing to do included */
+    uint64_t step_us;        /* of the last step */
     uint64_t preemption_count;
     uint64_t prefix_query_tokens, prefix_hit_tokens;
     uint64_t prompt_tokens, generation_tokens; /* computed, sampled */

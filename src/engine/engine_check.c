@@ -81,7 +81,8 @@ void engine_check(const struct engine *engine) {
                 ready += s->state == SEQUENCE_WAITING && s->node.group == SCHED_READY;
                 held += s->state == SEQUENCE_REMOTE || s->state == SEQUENCE_KEPT;
                 remote_blocks += check_remote(r, s);
-                waiting_tokens += waits ? s->token_count : 0;
+                CHECK(waits ? s->awaited >= 1 && s->awaited <= s->token_count : s->awaited == 0);
+                waiting_tokens += s->awaited;
                 running += s->state == SEQUENCE_RUNNING || s->state == SEQUENCE_ENDING;
             }
             CHECK(live == r->live_count && live > 0);

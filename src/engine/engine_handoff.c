@@ -163,7 +163,6 @@ void engine_remote_release(struct engine *engine, uint64_t request_id) {
 /* Waits for a seat with the blocks it has; the KV of `computed` tokens is in them. */
 static void wait_for_seat(struct engine *engine, struct sequence *sequence, uint32_t computed) {
     sequence->submitted = sequence->computed = computed;
-    engine->waiting_tokens += sequence->token_count;
     engine->ready_count++;
     engine_let_wait(engine, sequence, SCHED_READY, sequence->age);
 }
@@ -188,7 +187,6 @@ void engine_remote_fallback(struct engine *engine, uint64_t request_id) {
         return;
     }
     engine_leave_remote(engine, sequence);
-    engine->waiting_tokens += sequence->token_count;
     engine_let_wait(engine, sequence, SCHED_STARTED, sequence->age);
 }
 

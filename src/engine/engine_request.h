@@ -51,6 +51,7 @@ struct sequence {
     uint32_t computed;    /* positions collected */
     uint32_t draw_count;  /* tokens being drawn by batches under way */
     uint32_t row_count;   /* rows in batches under way */
+    uint32_t awaited;     /* WAITING, PARKED: its part of the engine's waiting_tokens */
     bool came_stopped;    /* its last id, generated elsewhere, is a stop id */
     bool is_unwanted;     /* to be cancelled alone at the next step */
     uint64_t age;         /* order of first admission: the newest is preempted first */

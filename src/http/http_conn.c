@@ -2,9 +2,12 @@
 #include "http/http_conn.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "base/alloc.h"
@@ -261,7 +264,6 @@ static void on_written(uv_write_t *write, int status) {
         http_conn_close(conn, false);
         return;
     }
-    conn->write_moved_ms = uv_now(conn->server->loop);
     buf_shrink(&conn->flight);
     http_conn_mark_dirty(conn);
 }
@@ -277,6 +279,7 @@ static ssize_t send_some(struct http_conn *conn) {
     conn->server->write_count++;
     do sent = send(conn->fd, conn->out.data, conn->out.bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (sent < 0 && errno == EINTR);
+    if (sent > 0) conn->given_bytes += (uint64_t) sent;
     return sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS) ? 0 : sent;
 }
 
@@ -297,7 +300,7 @@ static bool write_out(struct http_conn *conn) {
     conn->flight = conn->out;
     conn->out = spare;
     conn->is_in_flight = true;
-    conn->write_moved_ms = uv_now(server->loop);
+    conn->given_bytes += conn->flight.bytes - (size_t) written;
     uv_buf_t piece = uv_buf_init((char *) conn->flight.data + written,
                                  (unsigned) (conn->flight.bytes - (size_t) written));
     conn->write.data = conn;
@@ -476,21 +479,27 @@ static bool has_left(struct http_conn *conn) {
     return poll(&look, 1, 0) == 1 && (look.revents & (POLLRDHUP | POLLHUP | POLLERR));
 }
 
+/* Of an answer under way.  What our kernel holds is not taken: it would keep a megabyte for a
+ * reader that is long asleep. */
 static bool is_write_stuck(struct http_conn *conn, uint64_t now_ms) {
-    if (!conn->is_in_flight) return false;
-    size_t queue_bytes = conn->tcp.write_queue_size;
-    if (queue_bytes != conn->queue_bytes) {
-        conn->queue_bytes = queue_bytes;
-        conn->write_moved_ms = now_ms;
+    int held = 0; /* by the kernel, and not acknowledged */
+    if (conn->state != CONN_ANSWERING) return false;
+    if (conn->given_bytes != conn->taken_bytes && ioctl(conn->fd, SIOCOUTQ, &held)) return false;
+    uint64_t waiting = (uint64_t) held + (conn->is_in_flight ? conn->tcp.write_queue_size : 0);
+    uint64_t taken = conn->given_bytes - waiting;
+    if (waiting == 0 || taken != conn->taken_bytes) {
+        conn->taken_bytes = taken;
+        conn->taken_ms = now_ms;
     }
-    return now_ms - conn->write_moved_ms >= conn->server->limits.write_timeout_ms;
+    return now_ms - conn->taken_ms >= conn->server->limits.write_timeout_ms;
 }
 
 void http_conn_sweep(struct http_conn *conn, uint64_t now_ms) {
     if (conn->state == CONN_CLOSING) return;
     if (is_write_stuck(conn, now_ms)) {
-        log_warn("http: %s took nothing for %u ms of %zu bytes that wait: cut off", conn->peer,
-                 conn->server->limits.write_timeout_ms, http_conn_pending_bytes(conn));
+        uint64_t waiting = conn->given_bytes - conn->taken_bytes + conn->out.bytes;
+        log_warn("http: %s took nothing for %u ms of %" PRIu64 " bytes that wait: cut off",
+                 conn->peer, conn->server->limits.write_timeout_ms, waiting);
         http_conn_close(conn, true);
         return;
     }

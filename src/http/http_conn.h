@@ -66,10 +66,11 @@ struct http_conn {
     struct buf flight; /* being written by uv_write */
     struct buf stash;  /* read behind the request that is being answered */
     size_t stash_at;
-    size_t queue_bytes;   /* of flight, as last seen by the sweep */
+    uint64_t given_bytes; /* to the kernel, and to libuv for it */
+    uint64_t taken_bytes; /* of them by the reader's machine, as last seen by the sweep, */
+    uint64_t taken_ms;    /* and when there were more or none waited */
     uint64_t deadline_ms; /* of header, body, idle or linger; 0: none (uv_now) */
-    uint64_t write_moved_ms;
-    uint64_t paced_ms; /* when body bytes were written last */
+    uint64_t paced_ms;    /* when body bytes were written last */
     enum http_conn_state state;
     bool is_in_flight;
     bool is_reading;

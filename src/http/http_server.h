@@ -29,7 +29,7 @@ struct http_limits {
     uint32_t header_timeout_ms; /* 10,000: from the first byte to the blank line; 408 */
     uint32_t body_timeout_ms;   /* 30,000 without a byte; 408 */
     uint32_t keep_alive_ms;     /* 75,000 idle */
-    uint32_t write_timeout_ms;  /* 60,000 without a byte taken by the reader: cut off */
+    uint32_t write_timeout_ms;  /* 60,000 without a byte taken by the reader's machine: cut off */
     size_t pending_bytes_high;  /* 64 KiB: http_answer_is_full above it */
 };
 void http_limits_default(struct http_limits *limits);

@@ -38,6 +38,7 @@ class BenchServe(unittest.TestCase):
             figures = json.loads(done.stdout)
             self.assertGreater(figures["step_to_text_ms"]["p50"], 0)
             self.assertLess(figures["step_to_text_ms"]["p50"], figures["itl_ms"]["p50"])
+            self.assertGreaterEqual(figures["step_to_look_ms"]["p50"], figures["step_to_text_ms"]["p50"])
 
     def test_failures_are_told(self):
         with Server() as server:
@@ -45,6 +46,16 @@ class BenchServe(unittest.TestCase):
             done = self.run_bench("--url", url, "--model", "nobody", "--requests", "4", "--warmup", "0")
             self.assertEqual(done.returncode, 1)
             self.assertIn("status 404", done.stderr)
+            self.assertIn("4 of 4 requests failed", done.stderr)
+        with Server(max_num_seqs=1, max_queue=1, sim_step="50ms") as server:
+            # The figures of those that did not fail are there; the exit status says that some did.
+            done = self.run_bench("--url", f"http://127.0.0.1:{server.port}", "--requests", "6", "--concurrency", "6",
+                                  "--warmup", "0", "--max-tokens", "8", "--ignore-eos", "--json")
+            self.assertEqual(done.returncode, 1)
+            figures = json.loads(done.stdout)
+            self.assertGreater(figures["requests"], 0)
+            self.assertGreater(figures["failed"], 0)
+            self.assertIn(f"{figures['failed']} of 6 requests failed", done.stderr)
         done = self.run_bench("--url", url, "--requests", "4")
         self.assertEqual(done.returncode, 1)
         self.assertIn("onnect", done.stderr)

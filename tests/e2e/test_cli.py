@@ -153,6 +153,10 @@ class Completion(unittest.TestCase):
         self.assertEqual(self.complete("gramme", "serve", "disagg_"), ["disagg_router"])
         self.assertEqual(self.complete("gramme", "bench", "x"), ["xfer"])
         self.assertEqual(self.complete("gramme", "help", "che"), ["check"])
+        for command in self.complete("gramme", "help", ""):
+            said = gramme("help", command)
+            self.assertEqual((said.returncode, said.stderr), (0, ""), command)
+            self.assertTrue(said.stdout.startswith(f"usage: gramme {command}"), said.stdout)
         self.assertEqual(self.complete("gramme", "run", "--logit"), ["--logit-bias"])
         offered = self.complete("gramme", "serve", "--")
         self.assertNotIn("--swap-space", offered)

@@ -79,6 +79,13 @@ static void test_probes_and_routes(void **state) {
     assert_non_null(strstr(c.data, "Access-Control-Allow-Origin: http://localhost:3000\r\n"));
     assert_non_null(strstr(c.data, "Access-Control-Allow-Headers: authorization,x-a\r\n"));
     client_close(&c);
+    assert_int_equal(ask(&s, "OPTIONS", "*", "", NULL, &c), 204); /* the server as a whole */
+    assert_non_null(strstr(c.data, "Allow: GET, HEAD, POST, OPTIONS\r\n"));
+    client_close(&c);
+    assert_int_equal(ask(&s, "OPTIONS", "/nothing", "", NULL, &c), 404);
+    client_close(&c);
+    assert_int_equal(ask(&s, "GET", "*", "", NULL, &c), 404);
+    client_close(&c);
     assert_int_equal(ask(&s, "GET", "/live", "Origin: http://localhost.evil\r\n", NULL, &c), 200);
     assert_null(strstr(c.data, "Access-Control"));
     client_close(&c);

@@ -228,6 +228,41 @@ static void test_stops(void **state) {
     assert_true(stopped_count > 20);
 }
 
+static uint64_t waiting_tokens(const struct rig *rig) {
+    struct engine_load load;
+    engine_get_load(rig->engine, &load);
+    return load.waiting_tokens;
+}
+
+/* What waits is counted as it will be computed: choices share their prompt, all but its last
+ * token, and who has to compute it alone after all is counted whole. */
+static void test_waiting_tokens(void **state) {
+    struct rig rig;
+    struct watch watch;
+    uint32_t prompt[40];
+    struct sampling s;
+    rig_defaults(&rig);
+    open_or_fail(&rig);
+    watch_init(&watch);
+    sampling_init(&s);
+    s.max_tokens = 8;
+    fill_prompt(prompt, 40, 3);
+    add(&rig, 1, prompt, 40, 4, &s);
+    assert_int_equal(waiting_tokens(&rig), 40 + 3);
+    add(&rig, 2, prompt, 30, 1, &s);
+    assert_int_equal(waiting_tokens(&rig), 40 + 3 + 30);
+    engine_cancel_choice(rig.engine, 1, 0);
+    engine_cancel(rig.engine, 2);
+    engine_check(rig.engine);
+    assert_int_equal(rig_step(&rig, &watch), ERR_OK); /* choice 1 computes it in this step */
+    assert_int_equal(waiting_tokens(&rig), 2);
+    rig_run(&rig, &watch);
+    for (uint32_t choice = 1; choice < 4; choice++) expect(&rig, &watch, 1, choice, prompt, 40, &s);
+    rig_is_whole(&rig);
+    watch_release(&watch);
+    rig_close(&rig);
+}
+
 /* A choice that comes with its first tokens goes on with the very same ones. */
 static void test_resumed(void **state) {
     for (uint32_t had = 0; had <= 20; had++) {
@@ -570,6 +605,7 @@ int main(void) {
         cmocka_unit_test(test_preemption),
         cmocka_unit_test(test_choices),
         cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_waiting_tokens),
         cmocka_unit_test(test_resumed),
         cmocka_unit_test(test_prompt_logprobs),
         cmocka_unit_test(test_prompt_logprobs_again),

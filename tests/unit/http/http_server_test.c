@@ -475,8 +475,7 @@ static void test_slow_reader(void **state) {
     struct http_limits limits;
     struct fixture f;
     struct client c;
-    small_limits(&limits);
-    fixture_open(&f, &limits);
+    fixture_open(&f, NULL);
     f.answers_at_once = false;
     client_open(&c, &f);
     client_send(&f, &c, GET("/"));
@@ -503,15 +502,52 @@ static void test_slow_reader(void **state) {
     assert_int_equal(f.drains, 1);
     assert_false(http_answer_is_full(f.last));
     assert_int_equal(f.gone, 0);
-    /* and then never again: cut off, told once */
-    while (!http_answer_is_full(f.last)) {
-        http_answer_body(f.last, piece, sizeof piece);
-        turn(&f);
+    client_close(&c);
+    fixture_close(&f);
+    /* who reads nothing is cut off, told once: whether all of it waits in the kernel or not */
+    small_limits(&limits);
+    for (int is_all_in_kernel = 0; is_all_in_kernel < 2; is_all_in_kernel++) {
+        fixture_open(&f, &limits);
+        f.answers_at_once = false;
+        client_open(&c, &f);
+        client_send(&f, &c, GET("/"));
+        assert_true(wait_count(&f, &f.requests, 1));
+        http_answer_start(f.last, 200, NULL, NULL, 0);
+        for (sent = 0;
+             f.last && (is_all_in_kernel ? sent < (512u << 10) : !http_answer_is_full(f.last));
+             sent += sizeof piece) {
+            http_answer_body(f.last, piece, sizeof piece);
+            turn(&f);
+        }
+        if (is_all_in_kernel && f.last) assert_false(http_answer_is_full(f.last));
+        assert_true(wait_count(&f, &f.gone, 1));
+        assert_int_equal(f.done_cut, 1);
+        assert_int_equal(http_server_exchange_count(f.server), 0);
+        client_close(&c);
+        fixture_close(&f);
     }
-    log_configure(LOG_ERROR, LOG_HUMAN, NULL);
-    assert_true(wait_count(&f, &f.gone, 1));
-    assert_int_equal(f.done_cut, 1);
-    assert_int_equal(http_server_exchange_count(f.server), 0);
+}
+
+/* A token now and then is no stall, nor is a reader that has read all there is. */
+static void test_patient_reader(void **state) {
+    struct http_limits limits;
+    struct fixture f;
+    struct client c;
+    small_limits(&limits);
+    limits.write_timeout_ms = 300; /* longer than an acknowledgement may be held back */
+    fixture_open(&f, &limits);
+    f.answers_at_once = false;
+    client_open(&c, &f);
+    client_send(&f, &c, GET("/"));
+    assert_true(wait_count(&f, &f.requests, 1));
+    http_answer_start(f.last, 200, NULL, NULL, 0);
+    for (int i = 0; i < 2; i++) {
+        http_answer_body(f.last, "token", 5);
+        turn_for_ms(&f, 450);
+    }
+    assert_int_equal(f.gone, 0);
+    http_answer_end(f.last);
+    assert_true(client_wait(&f, &c, "0\r\n\r\n"));
     client_close(&c);
     fixture_close(&f);
 }
@@ -795,6 +831,7 @@ int main(void) {
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_timeouts),
         cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_patient_reader),
         cmocka_unit_test(test_client_leaves),
         cmocka_unit_test(test_abort),
         cmocka_unit_test(test_drain),
