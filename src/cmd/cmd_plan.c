@@ -16,10 +16,9 @@
 #include "plan/plan_auto.h"
 #include "plan/plan_suggest.h"
 
-/* What else would fit this machine, each value with all others as they are. */
-static void print_fit(const struct worker_boot_options *boot_options, struct worker_boot *boot,
-                      const struct model_spec *spec, struct buf *out) {
-    struct plan_auto_fit fit;
+/* What else would fit this machine, each value with all others as they are; false: nobody knows. */
+static bool find_fit(const struct worker_boot_options *boot_options, struct worker_boot *boot,
+                     const struct model_spec *spec, struct plan_auto_fit *out) {
     struct graph_plan_component component = {.tensor_parallel = boot_options->backend.rank_count,
                                              .model.spec = *spec,
                                              .layer_count = spec->layer_count,
@@ -28,21 +27,23 @@ static void print_fit(const struct worker_boot_options *boot_options, struct wor
                                              .is_cpu = true,
                                              .is_sim = boot_options->ops == &sim_backend_ops,
                                              .plan = &boot->plan};
-    if (plan_auto_fit(&component, &fit)) return;
-    buf_add_format(out, "would fit: max-model-len %u, max-num-batched-tokens %u\n",
-                   fit.model_len_max, fit.batched_tokens_max);
+    return plan_auto_fit(&component, out) == ERR_OK;
 }
 
 static void print_plan(const struct options *options,
                        const struct worker_boot_options *boot_options, struct worker_boot *boot,
                        const struct model_spec *spec) {
     struct buf out;
+    struct plan_auto_fit fit;
+    bool has_fit = find_fit(boot_options, boot, spec, &fit);
     buf_init(&out, 0);
     if (options_bool(options, OPT_JSON)) {
-        plan_print_json(&boot->plan, spec, &out);
+        plan_print_json(&boot->plan, spec, has_fit ? &fit : NULL, &out);
     } else {
         plan_print(&boot->plan, spec, options_bool(options, OPT_EXPLAIN), &out);
-        print_fit(boot_options, boot, spec, &out);
+        if (has_fit)
+            buf_add_format(&out, "would fit: max-model-len %u, max-num-batched-tokens %u\n",
+                           fit.model_len_max, fit.batched_tokens_max);
     }
     if (out.data) fwrite(out.data, 1, out.bytes, stdout);
     buf_release(&out);

@@ -220,6 +220,58 @@ static void check_remote_prefill(struct checker *checker) {
     }
 }
 
+/* --- the length of a request --------------------------------------------------------------- */
+
+static const struct graph_plan_component *component_of(const struct checker *checker,
+                                                       enum graph_section_id id) {
+    for (uint32_t i = 0; i < checker->plan.component_count; i++)
+        if (checker->plan.components[i].section == id) return &checker->plan.components[i];
+    return NULL;
+}
+
+/* As written, else what its plan holds; 0: nobody knows. */
+static uint64_t len_of(const struct checker *checker, enum graph_section_id id) {
+    const struct options *options = options_of(checker, id);
+    const struct graph_plan_component *component = component_of(checker, id);
+    if (options_is_set(options, OPT_MAX_MODEL_LEN))
+        return options_count(options, OPT_MAX_MODEL_LEN);
+    return component && component->plan ? component->plan->model_len_max : 0;
+}
+
+/* It runs: what the prefill workers refuse, the decode worker computes itself, which is the load
+ * that they were to take.  The other way round nothing is lost but the number in the file. */
+static void compare_lengths(struct checker *checker) {
+    enum graph_section_id prefill = GRAPH_PREFILL_WORKER, decode = GRAPH_VLLM_WORKER;
+    if (!takes_part(checker, prefill) || !takes_part(checker, decode) ||
+        check_is_refused(checker, prefill, OPT_MAX_MODEL_LEN) ||
+        check_is_refused(checker, decode, OPT_MAX_MODEL_LEN))
+        return;
+    uint64_t mine = len_of(checker, prefill), theirs = len_of(checker, decode);
+    const struct graph_plan_component *component = component_of(checker, prefill);
+    if (!mine || !theirs || mine == theirs || (component->plan && !component->plan->fits)) return;
+    struct problem_mark mark = check_mark(checker, prefill, OPT_MAX_MODEL_LEN);
+    if (mine > theirs) {
+        if (check_is_written(checker, prefill, OPT_MAX_MODEL_LEN))
+            problem_add(checker->problems, PROBLEM_NOTE, "len-differs", "PrefillWorker",
+                        "max-model-len", mark, NULL,
+                        "%llu, and no request is longer than VllmWorker's %llu%s",
+                        (unsigned long long) mine, (unsigned long long) theirs,
+                        where(checker, decode, OPT_MAX_MODEL_LEN).text);
+        return;
+    }
+    char fix[120];
+    bool is_own_cpu = !(component->budget.utilization > 0); /* nothing to take a share of */
+    bool holds = is_own_cpu || graph_plan_try(component, 0, 0, (uint32_t) theirs, NULL);
+    uint64_t right = holds ? theirs : mine;
+    snprintf(fix, sizeof fix, "write %smax-model-len: %llu", right == mine ? "VllmWorker." : "",
+             (unsigned long long) right);
+    problem_add(checker->problems, PROBLEM_WARNING, "len-differs", "PrefillWorker", "max-model-len",
+                mark, fix,
+                "%llu is less than VllmWorker's %llu%s: longer prompts are prefilled by VllmWorker",
+                (unsigned long long) mine, (unsigned long long) theirs,
+                where(checker, decode, OPT_MAX_MODEL_LEN).text);
+}
+
 /* --- the step ------------------------------------------------------------------------------ */
 
 static void check_step(struct checker *checker, enum graph_section_id id) {
@@ -228,9 +280,7 @@ static void check_step(struct checker *checker, enum graph_section_id id) {
     uint64_t seats = options_count(options, OPT_MAX_NUM_SEQS);
     bool has_len = options_is_set(options, OPT_MAX_MODEL_LEN);
     uint64_t len = has_len ? options_count(options, OPT_MAX_MODEL_LEN) : 0;
-    const struct graph_plan_component *component = NULL;
-    for (uint32_t i = 0; i < checker->plan.component_count; i++)
-        if (checker->plan.components[i].section == id) component = &checker->plan.components[i];
+    const struct graph_plan_component *component = component_of(checker, id);
     if (!has_len && component && component->plan) len = component->plan->model_len_max;
     struct problem_mark mark = check_mark(checker, id, OPT_MAX_NUM_BATCHED_TOKENS);
     const char *name = graph_section_name(id), *key = "max-num-batched-tokens";
@@ -284,6 +334,7 @@ void check_peers(struct checker *checker) {
     compare_words(checker);
     compare_served_names(checker);
     check_remote_prefill(checker);
+    compare_lengths(checker);
     for (int i = GRAPH_VLLM_WORKER; i <= GRAPH_PREFILL_WORKER; i++) {
         if (!takes_part(checker, (enum graph_section_id) i)) continue;
         check_step(checker, (enum graph_section_id) i);

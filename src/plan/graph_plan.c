@@ -104,6 +104,11 @@ enum err graph_plan_change(const struct graph_plan_component *component,
     return make_plan(component, &options, &budget, &text, out);
 }
 
+bool graph_plan_is_inexact(const struct graph_plan_component *component) {
+    return component->plan &&
+           !tensor_parallel_is_exact(&component->model.spec, component->tensor_parallel);
+}
+
 uint64_t graph_plan_weights(const struct graph_plan_component *component) {
     uint64_t most = 0;
     for (uint32_t rank = 0; component->plan && rank < component->plan->rank_count; rank++)
@@ -115,14 +120,20 @@ uint64_t graph_plan_weights(const struct graph_plan_component *component) {
 
 static double gib(uint64_t bytes) { return (double) bytes / (1u << 30); }
 
-/* The smallest degree above the present one that fits; 0: none. */
+/* The smallest degree above the present one that fits, of those whose answers are bit for bit one
+ * rank's if one of them does; 0: none. */
 static uint32_t wider(const struct graph_plan_component *component, double utilization) {
-    uint32_t most = component->node_devices ? component->node_devices : 16;
-    for (uint32_t ranks = component->tensor_parallel + 1; ranks <= most; ranks++)
-        if (tensor_parallel_is_legal(&component->model.spec, ranks) &&
-            graph_plan_try(component, ranks, utilization, 0, NULL))
-            return ranks;
-    return 0;
+    const struct model_spec *spec = &component->model.spec;
+    uint32_t most = component->node_devices ? component->node_devices : 16, other = 0;
+    for (uint32_t ranks = component->tensor_parallel + 1; ranks <= most; ranks++) {
+        bool is_exact = tensor_parallel_is_exact(spec, ranks);
+        if (!tensor_parallel_is_legal(spec, ranks) || (other && !is_exact) ||
+            !graph_plan_try(component, ranks, utilization, 0, NULL))
+            continue;
+        if (is_exact) return ranks;
+        other = ranks;
+    }
+    return other;
 }
 
 static void advise(struct graph_plan_component *component) {
@@ -484,6 +495,10 @@ void graph_plan_add_problems(const struct graph_plan *plan, const struct graph *
             problem_add(problems, PROBLEM_WARNING, "model-unknown", name, "model",
                         graph_mark(graph, component->section, OPT_MODEL), NULL,
                         "not known: planned with the other workers' model");
+        if (graph_plan_is_inexact(component))
+            problem_add(problems, PROBLEM_NOTE, "not-bitwise", name, "tensor-parallel-size",
+                        graph_mark(graph, component->section, OPT_TENSOR_PARALLEL_SIZE), NULL,
+                        "%u: not bitwise the answers of one rank", component->tensor_parallel);
         if (!component->plan || component->plan->fits) continue;
         struct problem_mark mark = mark_of(graph, component->section, &key);
         bool is_kv = component->budget.utilization > 0 && component->plan->kv_tokens > 0 &&

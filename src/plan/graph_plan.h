@@ -83,6 +83,8 @@ struct graph_plan_change {
  * ERR_USAGE: it cannot be cut so. */
 MUST_USE enum err graph_plan_change(const struct graph_plan_component *component,
                                     const struct graph_plan_change *change, struct plan *out);
+/* Its degree is legal, and its answers are not bit for bit those of one rank (numerics.md 3). */
+bool graph_plan_is_inexact(const struct graph_plan_component *component);
 /* Bytes of weights on the rank with most of them. */
 uint64_t graph_plan_weights(const struct graph_plan_component *component);
 

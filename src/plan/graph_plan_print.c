@@ -273,6 +273,11 @@ void graph_plan_print(const struct graph_plan *plan, const struct graph_plan_sty
         if (plan->components[i].is_model_borrowed)
             buf_add_format(out, "%s.model is not known: planned with the other workers' model\n",
                            graph_section_name(plan->components[i].section));
+    for (uint32_t i = 0; i < plan->component_count; i++)
+        if (graph_plan_is_inexact(&plan->components[i]))
+            buf_add_format(out, "%s: TP %u gives not bitwise the answers of one rank\n",
+                           graph_section_name(plan->components[i].section),
+                           plan->components[i].tensor_parallel);
     add_idle(plan, out);
     add_limit(plan, out);
     if (add_fit(plan, out)) buf_add_string(out, "out of memory\n");
@@ -305,14 +310,8 @@ static void add_groups(const struct graph_plan *plan, uint32_t index, struct buf
 static void add_fit_json(const struct graph_plan_component *component, struct buf *out) {
     struct plan_auto_fit fit;
     if (plan_auto_fit(component, &fit)) return;
-    buf_add_format(out,
-                   ",\"would_fit\":{\"tensor_parallel_min\":%u,\"model_len_max\":%u,"
-                   "\"batched_tokens_max\":%u,\"kv_tokens_at\":{",
-                   fit.tensor_parallel_min, fit.model_len_max, fit.batched_tokens_max);
-    for (uint32_t i = 0; fit.has_shares && i < PLAN_AUTO_SHARES; i++)
-        buf_add_format(out, "%s\"%.2f\":%llu", i ? "," : "", plan_auto_share(i),
-                       (unsigned long long) fit.kv_tokens[i]);
-    buf_add_string(out, "}}");
+    buf_add_string(out, ",\"would_fit\":");
+    plan_auto_print_fit_json(&fit, out);
 }
 
 static void add_component(const struct graph_plan *plan, uint32_t index, struct buf *out) {

@@ -76,7 +76,9 @@ struct buf;
 /* The table a person reads: one row a reason, GiB; is_explained lists every buffer with bytes. */
 void plan_print(const struct plan *plan, const struct model_spec *spec, bool is_explained,
                 struct buf *out);
-/* design.md 9's object. */
-void plan_print_json(const struct plan *plan, const struct model_spec *spec, struct buf *out);
+struct plan_auto_fit;
+/* design.md 9's object; fit: what else would fit (NULL: nobody looked). */
+void plan_print_json(const struct plan *plan, const struct model_spec *spec,
+                     const struct plan_auto_fit *fit, struct buf *out);
 
 #endif

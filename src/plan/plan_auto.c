@@ -114,6 +114,17 @@ enum err plan_auto_fit(const struct graph_plan_component *component, struct plan
     return ERR_OK;
 }
 
+void plan_auto_print_fit_json(const struct plan_auto_fit *fit, struct buf *out) {
+    buf_add_format(out,
+                   "{\"tensor_parallel_min\":%u,\"model_len_max\":%u,"
+                   "\"batched_tokens_max\":%u,\"kv_tokens_at\":{",
+                   fit->tensor_parallel_min, fit->model_len_max, fit->batched_tokens_max);
+    for (uint32_t i = 0; fit->has_shares && i < PLAN_AUTO_SHARES; i++)
+        buf_add_format(out, "%s\"%.2f\":%llu", i ? "," : "", plan_auto_share(i),
+                       (unsigned long long) fit->kv_tokens[i]);
+    buf_add_string(out, "}}");
+}
+
 /* --- choosing ----------------------------------------------------------------------------- */
 
 struct chooser {
@@ -168,11 +179,11 @@ static enum err choose_device_share(struct chooser *chooser, uint32_t index) {
 static enum err choose_cpu_share(struct chooser *chooser, uint32_t index) {
     const struct graph_plan_component *component = &chooser->plan.components[index];
     uint64_t total = component->budget.total_bytes;
-    uint64_t widest = component->plan ? mem_plan_total(plan_widest_rank(component->plan)) : 0;
-    if (!widest || !total || !component->plan->fits) return ERR_OK;
-    double share = fmin(1, ceil(100 * (double) widest / (double) total) / 100);
+    uint64_t planned = component->plan ? component->plan->total_bytes : 0; /* of all ranks */
+    if (!planned || !total || !component->plan->fits) return ERR_OK;
+    double share = fmin(1, ceil(100 * (double) planned / (double) total) / 100);
     struct err_text reason;
-    (void) err_set(&reason, ERR_OK, "the plan of the CPU takes %s of %s a rank", size(widest).text,
+    (void) err_set(&reason, ERR_OK, "the plan of the CPU takes %s of %s", size(planned).text,
                    size(total).text);
     char value[24];
     snprintf(value, sizeof value, "%.2f", share);
@@ -189,17 +200,39 @@ static bool agrees(const struct chooser *chooser, uint32_t index, uint32_t ranks
     return true;
 }
 
+/* The next degree by rule: those whose answers are bit for bit one rank's before the others; 0:
+ * all were named. */
+static uint32_t next_degree(const struct graph_plan_component *component, uint32_t ranks) {
+    const struct model_spec *spec = &component->model.spec;
+    bool is_exact = !ranks || tensor_parallel_is_exact(spec, ranks);
+    uint32_t most = ranks_of_node(component);
+    for (;;) {
+        while (ranks++ < most)
+            if (tensor_parallel_is_legal(spec, ranks) &&
+                tensor_parallel_is_exact(spec, ranks) == is_exact)
+                return ranks;
+        if (!is_exact) return 0;
+        is_exact = false;
+        ranks = 0;
+    }
+}
+
+/* What is lost with a degree that is no divisor of the model's segments (numerics.md 3). */
+static const char *loss(const struct graph_plan_component *component, uint32_t ranks) {
+    bool is_exact = tensor_parallel_is_exact(&component->model.spec, ranks);
+    return is_exact ? "" : "; not bitwise the answers of one rank";
+}
+
 /* The degree by rule: 0 when there is none that fits. */
 static uint32_t find_degree(struct chooser *chooser, uint32_t index, struct err_text *reason) {
     const struct graph_plan_component *component = &chooser->plan.components[index];
     uint32_t best = 0, best_len = 0, wanted = wanted_len(component);
-    for (uint32_t ranks = 1; ranks <= ranks_of_node(component); ranks++) {
-        if (!tensor_parallel_is_legal(&component->model.spec, ranks) ||
-            !agrees(chooser, index, ranks))
-            continue;
+    for (uint32_t ranks = 0; (ranks = next_degree(component, ranks));) {
+        if (!agrees(chooser, index, ranks)) continue;
         struct graph_plan_change change = {.tensor_parallel = ranks, .model_len = wanted};
         if (fits(&chooser->trial, &change)) {
-            (void) err_set(reason, ERR_OK, "smallest that holds %u tokens", wanted);
+            (void) err_set(reason, ERR_OK, "smallest that holds %u tokens%s", wanted,
+                           loss(component, ranks));
             return ranks;
         }
         uint32_t len = component->budget.may_shrink_len ? longest(&chooser->trial, ranks) : 0;
@@ -208,8 +241,8 @@ static uint32_t find_degree(struct chooser *chooser, uint32_t index, struct err_
         best_len = len;
     }
     if (best)
-        (void) err_set(reason, ERR_OK, "none holds %u tokens, this one %u, the most", wanted,
-                       best_len);
+        (void) err_set(reason, ERR_OK, "none holds %u tokens, this one %u, the most%s", wanted,
+                       best_len, loss(component, best));
     return best;
 }
 
@@ -221,7 +254,8 @@ static enum err choose_degree(struct chooser *chooser, uint32_t index) {
     if (gpus > 1 && gpus <= TENSOR_PARALLEL_MAX &&
         (!has_model || tensor_parallel_is_legal(&component->model.spec, gpus))) {
         ranks = gpus;
-        (void) err_set(&reason, ERR_OK, "resources.gpu is %u", gpus);
+        (void) err_set(&reason, ERR_OK, "resources.gpu is %u%s", gpus,
+                       has_model ? loss(component, gpus) : "");
     } else if (has_model && component->budget.total_bytes) {
         ranks = find_degree(chooser, index, &reason);
     }

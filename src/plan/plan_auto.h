@@ -6,8 +6,10 @@
  *   gpu-memory-utilization  what is free of the component's devices, at most 0.95; on the machine's
  *                           own CPU the share that the CPU's own rule takes.
  *   tensor-parallel-size    resources.gpu where that is written; else the smallest degree that
- *                           holds one request of max-model-len, and, where none does, the one that
- *                           holds the longest; of two workers one degree divides the other.
+ *                           holds one request of max-model-len with the bits of one rank; else
+ *                           the smallest of the others (the reason says so); where none does, the
+ *                           one that holds the longest; of two workers one degree divides the
+ *                           other.
  *   max-model-len           the longest that fits, at most the model's.
  * The same graph, devices and free bytes give the same values.  Static.  One owner. */
 #ifndef GRAMME_PLAN_PLAN_AUTO_H
@@ -59,5 +61,7 @@ double plan_auto_share(uint32_t index); /* 0.50, 0.55 ... 0.95 */
 /* Each value with all others as they are.  The component has a plan.  ERR_MEMORY only. */
 MUST_USE enum err plan_auto_fit(const struct graph_plan_component *component,
                                 struct plan_auto_fit *out);
+/* {"tensor_parallel_min":4,...}: one JSON object. */
+void plan_auto_print_fit_json(const struct plan_auto_fit *fit, struct buf *out);
 
 #endif

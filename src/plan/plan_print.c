@@ -5,6 +5,7 @@
 #include "backend/tensor_parallel.h"
 #include "base/buf.h"
 #include "plan/plan.h"
+#include "plan/plan_auto.h"
 
 #define COMPONENT "VllmWorker" /* the classic name of the one component of agg */
 
@@ -120,7 +121,8 @@ static void add_field(struct buf *out, const char *name, uint64_t value) {
     buf_add_format(out, ",\"%s\":%llu", name, (unsigned long long) value);
 }
 
-void plan_print_json(const struct plan *plan, const struct model_spec *spec, struct buf *out) {
+void plan_print_json(const struct plan *plan, const struct model_spec *spec,
+                     const struct plan_auto_fit *fit, struct buf *out) {
     const struct mem_plan *widest = plan_widest_rank(plan);
     buf_add_format(out,
                    "{\"fits\":%s,\"components\":[{\"name\":\"" COMPONENT "\",\"replicas\":1,"
@@ -141,7 +143,12 @@ void plan_print_json(const struct plan *plan, const struct model_spec *spec, str
     add_field(out, "kv_blocks", plan->block_count);
     add_field(out, "kv_tokens", plan->kv_tokens);
     add_field(out, "headroom_bytes", plan->headroom_bytes);
-    buf_add_format(out, "},\"max_concurrency\":%.4f}],\"problems\":[", plan->concurrency);
+    buf_add_format(out, "},\"max_concurrency\":%.4f", plan->concurrency);
+    if (fit) {
+        buf_add_string(out, ",\"would_fit\":");
+        plan_auto_print_fit_json(fit, out);
+    }
+    buf_add_string(out, "}],\"problems\":[");
     bool has_problem = false;
     if (!plan->fits) {
         buf_add_string(

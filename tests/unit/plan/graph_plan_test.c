@@ -11,6 +11,9 @@
 #include <jansson.h>
 
 #include "base/alloc.h"
+#include "model/model_catalog.h"
+#include "model/published.h"
+#include "plan/cuda_estimate.h"
 #include "plan/graph_plan.h"
 
 #define MODEL "/path/my/DeepSeek-R1-Distill-Qwen-32B"
@@ -236,11 +239,45 @@ static void test_advice_works(void **state) {
     }
 }
 
+/* The weights of each shape of the catalogue are two bytes for each parameter that its makers
+ * publish, on one card and summed over the ranks of a cut (norms stand on every rank). */
+static void test_weights_as_published(void **state) {
+    (void) state;
+    const struct cuda_estimate_format format = {.weight_bits = 16};
+    struct mem_plan *plan = alloc_zero(1, sizeof *plan);
+    assert_non_null(plan);
+    for (size_t i = 0; i < ARRAY_COUNT(published); i++) {
+        struct model_spec spec;
+        struct err_text text;
+        struct backend *backend;
+        assert_true(model_catalog_find(published[i].name, &spec));
+        struct backend_options options = {.rank_count = 1,
+                                          .block_size = 16,
+                                          .seat_count = 1,
+                                          .batched_tokens_max = 16,
+                                          .row_tile = 16,
+                                          .model_len_max = 16};
+        assert_int_equal(cuda_estimate_open(&spec, &options, &format, &text, &backend), ERR_OK);
+        plan->line_count = 0;
+        backend_ops_of(backend)->plan(backend, 0, plan);
+        uint64_t bytes = mem_plan_kind_total(plan, MEM_WEIGHTS);
+        if (bytes != 2 * published[i].parameters)
+            fail_msg("%s: %llu bytes for %llu parameters", published[i].name,
+                     (unsigned long long) bytes, (unsigned long long) published[i].parameters);
+        cuda_estimate_close(backend);
+    }
+    alloc_free(plan);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_story),        cmocka_unit_test(test_the_story_mended),
-        cmocka_unit_test(test_the_parts_add_up), cmocka_unit_test(test_too_few_devices),
-        cmocka_unit_test(test_advice_works),     cmocka_unit_test(test_json),
+        cmocka_unit_test(test_weights_as_published),
+        cmocka_unit_test(test_the_story),
+        cmocka_unit_test(test_the_story_mended),
+        cmocka_unit_test(test_the_parts_add_up),
+        cmocka_unit_test(test_too_few_devices),
+        cmocka_unit_test(test_advice_works),
+        cmocka_unit_test(test_json),
         cmocka_unit_test(test_idle_devices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -101,21 +101,58 @@ static void test_every_source(void **state) {
     stop(&rig);
 }
 
-/* 16 would do, and feeds no 24 ranks evenly. */
+/* 40 heads, 40 KV heads, 8 segments: 5 is legal and not exact, and on these cards 4 is too few. */
+#define THIRTEEN                                                                                   \
+    "Common:\n  model: Llama-2-13B\n  max-model-len: 2048\n  max-num-seqs: 8\n"                    \
+    "  max-num-batched-tokens: 512\n  gpu-memory-utilization: 0.47\n"
+#define OF_COMMON                                                                                  \
+    "  common-configs: [model, max-model-len, max-num-seqs, max-num-batched-tokens, "              \
+    "gpu-memory-utilization]\n"
+
+/* A larger degree with the bits of one rank goes before a smaller one without; where none of those
+ * fits, the other is taken, and the reason and the plan say what is lost. */
+static void test_exact_degrees_first(void **state) {
+    (void) state;
+    static const char yaml[] = THIRTEEN "VllmWorker:\n  tensor-parallel-size: auto\n" OF_COMMON;
+    static const struct {
+        const char *devices, *value;
+        bool is_exact;
+    } rows[] = {{"8xT4", "8", true}, {"7xT4", "5", false}};
+    for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
+        struct rig rig;
+        start(&rig, GRAPH_AGG, yaml, rows[i].devices);
+        const struct graph_plan_component *component = &rig.plan.components[0];
+        assert_string_equal(value_of(&rig, GRAPH_VLLM_WORKER, OPT_TENSOR_PARALLEL_SIZE),
+                            rows[i].value);
+        assert_false(try_change(component, (struct graph_plan_change){.tensor_parallel = 4}));
+        assert_true(try_change(component, (struct graph_plan_change){.tensor_parallel = 5}));
+        const char *loss = "; not bitwise the answers of one rank";
+        assert_int_equal(strstr(rig.chosen.choices[0].reason.text, loss) == NULL, rows[i].is_exact);
+        struct buf out;
+        buf_init(&out, 0);
+        const struct graph_plan_style style = {0};
+        graph_plan_print(&rig.plan, &style, &out);
+        const char *line = "\nVllmWorker: TP 5 gives not bitwise the answers of one rank\n";
+        assert_int_equal(strstr(buf_string(&out), line) == NULL, rows[i].is_exact);
+        buf_release(&out);
+        graph_plan_add_problems(&rig.plan, &rig.graph, &rig.problems);
+        assert_int_equal(problem_find(&rig.problems, "not-bitwise", "VllmWorker") == NULL,
+                         rows[i].is_exact);
+        stop(&rig);
+    }
+}
+
+/* 8 would do, and be exact, but its ranks cannot be fed evenly by 5. */
 static void test_degrees_agree(void **state) {
     (void) state;
     static const char yaml[] =
-        "Common:\n  model: Mistral-Small-2409\n  max-model-len: 2048\n  max-num-seqs: 8\n"
-        "  max-num-batched-tokens: 512\n"
-        "VllmWorker:\n  remote-prefill: true\n  tensor-parallel-size: 24\n"
-        "  common-configs: [model, max-model-len, max-num-seqs, max-num-batched-tokens]\n"
-        "PrefillWorker:\n  tensor-parallel-size: auto\n  gpu-memory-utilization: 0.3\n"
-        "  common-configs: [model, max-model-len, max-num-seqs, max-num-batched-tokens]\n";
+        THIRTEEN "VllmWorker:\n  remote-prefill: true\n  tensor-parallel-size: 5\n" OF_COMMON
+                 "PrefillWorker:\n  tensor-parallel-size: auto\n" OF_COMMON;
     struct rig rig;
-    start(&rig, GRAPH_DISAGG, yaml, "48xT4");
-    assert_string_equal(value_of(&rig, GRAPH_PREFILL_WORKER, OPT_TENSOR_PARALLEL_SIZE), "24");
+    start(&rig, GRAPH_DISAGG, yaml, "16xT4");
+    assert_string_equal(value_of(&rig, GRAPH_PREFILL_WORKER, OPT_TENSOR_PARALLEL_SIZE), "5");
     assert_true(
-        try_change(&rig.plan.components[1], (struct graph_plan_change){.tensor_parallel = 16}));
+        try_change(&rig.plan.components[1], (struct graph_plan_change){.tensor_parallel = 8}));
     stop(&rig);
 }
 
@@ -160,6 +197,14 @@ static void test_the_own_cpu(void **state) {
     assert_string_equal(value_of(&rig, GRAPH_VLLM_WORKER, OPT_TENSOR_PARALLEL_SIZE), "1");
     assert_string_equal(value_of(&rig, GRAPH_VLLM_WORKER, OPT_MAX_MODEL_LEN), "8192");
     assert_int_equal(rig.chosen.count, 3);
+    assert_true(rig.plan.fits);
+    assert_true(rig.plan.components[0].plan->kv_tokens >= 8 * 8192);
+    stop(&rig);
+    /* Three ranks share that memory: the share is that of all of them. */
+    char three[sizeof yaml];
+    memcpy(three, yaml, sizeof yaml);
+    memcpy(strstr(three, "auto"), "3   ", 4);
+    start(&rig, GRAPH_AGG, three, NULL);
     assert_true(rig.plan.fits);
     assert_true(rig.plan.components[0].plan->kv_tokens >= 8 * 8192);
     stop(&rig);
@@ -286,10 +331,11 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_story_by_itself),     cmocka_unit_test(test_every_source),
-        cmocka_unit_test(test_degrees_agree),           cmocka_unit_test(test_an_unknown_model),
-        cmocka_unit_test(test_a_share_of_what_is_free), cmocka_unit_test(test_the_own_cpu),
-        cmocka_unit_test(test_random_settings),         cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_the_story_by_itself), cmocka_unit_test(test_every_source),
+        cmocka_unit_test(test_degrees_agree),       cmocka_unit_test(test_exact_degrees_first),
+        cmocka_unit_test(test_an_unknown_model),    cmocka_unit_test(test_a_share_of_what_is_free),
+        cmocka_unit_test(test_the_own_cpu),         cmocka_unit_test(test_random_settings),
+        cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,6 +16,7 @@
 #include "base/buf.h"
 #include "base/num.h"
 #include "plan/plan.h"
+#include "plan/plan_auto.h"
 
 #define GIB ((uint64_t) 1 << 30)
 
@@ -244,13 +245,17 @@ static void printed(void **state) {
         assert_non_null(strstr(text, fits ? "fits: org/test" : "does not fit: VllmWorker: "));
         assert_non_null(strstr(text, "block 0"));
         buf_clear(&out);
-        plan_print_json(&plan, &spec, &out);
+        const struct plan_auto_fit fit = {
+            .tensor_parallel_min = 1, .model_len_max = 77, .batched_tokens_max = 88};
+        plan_print_json(&plan, &spec, way ? &fit : NULL, &out);
         json_error_t error;
         json_t *root = json_loads(buf_string(&out), JSON_REJECT_DUPLICATES, &error);
         if (!root) fail_msg("%s: %s", error.text, buf_string(&out));
         assert_int_equal(json_is_true(json_object_get(root, "fits")), fits);
         json_t *component = json_array_get(json_object_get(root, "components"), 0);
         json_t *device = json_object_get(component, "per_device");
+        json_t *would = json_object_get(component, "would_fit");
+        assert_int_equal(json_integer_value(json_object_get(would, "model_len_max")), way ? 77 : 0);
         json_int_t parts = 0;
         static const char *const names[] = {"weights_bytes", "activations_bytes", "workspace_bytes",
                                             "context_bytes", "kv_bytes",          "headroom_bytes"};
