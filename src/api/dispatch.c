@@ -82,6 +82,7 @@ static void bind(struct dispatch *dispatch, struct dispatch_work *work,
     if (work->worker_next) work->worker_next->worker_previous = work;
     worker->works = work;
     worker->work_count++;
+    worker->empty_syncs = 0; /* also of one that is over before the next SYNC */
 }
 
 static void unbind(struct dispatch *dispatch, struct dispatch_work *work) {
@@ -355,7 +356,7 @@ static void sync_all(struct dispatch *dispatch, uint64_t now_us) {
         struct dispatch_site *worker = dispatch->workers[i];
         /* A few empty ones let the worker forget what is finished; then there is silence. */
         if (worker->work_count == 0 && worker->empty_syncs >= 3) continue;
-        worker->empty_syncs = worker->work_count ? 0 : worker->empty_syncs + 1;
+        if (worker->work_count == 0) worker->empty_syncs++;
         if (!encode_sync(dispatch, worker)) continue;
         if (dispatch_send(dispatch, worker->instance) == ERR_NOT_FOUND) {
             dispatch_worker_bury(dispatch, worker, true, now_us);

@@ -33,6 +33,7 @@ struct dispatch_site {
     bool is_foreign;  /* refused: another tokenizer, block size, version or numerics */
     bool is_draining; /* told by LOAD or a REFUSE */
     bool is_leaving;  /* said BYE, or its inbox is closed */
+    bool is_reaped;   /* told by the ROSTER at hand */
     bool is_suspect;
     bool is_routed;       /* the router knows it */
     bool sends_no_events; /* computes prompts, and its event number stays 0 */

@@ -75,7 +75,7 @@ void dispatch_worker_name(const struct dispatch *dispatch, uint64_t instance,
 
 static bool takes_work(const struct dispatch_site *worker) {
     return worker->has_hello && worker->hello.component != COMPONENT_PREFILL &&
-           !worker->is_foreign && !worker->is_draining && !worker->is_leaving;
+           !worker->is_foreign && !worker->is_draining && !worker->is_leaving && !worker->is_reaped;
 }
 
 static bool is_open(const struct dispatch_site *worker) {
@@ -418,8 +418,15 @@ void dispatch_worker_on_roster(struct dispatch *dispatch, const struct bus_messa
         arena_release(&arena);
         return;
     }
+    /* First all are closed: nothing may move from one of the dead to another, and count twice. */
     for (uint32_t i = 0; i < roster.dead_count; i++) {
         note_dead(dispatch, roster.dead[i].instance);
+        struct dispatch_site *worker = dispatch_worker_find(dispatch, roster.dead[i].instance);
+        if (!worker) continue;
+        worker->is_reaped = true;
+        dispatch_worker_refresh(dispatch, worker);
+    }
+    for (uint32_t i = 0; i < roster.dead_count; i++) {
         struct dispatch_site *worker = dispatch_worker_find(dispatch, roster.dead[i].instance);
         if (worker) dispatch_worker_bury(dispatch, worker, true, now_us);
     }

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -88,24 +89,10 @@ enum err cmd_bus_read_secrets(const struct options *options, const char *variabl
     return e;
 }
 
-enum err cmd_bus_read_url(const char *url, const char *where, struct err_text *text,
-                          struct handover *out) {
-    if (strchr(url, '@'))
-        return err_set(text, ERR_USAGE,
-                       "%s: the URL holds a user or token, which others can read there: put it "
-                       "into GRAMME_BUS_TOKEN or --bus-token-file",
-                       where);
-    if (strncmp(url, "tls://", 6) == 0) out->has_tls = true;
-    else if (strncmp(url, "nats://", 7) != 0 && strstr(url, "://"))
-        return err_set(text, ERR_USAGE, "%s: '%s' is no nats://HOST:PORT", where, url);
-    if (!url[0]) return err_set(text, ERR_USAGE, "%s: no URL", where);
-    return take_text(url, strlen(url), out->url, sizeof out->url, where, text);
-}
-
 /* "host", "port" of the first server; false: there is none. */
 static bool split_url(const char *url, char host[256], char port[8]) {
     const char *at = strstr(url, "://");
-    at = at ? at + 3 : url;
+    at = at && at < url + strcspn(url, ",") ? at + 3 : url; /* not that of the next one */
     size_t bytes = strcspn(at, ",/"), host_bytes;
     const char *colon;
     if (at[0] == '[') {
@@ -118,11 +105,33 @@ static bool split_url(const char *url, char host[256], char port[8]) {
     }
     size_t port_bytes = colon ? strspn(colon + 1, "0123456789") : 0;
     if (!host_bytes || host_bytes > 255 || port_bytes > 7) return false;
+    if (colon && (!port_bytes || (colon[1 + port_bytes] && !strchr(",/", colon[1 + port_bytes]))))
+        return false;
     memcpy(host, at, host_bytes);
     host[host_bytes] = '\0';
     memcpy(port, port_bytes ? colon + 1 : "4222", port_bytes ? port_bytes : 4);
     port[port_bytes ? port_bytes : 4] = '\0';
     return true;
+}
+
+enum err cmd_bus_read_url(const char *url, const char *where, struct err_text *text,
+                          struct handover *out) {
+    if (strchr(url, '@'))
+        return err_set(text, ERR_USAGE,
+                       "%s: the URL holds a user or token, which others can read there: put it "
+                       "into GRAMME_BUS_TOKEN or --bus-token-file",
+                       where);
+    if (strncmp(url, "tls://", 6) == 0) out->has_tls = true;
+    else if (strncmp(url, "nats://", 7) != 0 && strstr(url, "://"))
+        return err_set(text, ERR_USAGE, "%s: '%s' is no nats://HOST:PORT", where, url);
+    if (!url[0]) return err_set(text, ERR_USAGE, "%s: no URL", where);
+    for (const char *at = url; at; at = strchr(at, ',')) { /* each server of a list */
+        char host[256], port[8];
+        at += *at == ',';
+        if (!split_url(at, host, port) || strtoul(port, NULL, 10) - 1 >= 65535)
+            return err_set(text, ERR_USAGE, "%s: '%s' is no nats://HOST:PORT", where, url);
+    }
+    return take_text(url, strlen(url), out->url, sizeof out->url, where, text);
 }
 
 /* A datagram socket is only routed: nothing is sent. */

@@ -80,7 +80,6 @@ static void note_death(struct supervisor *supervisor, uint64_t instance, int sta
         .status = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status)};
     supervisor->dead_at = (supervisor->dead_at + 1) % DEAD_MAX;
     if (supervisor->dead_count < DEAD_MAX) supervisor->dead_count++;
-    send_roster(supervisor);
 }
 
 static void close_port(struct supervisor *supervisor) {
@@ -192,8 +191,8 @@ void supervisor_kill(struct supervisor *supervisor) {
 
 static void give_up(struct supervisor *supervisor, const struct unit *unit) {
     if (supervisor->phase >= FRONTENDS) return;
-    log_error("%s cannot run and nothing is left that serves without it: %s", unit->name,
-              unit_last_words(unit));
+    log_error("%s cannot run and nothing is left that serves without it; its last line: %s",
+              unit->name, unit_last_words(unit));
     supervisor->status = 1;
     notify_send(supervisor->options.notify_socket, "STOPPING=1");
     terminal_status(supervisor->options.terminal, "");
@@ -222,6 +221,13 @@ static void tell_end(const struct unit *unit, pid_t pid, int status, bool is_exp
                  WTERMSIG(status), strsignal(WTERMSIG(status)));
     else if (is_expected) log_info("%s: pid %ld has ended", unit->name, (long) pid);
     else log_warn("%s: pid %ld ended with status %d", unit->name, (long) pid, WEXITSTATUS(status));
+}
+
+static void tell_given_up(const struct unit *unit, bool is_permanent) {
+    if (is_permanent) log_error("%s: given up: %s", unit->name, unit_last_words(unit));
+    else
+        log_error("%s: given up after %u failures in a row (--restart-limit); its last line: %s",
+                  unit->name, unit->failures, unit_last_words(unit));
 }
 
 static void on_unit_end(struct supervisor *supervisor, struct unit *unit, int status) {
@@ -254,7 +260,7 @@ static void on_unit_end(struct supervisor *supervisor, struct unit *unit, int st
             else start_unit(supervisor, unit);
         } else {
             unit->state = UNIT_GIVEN_UP;
-            log_error("%s: given up: %s", unit->name, unit_last_words(unit));
+            tell_given_up(unit, end.is_permanent);
             if (is_role_lost(supervisor, unit->role)) give_up(supervisor, unit);
             look_if_ready(supervisor);
         }
@@ -268,12 +274,16 @@ static void on_child_signal(uv_signal_t *handle, int number) {
     struct supervisor *supervisor = handle->data;
     int status;
     pid_t pid;
+    bool is_any = false;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
         for (uint32_t i = 0; i < supervisor->unit_count; i++)
             if (supervisor->units[i].pid == pid) {
                 on_unit_end(supervisor, &supervisor->units[i], status);
+                is_any = true;
                 break;
             }
+    /* Those that died together are told together: no stream moves from one of them to another. */
+    if (is_any) send_roster(supervisor);
 }
 
 /* --- reports ---------------------------------------------------------------------------------- */

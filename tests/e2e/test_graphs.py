@@ -397,6 +397,8 @@ class Trouble(unittest.TestCase):
             (("disagg", "-m", MODEL, "--nats", "nats://127.0.0.1:4222"), 2, "--namespace"),
             (("disagg", "-m", MODEL, "--bus-listen", "0.0.0.0:4222"), 2, "GRAMME_BUS_TOKEN"),
             (("disagg", "-m", MODEL, "--bus-listen", "somewhere"), 2, "ADDRESS:PORT"),
+            (("disagg", "-m", MODEL, "--namespace", "a", "--nats", "nats://a:1,nats://b:70000"), 2, "no nats://HOST:PORT"),
+            (("disagg", "-m", MODEL, "--namespace", "a", "--nats", "127.0.0.1:port"), 2, "no nats://HOST:PORT"),
         ]
         for arguments, status, *words in cases:
             with self.subTest(arguments):

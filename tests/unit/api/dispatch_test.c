@@ -133,6 +133,24 @@ static void test_plain(void **state) {
     close_fixture(&f);
 }
 
+/* One that is over between two SYNCs is omitted all the same: its worker need not wait for
+ * sync-timeout to forget it. */
+static void test_short_one_is_omitted(void **state) {
+    struct fixture f;
+    open_fixture(&f);
+    for (int i = 0; i < 300; i++) turn(&f); /* at rest: no SYNC any more */
+    while (f.now_us % 250000 != 10000) turn(&f);
+    f.sampling.max_tokens = 1;
+    uint32_t syncs = f.worker.sync_count;
+    assert_int_equal(submit(&f, 0, 1), ERR_OK);
+    for (int i = 0; i < 3; i++) turn(&f);
+    expect_whole(&f, 0, 1, 1);
+    assert_int_equal(f.worker.sync_count, syncs);
+    for (int i = 0; i < 100; i++) turn(&f);
+    assert_in_range(f.worker.sync_count, syncs + 2, syncs + 4);
+    close_fixture(&f);
+}
+
 static void test_loss_doubles_and_late(void **state) {
     static const uint32_t percents[][2] = {{10, 0}, {0, 40}, {30, 30}, {60, 20}};
     for (size_t p = 0; p < ARRAY_COUNT(percents); p++) {
@@ -621,6 +639,34 @@ static void test_roster(void **state) {
     close_fixture(&f);
 }
 
+/* All reaped together: no request moves from one of the dead to another and counts two deaths; the
+ * streams wait for a worker, a new request is told at once. */
+static void test_all_die_together(void **state) {
+    struct fixture f;
+    struct fake_worker second;
+    open_fixture(&f);
+    open_second(&f, &second);
+    f.sampling.max_tokens = 100;
+    for (uint32_t i = 0; i < 6; i++) assert_int_equal(submit(&f, i, 1), ERR_OK);
+    for (int i = 0; i < 20; i++) turn_both(&f, &second);
+    fake_roster_of(&f.worker, (const uint64_t[]){1001, 1002}, 2);
+    dispatch_poll(f.dispatch, f.now_us);
+    assert_int_equal(f.failed_count, 0);
+    assert_int_equal(dispatch_worker_count(f.dispatch), 0);
+    for (uint32_t i = 0; i < 6; i++) {
+        assert_int_equal(f.works[i].state, DISPATCH_HOMELESS);
+        assert_int_equal(f.works[i].lost_count, 1);
+    }
+    assert_int_equal(submit(&f, 6, 1), ERR_PEER_GONE);
+    fake_close(&f.worker);
+    fake_close(&second);
+    fake_open(&f.worker, f.bus, 1003);
+    fake_hello(&f.worker);
+    for (int i = 0; i < 150; i++) turn(&f);
+    for (uint32_t i = 0; i < 6; i++) expect_whole(&f, i, 1, 100);
+    close_fixture(&f);
+}
+
 /* BYE: what runs there finishes there; when it leaves earlier, the rest moves and no death is
  * counted. */
 static void test_bye(void **state) {
@@ -837,6 +883,7 @@ int main(void) {
     log_configure(LOG_ERROR, LOG_HUMAN, NULL);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain),
+        cmocka_unit_test(test_short_one_is_omitted),
         cmocka_unit_test(test_loss_doubles_and_late),
         cmocka_unit_test(test_lost_generate),
         cmocka_unit_test(test_gone_in_the_middle),
@@ -855,6 +902,7 @@ int main(void) {
         cmocka_unit_test(test_all_silent),
         cmocka_unit_test(test_steps_stand_still),
         cmocka_unit_test(test_roster),
+        cmocka_unit_test(test_all_die_together),
         cmocka_unit_test(test_bye),
         cmocka_unit_test(test_unlike_workers),
         cmocka_unit_test(test_kv),

@@ -327,15 +327,23 @@ static inline void fake_dump(struct fake_worker *worker, const struct bus_messag
     }
 }
 
-/* The supervisor's word that an instance was reaped. */
-static inline void fake_roster(struct fake_worker *teller, uint64_t dead) {
-    struct msg_roster_dead entry = {.instance = dead, .reason = MSG_REAP_KILLED, .status = 9};
-    struct msg_roster roster = {.number = 1, .dead = &entry, .dead_count = 1};
+/* The supervisor's word that these were reaped. */
+static inline void fake_roster_of(struct fake_worker *teller, const uint64_t *dead,
+                                  uint32_t count) {
+    struct msg_roster_dead entries[4];
+    for (uint32_t i = 0; i < count; i++)
+        entries[i] =
+            (struct msg_roster_dead){.instance = dead[i], .reason = MSG_REAP_KILLED, .status = 9};
+    struct msg_roster roster = {.number = 1, .dead = entries, .dead_count = count};
     struct buf out;
     buf_init(&out, 0);
     msg_encode_roster(&roster, &out);
     (void) bus_send(teller->port, BUS_ROSTER, 0, out.data, out.bytes);
     buf_release(&out);
+}
+
+static inline void fake_roster(struct fake_worker *teller, uint64_t dead) {
+    fake_roster_of(teller, &dead, 1);
 }
 
 static inline void fake_bye(struct fake_worker *worker) {
