@@ -101,7 +101,6 @@ static void on_load(void *ctx, const struct dispatch_load *load) {
     if (now->prefix_hit_tokens > before->prefix_hit_tokens) {
         double hits = (double) (now->prefix_hit_tokens - before->prefix_hit_tokens);
         metrics_add(metrics, METRIC_PREFIX_HITS, hits);
-        metrics_add(metrics, METRIC_PROMPT_TOKENS_CACHED, hits);
     }
     uint64_t steps =
         now->step_count > before->step_count ? now->step_count - before->step_count : 0;
@@ -110,6 +109,15 @@ static void on_load(void *ctx, const struct dispatch_load *load) {
     if (steps && tokens > tokens_before) /* the mean of these steps, once each */
         metrics_observe(metrics, METRIC_ITERATION_TOKENS,
                         (double) (tokens - tokens_before) / (double) steps, steps);
+}
+
+/* Where several frontends serve, each worker tells these itself, on its system port. */
+static void leave_out_workers(struct metrics *metrics) {
+    static const enum metric of_workers[] = {METRIC_REQUESTS_RUNNING, METRIC_REQUESTS_WAITING,
+                                             METRIC_KV_USAGE,         METRIC_PREEMPTIONS,
+                                             METRIC_PREFIX_QUERIES,   METRIC_PREFIX_HITS,
+                                             METRIC_ITERATION_TOKENS};
+    for (size_t i = 0; i < ARRAY_COUNT(of_workers); i++) metrics_leave_out(metrics, of_workers[i]);
 }
 
 /* --- the end ----------------------------------------------------------------------------- */
@@ -285,6 +293,7 @@ enum err api_create(uv_loop_t *loop, struct bus *bus, uint64_t instance,
                                         .on_done = on_done,
                                         .on_refusal = on_refusal};
     enum err e = metrics_create(name, options->model_len_max, &api->metrics);
+    if (!e && !options->tells_workers) leave_out_workers(api->metrics);
     if (!e)
         e = dispatch_create(bus, &dispatch_options, &dispatch_handler, api->metrics, wake, api,
                             &api->dispatch);

@@ -112,6 +112,7 @@ static void note_figures(struct api_request *request, const char *finish) {
         call->finish = finish;
     }
     metrics_add(api->metrics, METRIC_GENERATION_TOKENS, out_tokens);
+    metrics_add(api->metrics, METRIC_PROMPT_TOKENS_CACHED, answer_cached_tokens(answer));
 }
 
 static enum metric success_of(const char *reason) {

@@ -41,7 +41,8 @@ static const struct metric_info {
                                  "Number of requests waiting to be processed.", NO_BOUNDS},
     [METRIC_KV_USAGE] = {GAUGE, "vllm:kv_cache_usage_perc", "",
                          "KV-cache usage. 1 means 100 percent usage.", NO_BOUNDS},
-    [METRIC_WORKERS] = {GAUGE, "gramme_workers", "", "Workers that take requests.", NO_BOUNDS},
+    [METRIC_WORKERS] = {GAUGE, "gramme_workers", "", "Workers that take requests of this frontend.",
+                        NO_BOUNDS},
     [METRIC_CONNECTIONS] = {GAUGE, "gramme_http_connections", "", "Open client connections.",
                             NO_BOUNDS},
     [METRIC_PREEMPTIONS] = {COUNTER, "vllm:num_preemptions_total", "",
@@ -153,6 +154,7 @@ struct metrics {
     uint32_t block_size, block_count;
     double started_s;
     struct cell cells[METRIC_COUNT];
+    bool is_left_out[METRIC_COUNT];
 };
 
 enum err metrics_set_model(struct metrics *metrics, const char *model_name,
@@ -243,6 +245,10 @@ double metrics_value(const struct metrics *metrics, enum metric metric) {
                                            : metrics->cells[metric].value;
 }
 
+void metrics_leave_out(struct metrics *metrics, enum metric metric) {
+    metrics->is_left_out[metric] = true;
+}
+
 void metrics_set_cache(struct metrics *metrics, uint32_t block_size, uint32_t block_count) {
     metrics->block_size = block_size;
     metrics->block_count = block_count;
@@ -307,6 +313,7 @@ void metrics_render(const struct metrics *metrics, struct buf *out) {
     for (uint32_t i = 0; i < METRIC_COUNT; i++) {
         const struct metric_info *info = &infos[i];
         const struct cell *cell = &metrics->cells[i];
+        if (metrics->is_left_out[i]) continue;
         if (i == 0 || strcmp(infos[i - 1].name, info->name) != 0)
             buf_add_format(out, "# HELP %s %s\n# TYPE %s %s\n", info->name, info->help, info->name,
                            kind_names[info->kind]);

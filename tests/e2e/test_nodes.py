@@ -247,8 +247,10 @@ class Replicas(unittest.TestCase):
             http = free_port()
             servers.append(frontend_of(start(self, "frontend", "agg_router", *common, "--port", str(http),
                                              "--served-model-name", NAME), http))
-        for _ in range(2):
-            start(self, "worker", "agg_router", *common, *SIM)
+        systems = [Server.__new__(Server) for _ in range(2)]
+        for system in systems:
+            system.port = free_port()
+            start(self, "worker", "agg_router", *common, *SIM, f"--system-port={system.port}")
         for server in servers:
             wait_for(lambda: is_serving(server, 2), "two workers")
         ask = {"max_tokens": 2, "temperature": 0}
@@ -267,6 +269,22 @@ class Replicas(unittest.TestCase):
             answer = second.post("/v1/completions", {"prompt": text, **ask})
             self.assertEqual(answer.headers["X-Gramme-Worker"], first_answer.headers["X-Gramme-Worker"])
             self.assertGreater(answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"], 50)
+        self.check_sums(servers, systems)
+
+    def check_sums(self, servers, systems):
+        """Each metric is one process's: what all of them say adds up."""
+        told = [server.metrics() for server in servers]
+        by_workers = [server.metrics() for server in systems]
+        for name in set(told[0]) & set(by_workers[0]):
+            self.fail(f"{name} is told by a frontend and by a worker")
+        def total(name):
+            return sum(metrics.get(name, 0) for metrics in told + by_workers)
+        self.assertEqual(total("vllm:generation_tokens_total"), total("gramme_worker_generation_tokens_total"))
+        self.assertEqual(total("vllm:prompt_tokens_total") - total("vllm:prompt_tokens_cached_total"),
+                         total("gramme_worker_prompt_tokens_total"))
+        self.assertEqual(total("vllm:prompt_tokens_cached_total"), total("vllm:prefix_cache_hits_total"))
+        self.assertGreater(total("vllm:prompt_tokens_cached_total"), 6 * 50)
+        self.assertEqual(total("vllm:num_requests_running"), 0)
 
     def test_system_ports(self):
         """Replicas of one section count on from the port that is written; 0 picks one for each."""

@@ -14,6 +14,8 @@ static void test_text(void **state) {
     metrics_observe(metrics, METRIC_TTFT, 1e9, 1);
     metrics_observe(metrics, METRIC_REQUEST_PROMPT_TOKENS, 8192, 1);
     metrics_set_cache(metrics, 16, 512);
+    metrics_leave_out(metrics, METRIC_REQUESTS_WAITING);
+    metrics_leave_out(metrics, METRIC_ITERATION_TOKENS);
     struct buf out;
     buf_init(&out, 0);
     metrics_render(metrics, &out);
@@ -43,6 +45,8 @@ static void test_text(void **state) {
     };
     for (size_t i = 0; i < ARRAY_COUNT(lines); i++)
         if (!strstr(text, lines[i])) fail_msg("no line %s", lines[i]);
+    assert_null(strstr(text, "vllm:num_requests_waiting"));
+    assert_null(strstr(text, "vllm:iteration_tokens_total"));
     assert_null(strstr(text, "le=\"10000.0\",model_name=\"a\\\"b\\\\c\",engine=\"0\"} 1"));
     /* every line is a comment or name{labels} number; a family is named once */
     char *copy = strdup(text);
