@@ -82,7 +82,7 @@ void metrics_advance(struct metrics *metrics, enum metric counter, double value)
 void metrics_add(struct metrics *metrics, enum metric counter, double amount);
 void metrics_observe(struct metrics *metrics, enum metric histogram, double value, uint64_t times);
 double metrics_value(const struct metrics *metrics, enum metric metric); /* a histogram's count */
-/* Another process tells this family (one process a metric, so that sums are right): not rendered. */
+/* Another process tells this family: it is not rendered, so that sums are right. */
 void metrics_leave_out(struct metrics *metrics, enum metric metric);
 /* For vllm:cache_config_info; 0 blocks: not known yet. */
 void metrics_set_cache(struct metrics *metrics, uint32_t block_size, uint32_t block_count);
