@@ -129,10 +129,11 @@ static void check_model(struct checker *checker, const struct graph_plan_compone
     const struct graph_plan_component *first = &checker->plan.components[0];
     const char *told = options_text(section_of(checker, first)->options, OPT_MODEL);
     if (component != first && told && strcmp(told, path) == 0) return;
-    if (source == PLAN_MODEL_BROKEN && component->model.is_unbuilt)
+    bool is_planned = source == PLAN_MODEL_UNBUILT;
+    if (is_planned || (source == PLAN_MODEL_BROKEN && component->model.is_unbuilt))
         problem_add(checker->problems, checker->target->is_serve ? PROBLEM_ERROR : PROBLEM_WARNING,
-                    "not-served", name, "model", mark, NULL,
-                    "not served yet, memory not checked: %s", component->model.why.text);
+                    "not-served", name, "model", mark, NULL, "not served yet%s: %s",
+                    is_planned ? "" : ", memory not checked", component->model.why.text);
     else if (source == PLAN_MODEL_BROKEN)
         problem_add(checker->problems, PROBLEM_ERROR, "model-unreadable", name, "model", mark,
                     "complete the download, or write another path", "%s%s",
@@ -191,9 +192,9 @@ static bool len_is_told(const struct checker *checker,
 static void check_memory(struct checker *checker, const struct graph_plan_component *component) {
     const char *name = graph_section_name(component->section);
     const struct plan *plan = component->plan;
-    if (!plan || problem_find(checker->problems, "tp-heads", name) ||
-        problem_find(checker->problems, "not-served", name))
-        return;
+    bool is_unserved = problem_find(checker->problems, "not-served", name) &&
+                       component->model.source != PLAN_MODEL_UNBUILT;
+    if (!plan || is_unserved || problem_find(checker->problems, "tp-heads", name)) return;
     /* A model that is not on the machine it is meant for has no bytes to count there. */
     if (component->model.source == PLAN_MODEL_CATALOG && !checker->target->is_elsewhere) return;
     if (check_is_refused(checker, component->section, OPT_TENSOR_PARALLEL_SIZE) ||

@@ -11,6 +11,9 @@
  * the rest is for the modules of our kernels and of cuBLASLt's few, which load as they are first
  * used.  Smaller cards need less: a context grows with the multiprocessors. */
 #define CONTEXT_BYTES ((uint64_t) 576 << 20)
+/* A quantized matrix has a few numbers for all of it: its shape, a scale, one of its input. */
+#define MATRIX_NOTE_BYTES 32
+#define MATRICES 7                                 /* of a layer */
 #define GRAPH_BYTES ((uint64_t) 64 << 20)          /* instantiated decode graphs, all batch sizes */
 #define GEMM_WORKSPACE_BYTES ((uint64_t) 32 << 20) /* cuBLASLt's own advice for Hopper */
 #define STAGING_BYTES ((uint64_t) 32 << 20)        /* handoff: packed runs in flight */
@@ -37,12 +40,16 @@ static uint64_t layer_bytes(const struct cuda_estimate *estimate, uint32_t rank)
     uint64_t kv = width(tensor_parallel_kv_heads(spec, ranks, rank)) * dim;
     uint64_t ffn = width(tensor_parallel_ffn(spec, ranks, rank));
     double matrices = (double) (hidden * (2 * q + 2 * kv) + 3 * hidden * ffn);
+    uint64_t rows = q + 2 * kv + hidden + 2 * ffn + hidden; /* q, k, v, o, gate, up, down */
+    uint64_t columns = hidden + q + hidden + ffn;           /* qkv, o, gate and up, down */
     uint64_t vectors = 2 * hidden;
     if (spec->has_qkv_bias) vectors += q + 2 * kv;
     if (spec->has_o_bias) vectors += hidden;
     if (spec->has_mlp_bias) vectors += 2 * ffn + hidden;
     if (spec->has_qk_norm) vectors += 2 * dim;
-    return (uint64_t) ceil(matrices * estimate->format.weight_bits / 8) +
+    uint64_t notes = estimate->format.weight_bits < 16 ? MATRICES * MATRIX_NOTE_BYTES : 0;
+    return (uint64_t) ceil(matrices * estimate->format.weight_bits / 8) + notes +
+           rows * estimate->format.row_bytes + columns * estimate->format.column_bytes +
            vectors * (estimate->format.is_fp32 ? 4 : 2);
 }
 

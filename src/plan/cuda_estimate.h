@@ -8,10 +8,13 @@
 
 #include "backend/backend.h"
 
-/* Bits of a stored weight of the layers, scales included; embeddings, head and norms stay 16. */
+/* Bits of a stored weight of the layers, scales of groups included; embeddings, head and norms
+ * stay 16. */
 struct cuda_estimate_format {
     double weight_bits;
-    double head_bits; /* as stored in a file that is read; 0: 16, or 32 */
+    uint32_t row_bytes;    /* besides, for each output of a matrix: its scale */
+    uint32_t column_bytes; /* and for each input: the index of its group */
+    double head_bits;      /* as stored in a file that is read; 0: 16, or 32 */
     bool is_fp32;
     bool is_fp8; /* 8 bits are floats, not integers: other cards compute with them */
 };

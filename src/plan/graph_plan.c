@@ -366,7 +366,9 @@ static void set_budget(const struct graph_plan_target *target, const struct grap
 
 static enum err plan_component(struct graph_plan_component *component) {
     if (component->model.source == PLAN_MODEL_UNKNOWN ||
-        component->model.source == PLAN_MODEL_BROKEN) {
+        component->model.source == PLAN_MODEL_BROKEN ||
+        (component->model.source == PLAN_MODEL_UNBUILT && component->is_cpu &&
+         !component->is_sim)) {
         component->why = component->model.why;
         return ERR_OK;
     }

@@ -6,8 +6,11 @@
 #include <string.h>
 #include <strings.h>
 
+#include "model/hf_config.h"
+#include "model/json_file.h"
 #include "model/model_catalog.h"
 #include "model/model_resolve.h"
+#include "plan/plan_format.h"
 
 /* Bits a weight: groups of 128 with a 16-bit scale and a packed zero for 4 bits; channel scales
  * (fp8, int8) weigh nothing beside it. */
@@ -92,6 +95,30 @@ static void find_format(const struct options *options, struct plan_model *out) {
     else if (quantization && plan_model_format_of(quantization, &bits, &format))
         out->format.weight_bits = bits;
     out->format.is_fp8 = strcmp(format, "fp8") == 0;
+    plan_format_add_scales(format, &out->format);
+}
+
+/* A checkpoint of a format that is not built: all else of its config.json tells the shape, and
+ * quantization_config the bytes.  Leaves `why`. */
+static bool read_unbuilt(const char *folder, struct plan_model *out) {
+    char path[MODEL_PATH_BYTES];
+    json_t *config = NULL;
+    struct err_text text;
+    size_t bytes = strlen(folder);
+    bool is_file = bytes > 5 && strcmp(folder + bytes - 5, ".json") == 0;
+    if (is_file) snprintf(path, sizeof path, "%s", folder);
+    else if (!model_resolve_join(path, folder, "config.json")) return false;
+    if (json_file_load(path, &text, &config)) return false;
+    const json_t *quantization = json_file_get(config, "quantization_config");
+    struct cuda_estimate_format format;
+    bool is_known = quantization && plan_format_of_config(quantization, &format);
+    json_object_del(config, "quantization_config");
+    is_known = is_known && hf_config_read(config, path, &text, &out->spec) == ERR_OK;
+    json_decref(config);
+    if (!is_known) return false;
+    out->format = format;
+    out->source = PLAN_MODEL_UNBUILT;
+    return true;
 }
 
 /* The NAME of --shape PATH=NAME for this model; NULL: none. */
@@ -128,6 +155,13 @@ void plan_model_find(const struct options *options, const struct options *flags,
         out->is_unbuilt = e == ERR_UNSUPPORTED;
         out->source = e ? PLAN_MODEL_BROKEN : open.is_dummy ? PLAN_MODEL_SHAPE : PLAN_MODEL_FILES;
         if (e && open.is_dummy && !shape) out->source = PLAN_MODEL_UNKNOWN;
+        if (e == ERR_UNSUPPORTED && read_unbuilt(shape           ? shape
+                                                 : open.is_dummy ? path
+                                                                 : source.path,
+                                                 out)) {
+            snprintf(out->spec.name, sizeof out->spec.name, "%.80s", last_part(path));
+            return;
+        }
         if (!e) {
             out->spec = *model_get_spec(out->model);
             out->why.text[0] = '\0';

@@ -15,6 +15,7 @@ enum plan_model_source {
     PLAN_MODEL_SHAPE,   /* --shape, or --load-format dummy */
     PLAN_MODEL_CATALOG, /* not on this machine; known by its name */
     PLAN_MODEL_UNKNOWN, /* neither here nor known */
+    PLAN_MODEL_UNBUILT, /* here, of a weight format that is not built: the shape is read; `why` */
     PLAN_MODEL_BROKEN,  /* here, and cannot be read: `why` */
 };
 

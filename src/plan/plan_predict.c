@@ -58,10 +58,9 @@ void plan_predict_card(const struct device_card *card, const struct cuda_estimat
                        struct plan_predict_rates *out) {
     /* 4-bit weights, and 8-bit ones on a card without such products, are computed in 16 bits. */
     double nominal = card->bf16_tflops, share = PREFILL;
-    double bits8 = fmax(card->fp8_tflops, card->int8_tops);
-    if (format->weight_bits == 8 && format->is_fp8) bits8 = card->fp8_tflops;
-    else if (format->weight_bits == 8) bits8 = card->int8_tops;
-    if (format->weight_bits == 8 && bits8 > 0) {
+    bool is_8bit = format->weight_bits >= 8 && format->weight_bits < 8.1; /* scales of blocks */
+    double bits8 = format->is_fp8 ? card->fp8_tflops : card->int8_tops;
+    if (is_8bit && bits8 > 0) {
         nominal = bits8;
         share = PREFILL_8BIT;
     }
