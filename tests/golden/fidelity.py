@@ -58,7 +58,8 @@ class Server:
         body = {"prompt": PROMPTS[index], "max_tokens": TOKENS, "logprobs": 2, "ignore_eos": True, **sampling(index)}
         request = urllib.request.Request(self.url + "/v1/completions", json.dumps(body).encode(),
                                          {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=300) as answer:
+        # The scalar body computes a few tokens a second, fewer on a busy machine.
+        with urllib.request.urlopen(request, timeout=1500) as answer:
             choice = json.load(answer)["choices"][0]
         return choice["text"], choice["logprobs"]["token_logprobs"]
 
