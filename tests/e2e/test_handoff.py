@@ -37,11 +37,15 @@ def wait_for_handoffs(graph):
 
 
 class SameTokens(unittest.TestCase):
-    def check(self, *arguments, lane=None, **options):
-        with Server(max_model_len=2048, **options) as single:
-            wanted = in_parallel(len(PROMPTS), lambda i: Graph.complete(single, PROMPTS[i]))
-        with Graph("disagg", max_model_len=2048, arguments=(*REMOTE, "--verify-kv", *arguments),
-                   **options) as graph:
+    @staticmethod
+    def alone(**options):
+        with Server(**options) as single:
+            return in_parallel(len(PROMPTS), lambda i: Graph.complete(single, PROMPTS[i]))
+
+    def check(self, *arguments, lane=None, wanted=None, **options):
+        options.setdefault("max_model_len", 2048)
+        wanted = wanted or self.alone(**options)
+        with Graph("disagg", arguments=(*REMOTE, "--verify-kv", *arguments), **options) as graph:
             wait_for_handoffs(graph)
             before = results(graph)["done"]
             self.assertEqual(in_parallel(len(PROMPTS), lambda i: graph.complete(PROMPTS[i])), wanted)
@@ -60,6 +64,16 @@ class SameTokens(unittest.TestCase):
         """TP 1 and 3 cut the demo model's 3 KV heads, either way; real arithmetic."""
         self.check("--VllmWorker.tensor-parallel-size=3", engine="cpu")
         self.check("--PrefillWorker.tensor-parallel-size=3", engine="cpu")
+
+    def test_degrees_of_a_dummy(self):
+        """Degrees 1, 2, 4 and 8 each to another, 8 of them holding each of the 4 KV heads twice."""
+        options = {"engine": "cpu", "model": "tiny-qwen3-test", "load_format": "dummy", "dummy_type": "bf16",
+                   "threads": 1, "max_model_len": 512}
+        wanted = self.alone(**options)
+        for decode, prefill in ((1, 8), (8, 2), (2, 4), (4, 1)):
+            with self.subTest(decode=decode, prefill=prefill):
+                self.check(f"--VllmWorker.tensor-parallel-size={decode}",
+                           f"--PrefillWorker.tensor-parallel-size={prefill}", wanted=wanted, **options)
 
 
 class Faults(unittest.TestCase):
