@@ -32,6 +32,7 @@ struct handoff {
     uint64_t end_us; /* the request's own deadline; 0: none */
     uint64_t deadline_us, sent_us;
     uint32_t first_piece, piece_count, received_count;
+    uint32_t known_tokens;   /* prompt, and what was sampled elsewhere */
     uint32_t prefill_tokens; /* that P has to compute at most */
     uint32_t retry_ticks, over_ticks;
     enum msg_remote_result retry_for;
@@ -209,6 +210,7 @@ bool handoff_decode_wants(struct handoff_decode *decode, uint64_t engine_id,
     }
     handoff->state = QUEUED;
     handoff->engine_id = engine_id;
+    handoff->known_tokens = known;
     handoff->named = message->prefill_instance;
     handoff->end_us = message->remaining_ms ? now_us + (uint64_t) message->remaining_ms * 1000 : 0;
     copy_text(handoff->request_id, message->request_id);
@@ -235,6 +237,7 @@ static const struct handoff_peer *choose(const struct handoff_decode *decode,
     if (handoff->try_count >= TRIES_MAX) return NULL;
     for (const struct handoff_peer *p = handoff_peers_first(decode->peers); p; p = p->next) {
         if (!handoff_peers_is_usable(p) || was_tried(handoff, p->hello.instance)) continue;
+        if (p->hello.model_len_max && handoff->known_tokens > p->hello.model_len_max) continue;
         if (p->hello.instance == handoff->named) return p;
         unseen_of(decode, p, &tokens);
         tokens += p->queued_tokens;

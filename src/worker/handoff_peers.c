@@ -1,9 +1,11 @@
 /* handoff_peers - see handoff_peers.h. */
 #include "worker/handoff_peers.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/buf.h"
 #include "base/log.h"
 #include "base/num.h"
 
@@ -101,6 +103,20 @@ static void start_proof(struct handoff_peers *peers, struct handoff_peer *peer) 
                  err_name(e));
 }
 
+/* Its log says it too. */
+static void tell_unlike(struct handoff_peers *peers, uint64_t instance, const char *unlike) {
+    struct buf out;
+    char text[120];
+    snprintf(text, sizeof text, "no prompts come from %.32s: %s",
+             peers->options.hello->name[0] ? peers->options.hello->name : "a decode worker",
+             unlike);
+    buf_init(&out, 0);
+    msg_encode_refuse(&(struct msg_refuse){.reason = MSG_REFUSE_UNLIKE, .text = text}, &out);
+    if (!buf_error(&out))
+        peers->options.send(peers->options.send_ctx, BUS_INBOX, instance, out.data, out.bytes);
+    buf_release(&out);
+}
+
 static void take_hello(struct handoff_peers *peers, const struct msg_hello *hello) {
     if (hello->instance == 0) return;
     struct handoff_peer *peer = find(peers, hello->instance);
@@ -119,10 +135,18 @@ static void take_hello(struct handoff_peers *peers, const struct msg_hello *hell
     if (hello->component != HANDOFF_COMPONENT_PREFILL || !(is_new || has_moved)) return;
     const char *unlike = find_unlike(peers, hello);
     peer->is_like = !unlike;
-    if (unlike)
+    if (unlike) {
         log_warn("prefill worker %s (%016llx) is not used: %s", name_of(peer),
                  (unsigned long long) hello->instance, unlike);
-    else start_proof(peers, peer);
+        tell_unlike(peers, hello->instance, unlike);
+        return;
+    }
+    uint32_t len_max = hello->model_len_max, own_len_max = peers->options.hello->model_len_max;
+    if (len_max && len_max < own_len_max)
+        log_warn("prefill worker %s (%016llx) takes prompts of up to %u tokens, this worker of up "
+                 "to %u: longer ones are computed elsewhere",
+                 name_of(peer), (unsigned long long) hello->instance, len_max, own_len_max);
+    start_proof(peers, peer);
 }
 
 /* --- LOAD, ROSTER ----------------------------------------------------------------------------- */

@@ -179,9 +179,10 @@ static enum err boot(struct worker *worker) {
 /* Workers share KV and beliefs only when all of this is equal (protocol.md 2, HELLO). */
 static uint64_t numeric_digest(const struct worker *worker) {
     const struct backend *backend = worker->boot.backend;
-    uint64_t parts[] = {
-        model_digest(worker->model), (uint64_t) worker->options.ops->kv_dtype(backend),
-        worker->options.backend.block_size, (uint64_t) worker->options.ops->numerics(backend)};
+    const struct backend_ops *ops = worker->options.ops;
+    uint64_t parts[] = {model_digest(worker->model), (uint64_t) ops->kv_dtype(backend),
+                        worker->options.backend.block_size, (uint64_t) ops->numerics(backend),
+                        XXH3_64bits(ops->name, strlen(ops->name))};
     return XXH3_64bits(parts, sizeof parts);
 }
 

@@ -362,7 +362,7 @@ static bool take_handoff(struct worker_core *core, const struct bus_message *mes
     return true;
 }
 
-/* A frontend wants none of us: said once a frontend. */
+/* A frontend or a decode worker wants nothing of us: said once. */
 static bool take_refusal(struct worker_core *core, const struct bus_message *message) {
     struct msg_refuse refuse;
     if (msg_peek_kind(message->data, message->bytes) != MSG_REFUSE ||
@@ -370,8 +370,7 @@ static bool take_refusal(struct worker_core *core, const struct bus_message *mes
         refuse.attempt)
         return false;
     if (core->refuser != message->from)
-        log_error("refused by frontend %016llx: %s", (unsigned long long) message->from,
-                  refuse.text);
+        log_error("refused by %016llx: %s", (unsigned long long) message->from, refuse.text);
     core->refuser = message->from;
     return true;
 }

@@ -603,6 +603,18 @@ class ByHand(unittest.TestCase):
                  == ["serving"], "the other serves")
         self.assertEqual(server.chat().status, 200)
 
+    def test_unlike_kinds(self):
+        """A simulator among workers that compute; a prefill worker whose blocks are of no use."""
+        server, frontend = self.frontend()
+        decode = self.start("worker", "disagg", "--engine=sim", "--max-model-len=2048", "--remote-prefill")
+        self.ready(server)
+        computing = self.start("worker", "--max-model-len=512")
+        wait_for(lambda: "other weights, KV storage or numerics" in frontend.log(), "the frontend's line")
+        wait_for(lambda: "other weights, KV storage or numerics" in computing.log(), "the worker's line")
+        prefill = self.start("prefill", "disagg", "--engine=sim", "--max-model-len=2048", "--block-size=32")
+        wait_for(lambda: "is not used: its block size is another" in decode.log(), "the decode worker's line")
+        wait_for(lambda: "its block size is another" in prefill.log(), "the prefill worker's line")
+
     def test_worker_before_nats(self):
         self.end_nats()
         server, _ = self.frontend()

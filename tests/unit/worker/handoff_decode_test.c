@@ -99,14 +99,23 @@ static void take(struct book *book, uint64_t from, struct buf *out) {
     buf_release(out);
 }
 
-static void say_hello(struct book *book, uint64_t instance, uint64_t digest, const char *address) {
-    struct msg_hello hello = {
-        .instance = instance, .component = 2, .numeric_digest = digest, .block_size = 8, .tp = 1};
+static void say_hello_of(struct book *book, uint64_t instance, uint64_t digest, const char *address,
+                         uint32_t len_max) {
+    struct msg_hello hello = {.instance = instance,
+                              .component = 2,
+                              .numeric_digest = digest,
+                              .block_size = 8,
+                              .tp = 1,
+                              .model_len_max = len_max};
     struct buf out;
     snprintf(hello.transfer_address, sizeof hello.transfer_address, "%s", address);
     buf_init(&out, 0);
     msg_encode_hello(&hello, &out);
     take(book, instance, &out);
+}
+
+static void say_hello(struct book *book, uint64_t instance, uint64_t digest, const char *address) {
+    say_hello_of(book, instance, digest, address, 1000);
 }
 
 static void say_load(struct book *book, uint64_t instance, uint32_t queued, uint64_t tokens,
@@ -329,8 +338,15 @@ static void test_who_is_not_asked(void **state) {
     struct book book;
     struct buf out;
     book_open(&book, true);
+    uint32_t before = book.sent_count;
     say_hello(&book, 9, 8, xfer_address(book.peer_xfer)); /* another model */
     say_hello(&book, 10, 7, "");                          /* no transfer */
+    say_hello(&book, 9, 8, xfer_address(book.peer_xfer));
+    assert_int_equal(book.sent_count, before + 2); /* each is told, once */
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(book.sent[before + i].kind, MSG_REFUSE);
+        assert_int_equal(book.sent[before + i].to, 9 + i);
+    }
     say_hello(&book, 6, 7, xfer_address(book.peer_xfer));
     prove(&book);
     say_load(&book, 6, 0, 0, 1, 0, true);
@@ -361,6 +377,36 @@ static void test_who_is_not_asked(void **state) {
     take(&book, 6, &out);
     assert_false(would(&book, 100));
     book_close(&book);
+}
+
+/* A prompt longer than a prefill worker takes goes to another one, or is computed here. */
+static void test_shorter_peer(void **state) {
+    static const struct {
+        uint32_t len_max, second_len_max; /* 0: there is no second one */
+        uint64_t to;                      /* 0: nobody */
+    } cases[] = {{100, 0, 6}, {99, 0, 0}, {99, 100, 8}, {99, 99, 0}};
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct book book;
+        book_open(&book, false);
+        struct xfer *second = open_xfer(&book.rig, 8);
+        say_hello_of(&book, 6, 7, xfer_address(book.peer_xfer), cases[i].len_max);
+        prove(&book);
+        if (cases[i].second_len_max) {
+            say_hello_of(&book, 8, 7, xfer_address(second), cases[i].second_len_max);
+            say_load(&book, 6, 0, 0, 1, 0, true); /* so that the other one's path is waited for */
+            prove(&book);
+            say_load(&book, 6, 0, 0, 1, 0, false);
+        }
+        uint64_t id = place(&book, 100);
+        bool is_sent = book.sent[book.sent_count - 1].kind == MSG_PREFILL;
+        assert_int_equal(is_sent, cases[i].to != 0);
+        if (is_sent) assert_int_equal(book.sent[book.sent_count - 1].to, cases[i].to);
+        handoff_decode_end(book.decode, id);
+        if (is_sent) take_release(&book);
+        assert_true(handoff_decode_is_empty(book.decode));
+        book_close(&book);
+        xfer_destroy(second);
+    }
 }
 
 static void test_no_memory(void **state) {
@@ -397,6 +443,7 @@ int main(void) {
         cmocka_unit_test(test_queue),
         cmocka_unit_test(test_deadline),
         cmocka_unit_test(test_who_is_not_asked),
+        cmocka_unit_test(test_shorter_peer),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
