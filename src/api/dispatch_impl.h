@@ -58,6 +58,7 @@ struct dispatch {
     struct dispatch_site **workers; /* owned */
     uint64_t *instances;            /* of them, in one place */
     uint32_t worker_count, worker_room;
+    uint32_t len_min; /* the shortest model_len_max of those that the router knows */
     uint64_t dead[DISPATCH_DEAD_ROOM]; /* by instance, open addressing; 0: free */
     uint32_t dead_count;
     struct dispatch_work *works; /* every held one */

@@ -160,12 +160,30 @@ void dispatch_worker_request(const struct dispatch *dispatch, struct dispatch_wo
     (void) dispatch;
 }
 
+/* Whether it takes sequences as long as this one may become. */
+static bool is_long_enough(const struct dispatch_site *worker, const struct dispatch_work *work) {
+    uint64_t tokens = (uint64_t) work->prompt_count + work->sampling->max_tokens;
+    return !worker->hello.model_len_max || tokens <= worker->hello.model_len_max;
+}
+
+/* Of those that the router knows; the choice need look at each one's only when they differ. */
+static void note_lengths(struct dispatch *dispatch) {
+    dispatch->len_min = UINT32_MAX;
+    for (uint32_t i = 0; i < dispatch->worker_count; i++) {
+        uint32_t len = dispatch->workers[i]->hello.model_len_max;
+        if (dispatch->workers[i]->is_routed && len && len < dispatch->len_min)
+            dispatch->len_min = len;
+    }
+}
+
 static struct dispatch_site *choose_among(struct dispatch *dispatch, struct dispatch_work *work,
                                           uint64_t avoided, uint64_t digest, uint64_t now_us) {
     struct router_request request;
     bool was_closed = false;
-    for (uint32_t i = 0; digest && i < dispatch->worker_count; i++)
-        if (!fits(dispatch->workers[i], digest)) {
+    bool is_picky =
+        digest || (uint64_t) work->prompt_count + work->sampling->max_tokens > dispatch->len_min;
+    for (uint32_t i = 0; is_picky && i < dispatch->worker_count; i++)
+        if (!fits(dispatch->workers[i], digest) || !is_long_enough(dispatch->workers[i], work)) {
             router_set_open(dispatch->router, dispatch->instances[i], false);
             was_closed = true;
         }
@@ -187,7 +205,8 @@ struct dispatch_site *dispatch_worker_choose(struct dispatch *dispatch, struct d
     if (dispatch->worker_count == 1) { /* nothing to choose, nothing to compute */
         struct dispatch_site *worker = dispatch->workers[0];
         bool is_good = is_open(worker) && worker->instance != avoided &&
-                       (fits(worker, digest) || dispatch->options.allows_inexact);
+                       (fits(worker, digest) || dispatch->options.allows_inexact) &&
+                       (!has_tokens(work) || is_long_enough(worker, work)); /* a new one is told */
         dispatch->choice = (struct router_choice){.instance = worker->instance};
         return is_good ? worker : NULL;
     }
@@ -281,6 +300,7 @@ void dispatch_worker_bury(struct dispatch *dispatch, struct dispatch_site *worke
     dispatch->instances[at] = dispatch->instances[dispatch->worker_count];
     router_remove(dispatch->router, worker->instance);
     worker->is_routed = false;
+    note_lengths(dispatch);
     bool was_expected = worker->is_leaving || worker->is_draining;
     if (was_expected) log_info("worker %s has left", name);
     else log_warn("worker %s is gone; %u requests of it go on elsewhere", name, worker->work_count);
@@ -319,6 +339,7 @@ void dispatch_worker_on_hello(struct dispatch *dispatch, const struct bus_messag
     if (hello.component != COMPONENT_PREFILL && !worker->is_foreign)
         metrics_set_cache(dispatch->metrics, hello.block_size, hello.block_count);
     dispatch_worker_refresh(dispatch, worker);
+    note_lengths(dispatch);
     if (worker->is_routed && !was_routed) dispatch_kv_ask(dispatch, worker, now_us);
     dispatch_place_homeless(dispatch, now_us);
 }

@@ -667,6 +667,39 @@ static void test_all_die_together(void **state) {
     close_fixture(&f);
 }
 
+/* Requests go only where they fit whole: a shorter worker gets the short ones, and no stream that
+ * it would cut off. */
+static void test_shorter_worker(void **state) {
+    struct fixture f;
+    struct fake_worker second;
+    open_fixture(&f);
+    fake_open(&second, f.bus, 1002);
+    second.len_max = 60;
+    fake_hello(&second);
+    dispatch_poll(f.dispatch, f.now_us);
+    f.sampling.max_tokens = 58; /* and 3 of the prompt: 61 */
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(submit(&f, i, 1), ERR_OK);
+    for (int i = 0; i < 10; i++) turn_both(&f, &second);
+    assert_int_equal(f.worker.generate_count, 4);
+    fake_roster(&second, 1001);
+    for (int i = 0; i < 10; i++) turn_both(&f, &second);
+    assert_int_equal(second.generate_count, 0);
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(f.works[i].state, DISPATCH_HOMELESS);
+    fake_close(&f.worker);
+    fake_open(&f.worker, f.bus, 1003);
+    fake_hello(&f.worker);
+    for (int i = 0; i < 100; i++) turn_both(&f, &second);
+    for (uint32_t i = 0; i < 4; i++) expect_whole(&f, i, 1, 58);
+    assert_int_equal(second.generate_count, 0);
+    f.sampling.max_tokens = 57;
+    for (uint32_t i = 4; i < 8; i++) assert_int_equal(submit(&f, i, 1), ERR_OK);
+    for (int i = 0; i < 100; i++) turn_both(&f, &second);
+    for (uint32_t i = 4; i < 8; i++) expect_whole(&f, i, 1, 57);
+    assert_in_range(second.generate_count, 1, 3);
+    fake_close(&second);
+    close_fixture(&f);
+}
+
 /* BYE: what runs there finishes there; when it leaves earlier, the rest moves and no death is
  * counted. */
 static void test_bye(void **state) {
@@ -903,6 +936,7 @@ int main(void) {
         cmocka_unit_test(test_steps_stand_still),
         cmocka_unit_test(test_roster),
         cmocka_unit_test(test_all_die_together),
+        cmocka_unit_test(test_shorter_worker),
         cmocka_unit_test(test_bye),
         cmocka_unit_test(test_unlike_workers),
         cmocka_unit_test(test_kv),

@@ -41,6 +41,7 @@ struct fake_worker {
     uint32_t eos_after;  /* finish by the model's stop id after that many; 0: by length */
     const char *name;    /* of HELLO; NULL: none */
     uint32_t block_size; /* of HELLO; 0: 16 */
+    uint32_t len_max;    /* of HELLO; 0: 1000 */
     uint64_t numeric_digest;
     uint64_t step_count;               /* of LOAD */
     uint64_t kv_number;                /* of the last event */
@@ -98,7 +99,7 @@ static inline void fake_send(struct fake_worker *worker, uint64_t to, struct buf
 static inline void fake_hello(struct fake_worker *worker) {
     struct msg_hello hello = {.instance = worker->instance,
                               .component = 1,
-                              .model_len_max = 200,
+                              .model_len_max = worker->len_max ? worker->len_max : 1000,
                               .seat_count = 16,
                               .block_size = 16,
                               .block_count = 100,
