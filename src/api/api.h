@@ -18,6 +18,7 @@
 #include "bus/bus.h"
 #include "chat/chat_template.h"
 #include "config/option.h"
+#include "device/device_watch.h"
 #include "http/http_server.h"
 #include "router/router.h"
 #include "token/tokenizer.h"
@@ -63,6 +64,9 @@ struct api_options {
     bool guards_metrics;         /* --api-key guards /metrics too */
     const char *allowed_origins; /* comma list or "*"; NULL: localhost */
     const char *version;         /* "0.1.0" */
+    /* This node's cards, for /metrics (with tells_workers) and /gramme/status; NULL: not here. */
+    void (*look_at_cards)(void *ctx, struct device_watch_sample *out);
+    void *cards_ctx;
 };
 
 /* The defaults of everything that has one; names, tokenizer, model and keys are the caller's. */

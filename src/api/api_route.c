@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/api_impl.h"
+#include "api/card_metrics.h"
 #include "base/clock.h"
 
 enum { OPEN = 1, NEEDS_MODEL = 2, IS_PROBE = 4 };
@@ -83,6 +84,11 @@ static void get_metrics(struct api_call *call) {
     metrics_advance(api->metrics, METRIC_ROUTER_DUMPS, (double) counts.dumps);
     metrics_render(api->metrics, &api->out);
     if (api->options.tells_workers) dispatch_worker_render(api->dispatch, &api->out);
+    if (api->options.tells_workers && api->options.look_at_cards) {
+        struct device_watch_sample sample;
+        api->options.look_at_cards(api->options.cards_ctx, &sample);
+        card_metrics_render(&sample, &api->out);
+    }
     send_text(call, 200, "text/plain; version=0.0.4; charset=utf-8");
 }
 

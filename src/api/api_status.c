@@ -2,6 +2,7 @@
  *
  * Numbers since the start of each process; who shows rates takes the difference of two. */
 #include <string.h>
+#include <unistd.h>
 
 #include "api/api_impl.h"
 #include "base/clock.h"
@@ -58,6 +59,7 @@ static void add_load(struct buf *out, const struct msg_load *load) {
     add_number(out, "received_bytes", load->received_bytes);
     add_number(out, "device_used_bytes", load->device_used_bytes);
     add_number(out, "device_other_bytes", load->device_other_bytes);
+    add_number(out, "device_drift_bytes", load->device_drift_bytes);
     add_number(out, "remote_prefills", load->remote_results[MSG_REMOTE_DONE]);
 }
 
@@ -73,6 +75,28 @@ static void add_workers(const struct api *api, struct buf *out) {
         buf_add_format(out, "\"state\":\"%s\"}", state_of(&worker));
     }
     buf_add_byte(out, ']');
+}
+
+static void add_cards(const struct api *api, struct buf *out) {
+    struct device_watch_sample sample = {0};
+    char node[64] = "";
+    if (api->options.look_at_cards) api->options.look_at_cards(api->options.cards_ctx, &sample);
+    gethostname(node, sizeof node - 1);
+    buf_add_string(out, "\"cards\":[");
+    for (uint32_t i = 0; i < sample.card_count; i++) {
+        const struct device_watch_card *card = &sample.cards[i];
+        buf_add_string(out, i ? ",{" : "{");
+        add_string(out, "node", node);
+        add_number(out, "index", i);
+        add_string(out, "name", card->name);
+        add_number(out, "total_bytes", card->total_bytes);
+        add_number(out, "used_bytes", card->used_bytes);
+        add_string(out, "largest_name", card->largest.name);
+        add_number(out, "largest_pid", card->largest.pid);
+        add_number(out, "largest_bytes", card->largest.bytes);
+        buf_add_format(out, "\"other_bytes\":%llu}", (unsigned long long) card->other_bytes);
+    }
+    buf_add_string(out, "],");
 }
 
 void api_status_render(struct api *api, struct buf *out) {
@@ -99,6 +123,7 @@ void api_status_render(struct api *api, struct buf *out) {
     add_number(out, "generation_tokens",
                (uint64_t) metrics_value(api->metrics, METRIC_GENERATION_TOKENS));
     add_number(out, "migrations", (uint64_t) metrics_value(api->metrics, METRIC_MIGRATIONS));
+    add_cards(api, out);
     add_workers(api, out);
     buf_add_byte(out, '}');
 }

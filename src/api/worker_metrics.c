@@ -94,16 +94,14 @@ enum device_figure {
 };
 
 static uint64_t device_figure(const struct worker_metrics_row *row, enum device_figure figure) {
-    uint64_t used = row->load->device_used_bytes;
     switch (figure) {
     case DEVICE_TOTAL: return row->device_bytes;
     case DEVICE_BUDGET: return row->budget_bytes;
     case DEVICE_PLANNED: return row->planned_bytes;
-    case DEVICE_USED: return used;
+    case DEVICE_USED: return row->load->device_used_bytes;
     case DEVICE_OTHER: return row->load->device_other_bytes;
-    default: break;
+    default: return row->load->device_drift_bytes;
     }
-    return row->planned_bytes && used > row->planned_bytes ? used - row->planned_bytes : 0;
 }
 
 /* The memory of a rank's device; ranks of a worker are alike. */
@@ -114,9 +112,9 @@ static void render_devices(const struct worker_metrics_row *rows, uint32_t count
         {"total", "Memory of the device."},
         {"budget", "What the worker may take of it."},
         {"planned", "What its plan takes of it."},
-        {"used", "What it has taken: resident, mapped weights too."},
+        {"used", "What it has taken, as its plan counts; of mapped weights its share."},
         {"other", "What other processes have taken."},
-        {"drift", "What it has taken beyond its plan."},
+        {"drift", "What it has taken beyond its plan, shared weights counted whole."},
     };
     for (uint32_t i = 0; i < DEVICE_FIGURES; i++) {
         buf_add_format(out,

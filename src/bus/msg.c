@@ -296,6 +296,7 @@ static void put_handoff(struct buf *out, const struct msg_load *message) {
     put_u64(out, message->transfer_failures);
     put_u64(out, message->device_used_bytes);
     put_u64(out, message->device_other_bytes);
+    put_u64(out, message->device_drift_bytes);
 }
 
 static void get_handoff(struct reader *in, struct msg_load *message) {
@@ -312,6 +313,7 @@ static void get_handoff(struct reader *in, struct msg_load *message) {
     message->transfer_failures = get_u64(in);
     message->device_used_bytes = get_u64(in);
     message->device_other_bytes = get_u64(in);
+    message->device_drift_bytes = get_u64(in);
 }
 
 const char *msg_remote_result_name(enum msg_remote_result result) {

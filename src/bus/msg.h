@@ -87,8 +87,9 @@ struct msg_load {
     uint32_t remote_blocks, quarantined_blocks;
     uint64_t handoff_us, sent_bytes, received_bytes, busy_us, tail_us;
     uint64_t prefills_done, prefills_abandoned, transfer_failures;
-    /* Of one device, as HELLO's: resident in the worker, and taken by others.  0: not seen yet. */
-    uint64_t device_used_bytes, device_other_bytes;
+    /* Of one device, as HELLO's: used by the worker, taken by others, used beyond its plan.  0: not
+     * seen yet. */
+    uint64_t device_used_bytes, device_other_bytes, device_drift_bytes;
     bool is_draining;
     uint32_t sender_count; /* highest attempt received, by sender */
     const struct msg_load_sender { uint64_t instance, attempt; } * senders;

@@ -53,9 +53,10 @@ struct frontend {
     struct chat_template *chat_template;
     struct api *api;
     struct api_options api_options;
-    uint32_t len_max;      /* of the model, or as written */
-    struct worker *worker; /* the local one */
-    char **file_keys;      /* of --api-key-file: owned */
+    uint32_t len_max;           /* of the model, or as written */
+    struct worker *worker;      /* the local one */
+    struct device_watch *watch; /* of the node's cards, where no local worker watches them */
+    char **file_keys;           /* of --api-key-file: owned */
     uint32_t file_key_count;
     uint16_t port;
     enum err open_error;
@@ -315,6 +316,23 @@ static void get_health(void *ctx, struct api_health *out) {
     if (frontend->setup->local_worker) add_local_health(frontend, out);
 }
 
+/* Cards alone: memory is watched by who has a plan, and by the supervisor. */
+static void start_watch(struct frontend *frontend) {
+    const struct device_watch_options options = {
+        .card_count = DEVICE_GPUS_MAX,
+        .family_pid = frontend->setup->report_fd >= 0 ? (uint32_t) getppid() : 0};
+    if (frontend->setup->local_worker) return;
+    if (device_watch_start(&options, &frontend->watch))
+        log_warn("nobody watches the cards: no thread for it");
+}
+
+static void look_at_cards(void *ctx, struct device_watch_sample *out) {
+    const struct frontend *frontend = ctx;
+    *out = (struct device_watch_sample){0};
+    if (frontend->watch) device_watch_get(frontend->watch, out);
+    else if (frontend->worker) worker_get_sample(frontend->worker, out);
+}
+
 static enum err read_keys(struct frontend *frontend, struct err_text *text) {
     struct api_options *api = &frontend->api_options;
     for (uint32_t i = 0; i < options_list_count(frontend->options, OPT_API_KEY); i++) {
@@ -400,12 +418,15 @@ static enum err start(struct frontend *frontend, struct err_text *text) {
     api->guards_metrics = options_bool(options, OPT_GUARD_METRICS);
     api->allowed_origins = options_text(options, OPT_ALLOWED_ORIGINS);
     api->version = GRAMME_VERSION;
+    api->look_at_cards = look_at_cards;
+    api->cards_ctx = frontend;
     enum err e = read_keys(frontend, text);
     if (!e)
         e = api_create(frontend->loop, frontend->setup->bus, frontend->setup->instance, api,
                        &limits, get_health, frontend, text, &frontend->api);
     if (e) return e;
     start_loop_handles(frontend);
+    start_watch(frontend);
     const char *host = options_text(options, OPT_HOST);
     e = api_listen(frontend->api, host, (uint16_t) options_count(options, OPT_PORT), text,
                    &frontend->port);
@@ -430,6 +451,7 @@ static enum err start(struct frontend *frontend, struct err_text *text) {
 
 static void release(struct frontend *frontend) {
     worker_destroy(frontend->worker);
+    device_watch_stop(frontend->watch);
     api_destroy(frontend->api);
     chat_template_destroy(frontend->chat_template);
     tokenizer_close(frontend->tokenizer);

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "device/device_cpu.h"
+#include "device/device_gpu.h"
 #include "device/device_process.h"
 #include "model/model_catalog.h"
 #include "model/model_resolve.h"
@@ -139,7 +140,8 @@ enum err cmd_model_boot_options(const struct options *options, const struct mode
     log_line(options_command(options) & (OPTION_SERVE | OPTION_WORKER) ? LOG_INFO : LOG_DEBUG, "%s",
              device_cpu_describe(&cpu).text);
     boot.budget.is_shared = true; /* all ranks on this machine's memory */
-    boot.budget.process = (struct plan_process){.library_bytes = device_process_library_bytes(),
+    boot.budget.process = (struct plan_process){.library_bytes = device_process_library_bytes() +
+                                                                 device_gpu_library_bytes(NULL),
                                                 .has_frontend = true};
     boot.budget.total_bytes = cpu.memory_bytes;
     boot.budget.available_bytes = cpu.memory_available_bytes;

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "api/card_metrics.h"
 #include "api/worker_metrics.h"
 #include "base/alloc.h"
 #include "base/buf.h"
@@ -21,13 +22,13 @@ struct cmd_system_port {
 };
 
 static void add_metrics(const struct cmd_system_state *state, struct buf *out) {
-    struct worker_metrics_row row = {.name = state->name, .load = &state->load};
-    if (state->plan) {
-        row.device_bytes = state->plan->device_bytes;
-        row.budget_bytes = state->plan->budget_bytes;
-        row.planned_bytes = state->plan->total_bytes;
-    }
+    struct worker_metrics_row row = {.name = state->name,
+                                     .load = &state->load,
+                                     .device_bytes = state->device_bytes,
+                                     .budget_bytes = state->budget_bytes,
+                                     .planned_bytes = state->planned_bytes};
     worker_metrics_render(&row, 1, true, out);
+    card_metrics_render(&state->sample, out);
 }
 
 static void on_request(void *ctx, struct http_exchange *exchange) {

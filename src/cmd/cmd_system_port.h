@@ -10,7 +10,7 @@
 
 #include "base/err.h"
 #include "bus/msg.h"
-#include "plan/plan.h"
+#include "device/device_watch.h"
 
 struct cmd_system_port;
 
@@ -19,7 +19,8 @@ struct cmd_system_state {
     const char *stage; /* when not ready */
     const char *name;  /* of the worker */
     struct msg_load load;
-    const struct plan *plan; /* NULL: not made yet */
+    uint64_t device_bytes, budget_bytes, planned_bytes; /* of one device; 0: no plan yet */
+    struct device_watch_sample sample;                  /* its watch's */
 };
 typedef void (*cmd_system_port_fn)(void *ctx, struct cmd_system_state *out);
 

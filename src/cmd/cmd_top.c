@@ -51,7 +51,7 @@ static void draw(const char *lines, const char *trouble) {
     int row = 0;
     for (const char *at = lines; *at && row < LINES - 1; row++) {
         size_t bytes = strcspn(at, "\n");
-        bool is_head = strncmp(at, "COMPONENT", 9) == 0;
+        bool is_head = strncmp(at, "COMPONENT", 9) == 0 || strncmp(at, "CARD ", 5) == 0;
         if (is_head) attron(A_REVERSE);
         mvaddnstr(row, 0, at, bytes < (size_t) COLS ? (int) bytes : COLS);
         if (is_head) attroff(A_REVERSE);

@@ -339,7 +339,10 @@ static void get_state(void *ctx, struct cmd_system_state *out) {
     struct worker_status status = {.state = WORKER_LOADING};
     if (process->worker) worker_get_status(process->worker, &status);
     out->load = status.told;
-    if (process->worker) out->plan = worker_get_plan(process->worker);
+    out->device_bytes = status.device_bytes;
+    out->budget_bytes = status.budget_bytes;
+    out->planned_bytes = status.planned_bytes;
+    if (process->worker) worker_get_sample(process->worker, &out->sample);
     out->is_ready = process->phase == SERVING && !status.is_stuck;
     if (process->phase >= DRAINING) out->stage = "draining";
     else if (process->phase < SERVING) out->stage = "loading";

@@ -50,6 +50,19 @@ static void read_worker(const json_t *object, struct top_worker *out) {
     NUMBER(received_bytes);
     NUMBER(device_used_bytes);
     NUMBER(device_other_bytes);
+    NUMBER(device_drift_bytes);
+}
+
+static void read_card(const json_t *object, struct top_card *out) {
+    TEXT(node);
+    TEXT(name);
+    TEXT(largest_name);
+    NUMBER(index);
+    NUMBER(total_bytes);
+    NUMBER(used_bytes);
+    NUMBER(other_bytes);
+    NUMBER(largest_pid);
+    NUMBER(largest_bytes);
 #undef TEXT
 #undef NUMBER
 }
@@ -78,6 +91,9 @@ enum err top_view_read(const json_t *root, struct top_view *out) {
     take_text(root, "version", view.version, sizeof view.version);
     take_text(root, "model", view.model, sizeof view.model);
     take_text(root, "state", view.state, sizeof view.state);
+    const json_t *cards = json_object_get(root, "cards");
+    for (size_t i = 0; i < json_array_size(cards) && i < DEVICE_GPUS_MAX; i++)
+        read_card(json_array_get(cards, i), &view.cards[view.card_count++]);
     view.workers = alloc_zero(count + 1, sizeof *view.workers);
     if (!view.workers) return ERR_MEMORY;
     for (size_t i = 0; i < count; i++) read_worker(json_array_get(workers, i), &view.workers[i]);
@@ -144,11 +160,10 @@ static struct cell seen_cell(const struct top_worker *worker, uint64_t bytes) {
 
 /* A plan that does not hold: what the watch warns of, for those who look here. */
 static void print_drift(const struct top_worker *worker, struct buf *out) {
-    uint64_t used = worker->device_used_bytes, planned = worker->planned_bytes;
-    if (!planned || used <= planned + planned / 100 + DRIFT_BYTES) return;
+    uint64_t drift = worker->device_drift_bytes;
+    if (drift <= worker->planned_bytes / 100 + DRIFT_BYTES) return;
     buf_add_format(out, "%s uses %s beyond its plan\n",
-                   worker->name[0] ? worker->name : worker->instance,
-                   bytes_cell(used - planned).text);
+                   worker->name[0] ? worker->name : worker->instance, bytes_cell(drift).text);
 }
 
 static void print_worker(const struct top_worker *was, const struct top_worker *worker,
@@ -172,6 +187,23 @@ static void print_worker(const struct top_worker *was, const struct top_worker *
         rate_cell(was->prompt_tokens, worker->prompt_tokens, span).text,
         rate_cell(was->generation_tokens, worker->generation_tokens, span).text,
         bytes_rate_cell(moved_before, moved, span).text);
+}
+
+static void print_cards(const struct top_view *view, struct buf *out) {
+    if (!view->card_count) return;
+    buf_add_format(out, "%-5s%-8s %-24s %6s %6s %6s  %s\n", "CARD", "NODE", "NAME", "TOTAL", "USED",
+                   "OTHER", "LARGEST OTHER");
+    for (uint32_t i = 0; i < view->card_count; i++) {
+        const struct top_card *card = &view->cards[i];
+        buf_add_format(out, "%-5llu%-8.8s %-24.24s %6s %6s %6s", (unsigned long long) card->index,
+                       card->node, card->name, bytes_cell(card->total_bytes).text,
+                       bytes_cell(card->used_bytes).text, bytes_cell(card->other_bytes).text);
+        if (card->largest_pid)
+            buf_add_format(out, "  %s%spid %llu %s", card->largest_name,
+                           card->largest_name[0] ? " " : "", (unsigned long long) card->largest_pid,
+                           bytes_cell(card->largest_bytes).text);
+        buf_add_byte(out, '\n');
+    }
 }
 
 void top_view_print(const struct top_view *before, const struct top_view *now, const char *url,
@@ -211,4 +243,5 @@ void top_view_print(const struct top_view *before, const struct top_view *now, c
         print_worker(find_before(before, &now->workers[i]), &now->workers[i], seconds, out);
     for (uint32_t i = 0; i < now->worker_count; i++) print_drift(&now->workers[i], out);
     if (!now->worker_count) buf_add_string(out, "no worker is there\n");
+    print_cards(now, out);
 }

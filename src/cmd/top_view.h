@@ -10,6 +10,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "device/device_gpu.h"
 
 struct top_worker {
     char instance[24], name[64], host[64], state[16], component[16];
@@ -20,6 +21,13 @@ struct top_worker {
     uint64_t prompt_tokens, generation_tokens, prefix_query_tokens, prefix_hit_tokens;
     uint64_t sent_bytes, received_bytes;
     uint64_t device_used_bytes, device_other_bytes; /* 0: not looked at yet */
+    uint64_t device_drift_bytes;
+};
+
+/* Of the frontend's node. */
+struct top_card {
+    char node[64], name[96], largest_name[32];
+    uint64_t index, total_bytes, used_bytes, other_bytes, largest_pid, largest_bytes;
 };
 
 struct top_view {
@@ -28,6 +36,8 @@ struct top_view {
     uint64_t connections, requests, requests_waiting, prompt_tokens, generation_tokens, migrations;
     struct top_worker *workers; /* owned; by name */
     uint32_t worker_count;
+    struct top_card cards[DEVICE_GPUS_MAX];
+    uint32_t card_count;
 };
 
 /* ERR_FORMAT: not the object that /gramme/status gives. */

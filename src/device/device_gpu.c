@@ -4,9 +4,13 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/num.h"
+
+/* Its pages, its heap, its mapping of the driver: twice what nvidia-smi -L holds beside its own. */
+#define LIBRARY_BYTES ((uint64_t) 16 << 20)
 
 /* NVML's API, as published: every function gives 0 when it did what it says. */
 typedef void *nvml_device;
@@ -201,6 +205,12 @@ void device_gpu_session_close(struct device_gpu_session *session) {
     session->nvml.shutdown();
     dlclose(session->nvml.library);
     alloc_free(session);
+}
+
+uint64_t device_gpu_library_bytes(const char *proc) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/driver/nvidia/version", proc ? proc : "/proc");
+    return access(path, R_OK) == 0 ? LIBRARY_BYTES : 0;
 }
 
 void device_gpu_look(const char *library, struct device_gpus *out) {

@@ -55,6 +55,10 @@ struct device_gpu_session *device_gpu_session_open(const char *library, struct d
 void device_gpu_session_look(struct device_gpu_session *session, struct device_gpus *out);
 void device_gpu_session_close(struct device_gpu_session *session); /* NULL is allowed */
 
+/* What the driver's library takes of a process that opens it, at most (an estimate); 0 where there
+ * is no driver.  `proc` NULL: /proc. */
+uint64_t device_gpu_library_bytes(const char *proc);
+
 /* Cannot fail: what cannot be asked is told in out->trouble.  library: NULL for the system's. */
 void device_gpu_look(const char *library, struct device_gpus *out);
 

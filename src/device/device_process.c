@@ -37,8 +37,10 @@ static void end_mapping(struct reader *reader) {
     struct device_process *sum = &reader->sum;
     sum->resident_bytes += m->resident;
     sum->pss_bytes += m->pss;
-    if (m->is_range) sum->weights_bytes += m->pss;
-    else {
+    if (m->is_range) {
+        sum->weights_bytes += m->pss;
+        if (m->resident > m->pss) sum->lent_bytes += m->resident - m->pss;
+    } else {
         sum->private_bytes += m->private;
         sum->shared_bytes += m->shared;
     }

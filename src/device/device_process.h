@@ -26,6 +26,7 @@ struct device_process {
     uint64_t private_bytes;   /* resident in no other process; ranges left out, as in shared */
     uint64_t shared_bytes;    /* resident, and others have the page too: libraries, shared memory */
     uint64_t weights_bytes;   /* Pss of the ranges */
+    uint64_t lent_bytes;      /* Rss of the ranges beyond that: resident here, counted elsewhere */
     uint64_t pss_bytes;       /* of all mappings, ranges included: sums over processes are right */
     uint64_t resident_bytes;  /* of all mappings */
     uint64_t anonymous_bytes; /* of them: no file's */

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/num.h"
 
@@ -21,10 +22,17 @@
 #define LOW_BYTES (256 * MIB)  /* beneath, or beneath 2 % of the machine, anything may be killed */
 #define SHM_BYTES (32 * MIB)   /* the transfer rings of two workers */
 #define SLACK_BYTES (64 * MIB) /* between where a warning begins and where it ends, at least */
+#define COST_SHARE 200u        /* a measurement may take so small a part of the time: 0.5 % */
 
 static double gib(uint64_t bytes) { return (double) bytes / (1u << 30); }
 
 /* --- when to warn -------------------------------------------------------------------------- */
+
+/* Of the plan, to be used from now on. */
+static uint64_t yet_bytes(const struct device_watch_host *host) {
+    uint64_t here = host->used_bytes + host->lent_bytes;
+    return host->planned_bytes > here ? host->planned_bytes - here : 0;
+}
 
 /* What is there, and what there has to be; false: the question does not arise. */
 static bool weigh(enum device_watch_kind kind, const struct device_watch_sample *sample,
@@ -33,7 +41,7 @@ static bool weigh(enum device_watch_kind kind, const struct device_watch_sample 
     switch (kind) {
     case DEVICE_WATCH_PLAN:
         *have = host->available_bytes;
-        *need = host->planned_bytes > host->used_bytes ? host->planned_bytes - host->used_bytes : 0;
+        *need = yet_bytes(host);
         return *need > 0;
     case DEVICE_WATCH_LOW:
         *have = host->available_bytes;
@@ -41,7 +49,7 @@ static bool weigh(enum device_watch_kind kind, const struct device_watch_sample 
         return *need > 0;
     case DEVICE_WATCH_DRIFT: /* a hundredth and a little is how far a plan may be off */
         *have = host->planned_bytes + host->planned_bytes / 100 + SLACK_BYTES;
-        *need = host->used_bytes;
+        *need = host->used_bytes + host->lent_bytes;
         return host->planned_bytes > 0;
     case DEVICE_WATCH_SHM:
         *have = host->shm_bytes;
@@ -85,11 +93,13 @@ void device_watch_describe(enum device_watch_kind kind, const struct device_watc
                  largest->name, largest->pid, gib(largest->bytes));
     switch (kind) {
     case DEVICE_WATCH_PLAN:
-        snprintf(out, room,
-                 "others took memory that the plan counts on: %.2f GiB of the planned %.2f are yet "
-                 "to be used and %.2f GiB are left (%s)%s",
-                 gib(host->planned_bytes - host->used_bytes), gib(host->planned_bytes),
-                 gib(host->available_bytes), host->bound, who);
+        snprintf(
+            out, room,
+            "the plan counts on memory that is not there: %.2f GiB of the planned %.2f are yet "
+            "to be used and %.2f GiB are left (%s)%s; free some, or start again with less "
+            "(--max-model-len, --kv-cache-memory-bytes)",
+            gib(yet_bytes(host)), gib(host->planned_bytes), gib(host->available_bytes), host->bound,
+            who);
         return;
     case DEVICE_WATCH_LOW:
         snprintf(out, room,
@@ -101,7 +111,8 @@ void device_watch_describe(enum device_watch_kind kind, const struct device_watc
         snprintf(out, room,
                  "this process uses %.2f GiB and %.2f were planned: %.2f GiB too much; please tell "
                  "the makers, with the output of gramme plan --explain",
-                 gib(host->used_bytes), gib(host->planned_bytes), gib(host->drift_bytes));
+                 gib(host->used_bytes + host->lent_bytes), gib(host->planned_bytes),
+                 gib(host->drift_bytes));
         return;
     case DEVICE_WATCH_SHM:
         snprintf(out, room,
@@ -146,7 +157,30 @@ static bool read_resident(const struct device_roots *roots, const char *who, uin
     return true;
 }
 
-static void look_at_host(const struct device_watch_options *options,
+/* The last measurement of this process; between two, what is used follows the resident pages. */
+struct measurement {
+    uint64_t next_ns; /* 0: none yet */
+    uint64_t resident_bytes;
+    struct device_process process;
+};
+
+static void measure(const struct device_watch_options *options, struct measurement *last,
+                    struct device_watch_host *out) {
+    uint64_t begin_ns = clock_now_ns();
+    if (begin_ns >= last->next_ns) {
+        last->resident_bytes = out->used_bytes;
+        if (device_process_look(options->roots, options->weights, options->weights_count,
+                                &last->process))
+            last->process = (struct device_process){.used_bytes = out->used_bytes};
+        uint64_t end_ns = clock_now_ns();
+        last->next_ns = end_ns + (end_ns - begin_ns) * COST_SHARE;
+    }
+    uint64_t used = last->process.used_bytes + out->used_bytes;
+    out->used_bytes = used > last->resident_bytes ? used - last->resident_bytes : 0;
+    out->lent_bytes = last->process.lent_bytes;
+}
+
+static void look_at_host(const struct device_watch_options *options, struct measurement *last,
                          struct device_watch_host *out) {
     struct device_cpu cpu;
     uint64_t own = 0;
@@ -159,18 +193,21 @@ static void look_at_host(const struct device_watch_options *options,
     if (!read_resident(options->roots, "self", &out->used_bytes, &own)) out->used_bytes = 0;
     uint64_t free_or_own = out->available_bytes + own;
     if (out->total_bytes > free_or_own) out->other_bytes = out->total_bytes - free_or_own;
-    if (out->planned_bytes && out->used_bytes > out->planned_bytes)
-        out->drift_bytes = out->used_bytes - out->planned_bytes;
+    if (out->planned_bytes) measure(options, last, out);
+    uint64_t here = out->used_bytes + out->lent_bytes;
+    if (out->planned_bytes && here > out->planned_bytes)
+        out->drift_bytes = here - out->planned_bytes;
     struct statvfs shm;
     if (options->is_node && statvfs(options->shm ? options->shm : "/dev/shm", &shm) == 0)
         out->shm_bytes = (uint64_t) shm.f_bavail * shm.f_frsize;
 }
 
-/* A child of this process, or itself. */
-static bool is_ours(const struct device_roots *roots, uint32_t pid) {
+/* This process, or a child of the family's. */
+static bool is_ours(const struct device_watch_options *options, uint32_t pid) {
+    const struct device_roots *roots = options->roots;
     char path[512], line[512];
-    uint32_t self = (uint32_t) getpid();
-    if (pid == self) return true;
+    uint32_t self = (uint32_t) getpid(), head = options->family_pid ? options->family_pid : self;
+    if (pid == self || pid == head) return true;
     snprintf(path, sizeof path, "%s/%u/stat", proc_of(roots), pid);
     FILE *file = fopen(path, "re");
     bool is_read = file && fgets(line, sizeof line, file);
@@ -179,7 +216,7 @@ static bool is_ours(const struct device_roots *roots, uint32_t pid) {
     const char *end = is_read ? strrchr(line, ')') : NULL;
     unsigned parent = 0;
     char state;
-    return end && sscanf(end + 1, " %c %u", &state, &parent) == 2 && parent == self;
+    return end && sscanf(end + 1, " %c %u", &state, &parent) == 2 && parent == head;
 }
 
 static void look_at_cards(const struct device_watch_options *options, struct device_gpus *gpus,
@@ -192,10 +229,11 @@ static void look_at_cards(const struct device_watch_options *options, struct dev
         *card = (struct device_watch_card){.total_bytes = gpu->total_bytes,
                                            .used_bytes = gpu->total_bytes - gpu->free_bytes,
                                            .planned_bytes = options->card_planned_bytes[i]};
+        snprintf(card->name, sizeof card->name, "%s", gpu->name);
         uint64_t others = 0;
         for (uint32_t k = 0; k < gpu->holder_count; k++) {
             const struct device_gpu_holder *holder = &gpu->holders[k];
-            if (is_ours(options->roots, holder->pid)) {
+            if (is_ours(options, holder->pid)) {
                 card->own_bytes += holder->bytes;
                 continue;
             }
@@ -215,8 +253,9 @@ static void look_at_cards(const struct device_watch_options *options, struct dev
 void device_watch_look(const struct device_watch_options *options,
                        struct device_watch_sample *out) {
     memset(out, 0, sizeof *out);
+    struct measurement none = {0};
     out->number = 1;
-    look_at_host(options, &out->host);
+    look_at_host(options, &none, &out->host);
     struct device_gpus *gpus = options->card_count ? alloc_zero(1, sizeof *gpus) : NULL;
     if (!gpus) return;
     device_gpu_look(options->library, gpus);
@@ -258,8 +297,9 @@ struct device_watch {
     pthread_cond_t wake;
     bool must_stop;
     struct device_watch_sample sample;
-    struct device_watch_state state;  /* the thread's */
-    struct device_gpu_session *cards; /* the thread's; NULL: none are wanted, or there */
+    struct device_watch_state state;  /* the thread's, */
+    struct measurement measurement;   /* and this, */
+    struct device_gpu_session *cards; /* and this; NULL: none are wanted, or there */
     struct device_gpus gpus;
 };
 
@@ -281,7 +321,7 @@ static void warn(struct device_watch *watch, enum device_watch_kind kind,
 
 static void look(struct device_watch *watch, struct device_watch_sample *sample) {
     sample->number++;
-    look_at_host(&watch->options, &sample->host);
+    look_at_host(&watch->options, &watch->measurement, &sample->host);
     if (watch->cards) {
         device_gpu_session_look(watch->cards, &watch->gpus);
         look_at_cards(&watch->options, &watch->gpus, sample);
@@ -298,8 +338,10 @@ static void *run(void *ctx) {
     uint32_t interval_ms = watch->options.interval_ms ? watch->options.interval_ms : INTERVAL_MS;
     if (watch->options.card_count)
         watch->cards = device_gpu_session_open(watch->options.library, &watch->gpus);
+    bool is_needed = watch->cards || watch->options.is_node || watch->options.planned_bytes ||
+                     !watch->options.card_count;
     pthread_mutex_lock(&watch->lock);
-    while (sample && !watch->must_stop) {
+    while (sample && is_needed && !watch->must_stop) {
         pthread_mutex_unlock(&watch->lock);
         look(watch, sample);
         struct timespec until;

@@ -3,8 +3,10 @@
  *
  * One thread a watch, a look every two seconds: this machine's memory (RAM and cgroup), what this
  * process has of it, /dev/shm, and the cards that it is told to look at, with who holds them.  A
- * worker watches its own plan; the supervisor watches the node.  At rest a look is a few small
- * files of /proc; NVML is opened only where cards are wanted, and once.
+ * worker watches its own plan, from before its first byte is loaded; the supervisor watches the
+ * node.  At rest a look is a few small files of /proc; a process with a plan is also measured as
+ * the plan counts (device_process.h), as often as half a percent of a core allows, and followed by
+ * its resident pages in between.  NVML is opened only where cards are wanted, and once.
  *
  * A warning is given once, when it begins; it may come again after it has ended, and it ends only
  * well clear of where it began.  device_watch_judge is that policy, pure.
@@ -20,6 +22,7 @@
 #include "base/err.h"
 #include "device/device_cpu.h"
 #include "device/device_gpu.h"
+#include "device/device_process.h"
 
 struct device_watch_holder {
     uint32_t pid; /* 0: nobody is known */
@@ -31,17 +34,20 @@ struct device_watch_holder {
 struct device_watch_host {
     uint64_t total_bytes, available_bytes;
     const char *bound;      /* what bounds it: "free memory", "cgroup memory limit" */
-    uint64_t used_bytes;    /* resident in this process, mapped files too */
+    uint64_t used_bytes;    /* by this process: as device_process counts where it has a plan, else
+                               resident */
+    uint64_t lent_bytes;    /* its pages of mapped weights that others' used_bytes count */
     uint64_t planned_bytes; /* of this process; 0: it has no plan */
     uint64_t other_bytes;   /* taken, and not by this process */
-    uint64_t drift_bytes;   /* used beyond the plan */
+    uint64_t drift_bytes;   /* used and lent beyond the plan: it plans each file as its own */
     uint64_t shm_bytes;     /* free in /dev/shm; UINT64_MAX: there is none */
 };
 
 struct device_watch_card {
+    char name[96];
     uint64_t total_bytes, used_bytes;
     uint64_t planned_bytes;             /* 0: nothing of ours is planned there */
-    uint64_t own_bytes;                 /* by this process and its children */
+    uint64_t own_bytes;                 /* by this process and its family */
     uint64_t other_bytes;               /* by anyone else */
     struct device_watch_holder largest; /* of the others */
 };
@@ -56,7 +62,7 @@ struct device_watch_sample {
 /* --- when to warn (pure) ---------------------------------------------------------------------- */
 
 enum device_watch_kind {
-    DEVICE_WATCH_PLAN,  /* others took memory that the plan still counts on */
+    DEVICE_WATCH_PLAN,  /* what the plan still counts on is not there (any more) */
     DEVICE_WATCH_LOW,   /* hardly any is left, plan or not */
     DEVICE_WATCH_DRIFT, /* this process uses more than planned */
     DEVICE_WATCH_SHM,   /* /dev/shm is nearly full: handoff will fall back to TCP */
@@ -84,6 +90,9 @@ struct device_watch_options {
     uint32_t interval_ms;             /* 0: 2000 */
     bool is_node;                     /* also low memory and /dev/shm, which are the node's */
     uint64_t planned_bytes;           /* of this process */
+    const struct device_process_range *weights; /* its mapped files, borrowed */
+    uint32_t weights_count;
+    uint32_t family_pid; /* whose children are ours too; 0: only this process's own */
     /* Planned bytes by card; count 0: cards are not looked at. */
     uint64_t card_planned_bytes[DEVICE_GPUS_MAX];
     uint32_t card_count;
@@ -93,6 +102,7 @@ struct device_watch_options {
 
 struct device_watch;
 
+/* A watch of cards alone ends by itself where there are none. */
 MUST_USE enum err device_watch_start(const struct device_watch_options *options,
                                      struct device_watch **out);
 /* NULL is allowed.  Waits for the thread: at most one look. */

@@ -7,6 +7,7 @@
 #include "backend/tensor_parallel.h"
 #include "base/alloc.h"
 #include "base/num.h"
+#include "device/device_gpu.h"
 #include "device/device_process.h"
 
 #define IDLE_ATTEMPTS 32
@@ -322,11 +323,11 @@ bool graph_plan_is_one_process(const struct graph *graph, const struct options *
 static void set_process(const struct graph *graph, const struct graph_plan_target *target,
                         struct graph_plan_component *component) {
     const struct options *options = graph->sections[component->section].options;
-    component->budget.process =
-        (struct plan_process){.library_bytes = device_process_library_bytes(),
-                              .has_frontend = graph_plan_is_one_process(graph, target->flags),
-                              .has_transfer = component->section == GRAPH_PREFILL_WORKER ||
-                                              options_bool(options, OPT_REMOTE_PREFILL)};
+    component->budget.process = (struct plan_process){
+        .library_bytes = device_process_library_bytes() + device_gpu_library_bytes(NULL),
+        .has_frontend = graph_plan_is_one_process(graph, target->flags),
+        .has_transfer = component->section == GRAPH_PREFILL_WORKER ||
+                        options_bool(options, OPT_REMOTE_PREFILL)};
 }
 
 static void set_budget(const struct graph_plan_target *target, const struct graph_plan *plan,

@@ -16,7 +16,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/team.h"
-#include "device/device_watch.h"
 #include "model/model.h"
 #include "worker/worker_boot.h"
 #include "worker/worker_core.h"
@@ -26,6 +25,7 @@
 #define MESSAGES_MAX 256u       /* taken between two steps */
 #define STATUS_GAP_US 5000u     /* the load shown to others is at most this old while stepping */
 #define DRAIN_GRACE_US 1000000u /* idle this long, what is finished is taken for heard */
+#define WEIGHTS_MAX 1024u       /* mapped files of a model; those beyond are counted as resident */
 
 struct worker {
     struct worker_options options;
@@ -40,8 +40,9 @@ struct worker {
     struct worker_heart *heart;
     struct xfer *xfer; /* NULL: nothing goes out or comes in */
     struct worker_core *core;
-    struct device_watch *watch; /* NULL: none could be started */
-    uint64_t lossy_count;       /* the bus's, as last heeded */
+    uint64_t lossy_count; /* the bus's, as last heeded */
+    double rank_share;    /* of the plan, that one rank's device holds */
+    struct device_process_range weights[WEIGHTS_MAX]; /* for the watch */
 
     _Atomic bool must_stop, must_drain, has_plan;
     _Atomic uint64_t step_begin_us; /* of the step under way; 0: none */
@@ -50,6 +51,7 @@ struct worker {
     pthread_cond_t wake;
     bool is_woken;
     struct worker_status status;
+    struct device_watch *watch; /* NULL: none yet, or none could be started */
     bus_wake_fn on_change;
     void *on_change_ctx;
 };
@@ -86,6 +88,14 @@ void worker_get_status(const struct worker *worker, struct worker_status *out) {
 
 const struct plan *worker_get_plan(const struct worker *worker) {
     return atomic_load(&worker->has_plan) ? &worker->boot.plan : NULL;
+}
+
+void worker_get_sample(const struct worker *worker, struct device_watch_sample *out) {
+    struct worker *locked = (struct worker *) worker;
+    *out = (struct device_watch_sample){0};
+    pthread_mutex_lock(&locked->lock);
+    if (locked->watch) device_watch_get(locked->watch, out);
+    pthread_mutex_unlock(&locked->lock);
 }
 
 void worker_drain(struct worker *worker) {
@@ -128,6 +138,16 @@ static void set_load(struct worker *worker) {
     pthread_mutex_unlock(&worker->lock);
 }
 
+/* What the watch saw, for one of the ranks: they are equal, and share the process. */
+static bool look_at_device(const struct worker *worker, struct msg_load *out) {
+    struct device_watch_sample sample;
+    worker_get_sample(worker, &sample);
+    out->device_used_bytes = (uint64_t) (worker->rank_share * (double) sample.host.used_bytes);
+    out->device_other_bytes = sample.host.other_bytes;
+    out->device_drift_bytes = (uint64_t) (worker->rank_share * (double) sample.host.drift_bytes);
+    return sample.number > 0;
+}
+
 static bool progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes) {
     struct worker *worker = ctx;
     struct worker_status *status = &worker->status;
@@ -143,8 +163,49 @@ static bool progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t
     status->done_bytes = done_bytes;
     status->total_bytes = total_bytes;
     pthread_mutex_unlock(&worker->lock);
-    if (is_new_stage || percent != before) tell_change(worker);
+    if (is_new_stage || percent != before) {
+        struct msg_load seen = {0};
+        (void) look_at_device(worker, &seen);
+        pthread_mutex_lock(&worker->lock);
+        status->told = seen;
+        pthread_mutex_unlock(&worker->lock);
+        tell_change(worker);
+    }
     return !atomic_load(&worker->must_stop);
+}
+
+static void set_watch(struct worker *worker, struct device_watch *watch) {
+    pthread_mutex_lock(&worker->lock);
+    struct device_watch *before = worker->watch;
+    worker->watch = watch;
+    pthread_mutex_unlock(&worker->lock);
+    device_watch_stop(before);
+}
+
+/* Loading is watched too: what others take meanwhile is told before it is missing. */
+static void on_plan(void *ctx, const struct plan *plan) {
+    struct worker *worker = ctx;
+    uint64_t all = plan_sum_bytes(plan);
+    struct model_mapping mappings[WEIGHTS_MAX];
+    uint32_t count = model_mappings(worker->model, WEIGHTS_MAX, mappings);
+    for (uint32_t i = 0; i < count; i++)
+        worker->weights[i] = (struct device_process_range){mappings[i].base, mappings[i].bytes};
+    worker->rank_share = all ? (double) plan->total_bytes / (double) all : 1;
+    pthread_mutex_lock(&worker->lock);
+    worker->status.device_bytes = plan->device_bytes;
+    worker->status.budget_bytes = plan->budget_bytes;
+    worker->status.planned_bytes = plan->total_bytes;
+    pthread_mutex_unlock(&worker->lock);
+    const struct device_watch_options options = {
+        .is_node = worker->options.is_node,
+        .card_count = worker->options.is_node ? DEVICE_GPUS_MAX : 0,
+        .planned_bytes = plan->fits ? all : 0, /* forced: nobody else is to blame */
+        .weights = worker->weights,
+        .weights_count = count};
+    struct device_watch *watch = NULL;
+    if (device_watch_start(&options, &watch))
+        log_warn("nobody watches the memory: no thread for it");
+    set_watch(worker, watch);
 }
 
 static enum err boot(struct worker *worker) {
@@ -155,7 +216,9 @@ static enum err boot(struct worker *worker) {
                                           .budget = o->budget,
                                           .prefault = o->prefault,
                                           .load_concurrency = o->load_concurrency,
-                                          .is_forced = o->is_forced};
+                                          .is_forced = o->is_forced,
+                                          .on_plan = on_plan,
+                                          .on_plan_ctx = worker};
     struct err_text text = {""};
     enum err e = worker_boot_open(&options, worker->model, progress, worker, &text, &worker->boot);
     if (!e) {
@@ -168,6 +231,7 @@ static enum err boot(struct worker *worker) {
         atomic_store(&worker->has_plan, true);
         return ERR_OK;
     }
+    set_watch(worker, NULL); /* no plan to keep any more */
     if (!text.text[0]) err_set(&text, e, "%s", err_name(e));
     pthread_mutex_lock(&worker->lock);
     worker->status.error = text;
@@ -294,23 +358,11 @@ static void sleep_until_woken(struct worker *worker) {
     pthread_mutex_unlock(&worker->lock);
 }
 
-static void start_watch(struct worker *worker) {
-    const struct device_watch_options options = {
-        .is_node = worker->options.is_node, .planned_bytes = plan_sum_bytes(&worker->boot.plan)};
-    if (device_watch_start(&options, &worker->watch))
-        log_warn("nobody watches the memory: no thread for it");
-}
-
-/* What the watch saw, for one of the ranks: they are equal, and share the process. */
 static void tell_device(struct worker *worker) {
-    struct device_watch_sample sample;
-    if (!worker->watch) return;
-    device_watch_get(worker->watch, &sample);
-    const struct plan *plan = &worker->boot.plan;
-    uint64_t all = sample.host.planned_bytes;
-    double share = all ? (double) plan->total_bytes / (double) all : 1;
-    worker_core_set_device(worker->core, (uint64_t) (share * (double) sample.host.used_bytes),
-                           sample.host.other_bytes);
+    struct msg_load seen;
+    if (look_at_device(worker, &seen))
+        worker_core_set_device(worker->core, seen.device_used_bytes, seen.device_other_bytes,
+                               seen.device_drift_bytes);
 }
 
 /* Once a tick: a bus that came back is told who is here; one that is away makes nobody silent. */
@@ -380,7 +432,7 @@ static void *run(void *ctx) {
         }
     }
     if (!e) {
-        start_watch(worker);
+        tell_device(worker);
         set_load(worker);
         set_state(worker, WORKER_SERVING);
         e = serve(worker);
@@ -416,6 +468,7 @@ enum err worker_create(const struct worker_options *options, const struct model 
     worker->bus = bus;
     worker->instance = instance;
     worker->status.state = WORKER_LOADING;
+    worker->rank_share = 1;
     pthread_mutex_init(&worker->lock, NULL);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);

@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "bus/bus.h"
 #include "bus/msg.h"
+#include "device/device_watch.h"
 #include "engine/engine.h"
 #include "plan/plan.h"
 #include "worker/handoff.h"
@@ -77,7 +78,10 @@ struct worker_status {
     struct err_text error; /* WORKER_FAILED */
     enum err cause;        /* WORKER_FAILED: what kind of */
     struct engine_load load;
-    struct msg_load told; /* as LOAD says it, but for the senders */
+    struct msg_load
+        told; /* as LOAD says it, but for the senders; while loading its device_* only */
+    /* Of one device, from the plan; 0: there is none yet. */
+    uint64_t device_bytes, budget_bytes, planned_bytes;
 };
 
 /* `model` and `bus` are borrowed until worker_destroy.  Starts the thread and returns at once. */
@@ -89,6 +93,8 @@ void worker_on_change(struct worker *worker, bus_wake_fn wake, void *ctx);
 void worker_get_status(const struct worker *worker, struct worker_status *out);
 /* The plan that boot made; NULL before it is there. */
 const struct plan *worker_get_plan(const struct worker *worker);
+/* What its watch saw last; number 0: nothing yet. */
+void worker_get_sample(const struct worker *worker, struct device_watch_sample *out);
 /* No new work; running streams finish; then it stops by itself. */
 void worker_drain(struct worker *worker);
 /* Stops at the next step boundary, or in the middle of loading; joins the thread, frees all. */

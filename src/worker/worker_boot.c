@@ -147,6 +147,7 @@ enum err worker_boot_open(const struct worker_boot_options *options, const struc
     options = &with_model;
     enum err e = open_as_planned(options, spec, text, boot);
     if (e) return e;
+    if (options->on_plan) options->on_plan(options->on_plan_ctx, &boot->plan);
     if (!boot->plan.fits) ask_as_wanted(boot);
     e = load(options, model, progress, progress_ctx, text, boot);
     if (!e) {

@@ -19,6 +19,9 @@ struct worker_boot_options {
     bool prefault;
     uint32_t load_concurrency; /* workers of this node that load at once; 0: as the disk wants it */
     bool is_forced; /* boots what the plan refuses: loading ends by itself where it must */
+    /* Told of the plan before a byte is read, on the caller's thread; NULL: nobody wants it. */
+    void (*on_plan)(void *ctx, const struct plan *plan);
+    void *on_plan_ctx;
 };
 
 struct worker_boot_stats {

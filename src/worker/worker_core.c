@@ -28,7 +28,7 @@ struct worker_core {
     bool must_step;                  /* a tick has passed: deadlines in the engine may have */
     bool is_draining;
     uint64_t tick_at_us, load_sent_us;
-    uint64_t device_used_bytes, device_other_bytes;
+    uint64_t device_used_bytes, device_other_bytes, device_drift_bytes;
     bool had_waiting;
     uint64_t refuser;          /* the frontend that refused this worker last; 0: none */
     struct buf out;            /* the message being made */
@@ -421,11 +421,14 @@ void worker_core_get_load(const struct worker_core *core, struct msg_load *out) 
     out->is_draining = core->is_draining;
     out->device_used_bytes = core->device_used_bytes;
     out->device_other_bytes = core->device_other_bytes;
+    out->device_drift_bytes = core->device_drift_bytes;
 }
 
-void worker_core_set_device(struct worker_core *core, uint64_t used_bytes, uint64_t other_bytes) {
+void worker_core_set_device(struct worker_core *core, uint64_t used_bytes, uint64_t other_bytes,
+                            uint64_t drift_bytes) {
     core->device_used_bytes = used_bytes;
     core->device_other_bytes = other_bytes;
+    core->device_drift_bytes = drift_bytes;
 }
 
 static void send_load(struct worker_core *core, uint64_t now_us) {

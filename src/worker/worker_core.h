@@ -79,7 +79,8 @@ void worker_core_set_connected(struct worker_core *core, bool is_connected);
 /* Messages may have been lost either way (protocol.md 5): HELLO, WHO and SYNC again. */
 void worker_core_lossy(struct worker_core *core, uint64_t now_us);
 /* What LOAD says of the device's memory. */
-void worker_core_set_device(struct worker_core *core, uint64_t used_bytes, uint64_t other_bytes);
+void worker_core_set_device(struct worker_core *core, uint64_t used_bytes, uint64_t other_bytes,
+                            uint64_t drift_bytes);
 /* From now on every GENERATE and PREFILL is refused. */
 void worker_core_drain(struct worker_core *core, uint64_t now_us);
 /* Nothing runs and nothing finished waits to be heard. */

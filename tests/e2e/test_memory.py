@@ -2,18 +2,30 @@
 bytes, as /proc counts them; before that never more; what does not fit is refused, and forced ends in
 the stage it must."""
 import json
+import os
 import pathlib
 import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import unittest
 import urllib.request
 
-from harness import BINARY, MODEL, WAIT_S, clean_environment
+from harness import BINARY, MODEL, WAIT_S, clean_environment, wait_for
 
 SEATS, TOKENS = 4, 128
+FAKE_NVML = pathlib.Path(BINARY).resolve().parent / "tests" / "unit" / "device" / "fake_nvml.so"
+
+
+def has_nats():
+    return bool(shutil.which("nats-server") or pathlib.Path("/usr/sbin/nats-server").exists())
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=WAIT_S) as answer:
+        return answer.read().decode()
 
 
 def used_bytes(pid):
@@ -120,6 +132,45 @@ class Memory(unittest.TestCase):
         self.assertLessEqual(done[3], done[1] * 1.01)
 
 
+class Watch(unittest.TestCase):
+    def test_while_loading(self):
+        """What the plan counts on and is not there is told before it hurts: ahead of the first weights."""
+        process = Process("-m", MODEL, "--devices", "cpu:8TiB", "--max-model-len", "512", "--kv-cache-memory-bytes", "4TiB",
+                          "--block-size", "128", "--port", "0")
+        try:
+            process.line_with(r"ready: ")
+            self.assertRegex(process.log, r"(?s)the plan counts on memory that is not there: [\d.]+ GiB of the planned [\d.]+ "
+                                          r"are yet to be used.* loaded ")
+        finally:
+            process.end()
+
+    @unittest.skipUnless(FAKE_NVML.exists(), "no stand-in for the driver's library here")
+    def test_cards(self):
+        """The node's cards and who holds them: in /metrics and in top, of one process and of a graph."""
+        with tempfile.TemporaryDirectory() as folder:
+            (pathlib.Path(folder) / "libnvidia-ml.so.1").symlink_to(FAKE_NVML)
+            os.environ["LD_LIBRARY_PATH"] = folder
+            try:
+                graphs = [()] + [("agg_router", "--VllmWorker.ServiceArgs.workers=1")] * has_nats()
+                for graph in graphs:
+                    process = Process(*graph, "-m", MODEL, "--engine", "sim", "--port", "0")
+                    try:
+                        url = process.line_with(r"ready: \S+ on (http://\S+)")[1]
+                        wait_for(lambda: 'card="0"' in get(url + "/metrics"), "the cards were looked at")
+                        shown = get(url + "/metrics")
+                        for figure, first, second in (("total", 1000, 1000), ("used", 900, 0), ("other", 900, 0)):
+                            found = re.findall(rf'^gramme_card_{figure}_bytes{{node="[^"]+",card="(\d)",name="Card \1"}} (\d+)$',
+                                               shown, re.M)
+                            self.assertEqual(found, [("0", str(first)), ("1", str(second))], shown)
+                        top = subprocess.run([BINARY, "top", "--url", url], capture_output=True, text=True,
+                                             env=clean_environment(), timeout=WAIT_S).stdout
+                        self.assertRegex(top, r"(?m)^0 .*Card 0 +1\.0K +900B +900B +pid 77 900B$")
+                    finally:
+                        process.end()
+            finally:
+                del os.environ["LD_LIBRARY_PATH"]
+
+
 class Loading(unittest.TestCase):
     def test_bench_load(self):
         for more in ((), ("--cold",)):
@@ -133,7 +184,7 @@ class Loading(unittest.TestCase):
                               capture_output=True, text=True, env=clean_environment(), timeout=WAIT_S)
         self.assertEqual(done.returncode, 2, done.stderr)
 
-    @unittest.skipUnless(shutil.which("nats-server") or pathlib.Path("/usr/sbin/nats-server").exists(), "no nats-server here")
+    @unittest.skipUnless(has_nats(), "no nats-server here")
     def test_in_turn(self):
         """One worker after the other, and what a graph's process holds is as planned."""
         limits = Memory.LIMITS
@@ -153,7 +204,7 @@ class Forced(unittest.TestCase):
     """--force boots what the plan refuses: the loader ends by itself, and says where."""
 
     def refused_and_forced(self, *arguments):
-        arguments = ("-m", MODEL, *arguments, "--port", "0")
+        arguments = (*arguments, "--port", "0")
         done = subprocess.run([BINARY, "serve", *arguments], capture_output=True, text=True,
                               env=clean_environment(), timeout=WAIT_S)
         self.assertEqual(done.returncode, 1, done.stderr)
@@ -163,17 +214,36 @@ class Forced(unittest.TestCase):
         self.assertEqual(done.returncode, 1, done.stderr)
         return done.stderr
 
-    def test_stages(self):
-        said = {}
-        for size in (30, 88, 100, 150, 170, 200):
-            said[size] = self.refused_and_forced("--devices", f"cpu:{size}MiB", "--gpu-memory-utilization", "1",
-                                                 "--max-model-len", "4096", "--max-num-seqs", "4",
-                                                 "--max-num-batched-tokens", "256")
-        text = "".join(said.values())
-        for stage in ("process", "embeddings", r"layers, layer \d+ of 30", "kv"):
-            self.assertRegex(text, rf"loading ended at stage {stage}: [\w ]+ needs [\d.]+ (MiB|bytes) and "
-                                   r"[\d.]+ (MiB|bytes) of the budget of [\d.]+ MiB are free; "
-                                   r"the [\d.]+ (MiB|bytes) taken before are given back")
+    # The reasons of each stage, in the order of loading; all others are buffers.  Made weights: a
+    # file's embedding is mapped and claimed with the norms.
+    STAGES = {"process": ("process",), "buffers": (), "embeddings": ("norms and biases",),
+              "layers": ("attention weights", "mlp weights"), "head": ("head",), "kv": ("kv",)}
+
+    def test_each_stage(self):
+        """A budget that ends in the middle of a stage ends there, of one rank and of two."""
+        limits = ("-m", "tiny-llama-k-test", "--load-format", "dummy", "--dummy-type", "f32", "--max-num-seqs", "4",
+                  "--max-num-batched-tokens", "64", "--gpu-memory-utilization", "1", "--max-model-len", "512")
+        for ranks in (1, 2):
+            arguments = (*limits, "--tensor-parallel-size", str(ranks))
+            _, done = planned_bytes(*arguments, "--devices", f"{ranks}xcpu:256MiB")
+            lines = re.findall(r"^  (\S.*?) {2,}[a-z ]+? +(\d+)(?: |$)", done.stdout.split("rank 1")[0].split("rank 0")[1], re.M)
+            named = {reason for reasons in self.STAGES.values() for reason in reasons} | {"total"}
+            self.assertEqual(named - {reason for reason, _ in lines}, set(), done.stdout)
+            before = 0
+            for stage, reasons in self.STAGES.items():
+                size = sum(int(number) for reason, number in lines if reason in reasons or not reasons and reason not in named)
+                if stage == "kv":
+                    size = 512 * int(re.search(r"([\d,]+) bytes a token", done.stdout)[1].replace(",", ""))
+                said = self.refused_and_forced(*arguments, "--devices", f"{ranks}xcpu:{before + size // 2}")
+                where = r"layers, layer \d of 2" if stage == "layers" else stage
+                rank = "rank 0: " if ranks > 1 else ""
+                found = re.search(rf"loading ended at stage {where}: ({rank})?([\w ()]+) needs [\d.]+ (MiB|bytes) and "
+                                  r"[\d.]+ (MiB|bytes) of the budget of [\d.]+ (MiB|bytes) are free; "
+                                  r"the [\d.]+ (MiB|bytes) taken before are given back", said)
+                self.assertTrue(found, f"{ranks} ranks, {stage}: {said}")
+                if reasons:
+                    self.assertIn(found[2], reasons)
+                before += size
 
 
 if __name__ == "__main__":

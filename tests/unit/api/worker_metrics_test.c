@@ -1,5 +1,5 @@
-/* Goal: the memory of a worker's device is told in six figures a worker, drift only beyond the
- * plan. */
+/* Goal: the memory of a worker's device is told in six figures a worker, and that of the node's cards
+ * in three a card; names are labels whatever they hold; without cards not a word of them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "api/card_metrics.h"
 #include "api/worker_metrics.h"
 
 static void expect(struct buf *out, const char *line) {
@@ -17,7 +18,7 @@ static void expect(struct buf *out, const char *line) {
 static void test_devices(void **state) {
     (void) state;
     const struct msg_load within = {.device_used_bytes = 600, .device_other_bytes = 150};
-    const struct msg_load beyond = {.device_used_bytes = 750};
+    const struct msg_load beyond = {.device_used_bytes = 650, .device_drift_bytes = 50};
     const struct worker_metrics_row rows[] = {{"VllmWorker.0", &within, 1000, 800, 700},
                                               {"VllmWorker.1", &beyond, 1000, 800, 700}};
     struct buf out;
@@ -34,7 +35,30 @@ static void test_devices(void **state) {
     buf_release(&out);
 }
 
+static void test_cards(void **state) {
+    (void) state;
+    static struct device_watch_sample sample = {.card_count = 2,
+                                                .cards = {{.name = "NVIDIA \"H100\" \\\n",
+                                                           .total_bytes = 80,
+                                                           .used_bytes = 30,
+                                                           .other_bytes = 20},
+                                                          {.name = "b", .total_bytes = 80}}};
+    struct buf out;
+    buf_init(&out, 0);
+    card_metrics_render(&sample, &out);
+    expect(&out, "# TYPE gramme_card_total_bytes gauge\ngramme_card_total_bytes{node=\"");
+    expect(&out, "\",card=\"0\",name=\"NVIDIA \\\"H100\\\" \\\\?\"} 30\n");
+    expect(&out, "\",card=\"0\",name=\"NVIDIA \\\"H100\\\" \\\\?\"} 20\n");
+    expect(&out, "\",card=\"1\",name=\"b\"} 80\n");
+    buf_clear(&out);
+    sample.card_count = 0;
+    card_metrics_render(&sample, &out);
+    assert_int_equal(out.bytes, 0);
+    buf_release(&out);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_devices)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_devices),
+                                       cmocka_unit_test(test_cards)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

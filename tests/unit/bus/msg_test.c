@@ -169,6 +169,7 @@ static struct msg_load random_load(struct arena *arena) {
     load.transfer_failures = random_u64();
     load.device_used_bytes = random_u64();
     load.device_other_bytes = random_u64();
+    load.device_drift_bytes = random_u64();
     return load;
 }
 

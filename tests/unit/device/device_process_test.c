@@ -58,6 +58,7 @@ static void test_sums(void **state) {
     assert_int_equal(got.private_bytes, 1000 << 10);
     assert_int_equal(got.shared_bytes, 88 << 10);
     assert_int_equal(got.weights_bytes, 0);
+    assert_int_equal(got.lent_bytes, 0);
     assert_int_equal(got.used_bytes, 1088 << 10);
     assert_int_equal(got.pss_bytes, 1016 << 10);
     assert_int_equal(got.resident_bytes, 1088 << 10);
@@ -67,6 +68,7 @@ static void test_sums(void **state) {
     assert_int_equal(device_process_look(&roots, &weights, 1, &got), ERR_OK);
     assert_int_equal(got.shared_bytes, 24 << 10);
     assert_int_equal(got.weights_bytes, 16 << 10);
+    assert_int_equal(got.lent_bytes, 48 << 10);
     assert_int_equal(got.used_bytes, (1024 + 16) << 10);
     const struct device_process_range beside = {(void *) 0x20000, 100};
     assert_int_equal(device_process_look(&roots, &beside, 1, &got), ERR_OK);

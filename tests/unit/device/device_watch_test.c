@@ -58,9 +58,20 @@ static void test_plan_is_short(void **state) {
     const struct device_watch_holder largest = {42, "browser", 9 * GIB};
     char line[400];
     device_watch_describe(DEVICE_WATCH_PLAN, &sample, &largest, line, sizeof line);
-    assert_string_equal(line, "others took memory that the plan counts on: 5.00 GiB of the planned "
-                              "8.00 are yet to be used and 4.00 GiB are left (free memory); the "
-                              "largest process beside is browser (pid 42) with 9.00 GiB");
+    assert_string_equal(line,
+                        "the plan counts on memory that is not there: 5.00 GiB of the planned "
+                        "8.00 are yet to be used and 4.00 GiB are left (free memory); the "
+                        "largest process beside is browser (pid 42) with 9.00 GiB; free some, or "
+                        "start again with less (--max-model-len, --kv-cache-memory-bytes)");
+    /* Pages of weights that another worker's figure counts are here all the same. */
+    sample.host.lent_bytes = 1 * GIB + 1;
+    sample.host.available_bytes = 4 * GIB - 1;
+    struct device_watch_state fresh = {{false}};
+    assert_false(device_watch_judge(&fresh, DEVICE_WATCH_PLAN, &sample));
+    sample.host.available_bytes = 4 * GIB - 2;
+    assert_true(device_watch_judge(&fresh, DEVICE_WATCH_PLAN, &sample));
+    device_watch_describe(DEVICE_WATCH_PLAN, &sample, NULL, line, sizeof line);
+    assert_non_null(strstr(line, ": 4.00 GiB of the planned 8.00 are yet to be used"));
     /* All that was planned is there: nothing is left to lose. */
     sample = sample_of(16 * GIB, 0, 8 * GIB, 8 * GIB);
     assert_false(device_watch_judge(&watch, DEVICE_WATCH_PLAN, &sample));
@@ -95,6 +106,11 @@ static void test_other_warnings(void **state) {
     device_watch_describe(DEVICE_WATCH_DRIFT, &sample, NULL, line, sizeof line);
     assert_non_null(strstr(line, "uses 3.00 GiB and 2.00 were planned: 1.00 GiB too much"));
 
+    sample = sample_of(16 * GIB, 9 * GIB, 1 * GIB, 2 * GIB);
+    sample.host.lent_bytes = 2 * GIB; /* half of all is counted elsewhere, and it is too much */
+    watch.is_warned[DEVICE_WATCH_DRIFT] = false;
+    assert_true(device_watch_judge(&watch, DEVICE_WATCH_DRIFT, &sample));
+
     assert_false(device_watch_judge(&watch, DEVICE_WATCH_SHM, &sample)); /* there is none */
     sample.host.shm_bytes = 31 * MIB;
     assert_true(device_watch_judge(&watch, DEVICE_WATCH_SHM, &sample));
@@ -113,6 +129,7 @@ static void test_cards(void **state) {
     assert_int_equal(card->used_bytes, 900);
     assert_int_equal(card->other_bytes, 900);
     assert_int_equal(card->own_bytes, 0);
+    assert_string_equal(card->name, "Card 0");
     assert_int_equal(card->largest.pid, 77);
     assert_int_equal(card->largest.bytes, 900);
     assert_int_equal(sample.cards[1].used_bytes, 0);
@@ -153,8 +170,9 @@ static void put_folder(const char *root, const char *name) {
 }
 
 static void remove_all(const char *root) {
-    static const char *const names[] = {"meminfo", "self/statm", "12/statm", "12/comm", "13/statm",
-                                        "13/comm", "self",       "12",       "13",      ""};
+    static const char *const names[] = {
+        "meminfo", "self/statm", "self/smaps", "12/statm", "12/comm", "13/statm",
+        "13/comm", "self",       "12",         "13",       ""};
     char path[512];
     for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
         snprintf(path, sizeof path, "%s/%s", root, names[i]);
@@ -192,6 +210,27 @@ static void test_host(void **state) {
     assert_int_equal(largest.pid, 13);
     assert_string_equal(largest.name, "lar?ge");
     assert_int_equal(largest.bytes, 40000ull * (uint64_t) sysconf(_SC_PAGESIZE));
+    /* As the plan counts: of a file of weights its share; what is lent is drift all the same. */
+    put(root, "self/smaps",
+        "10000000-18000000 r--p 00000000 fe:00 7 /models/a.gguf\n"
+        "Rss: 102400 kB\nPss: 51200 kB\nShared_Clean: 102400 kB\n"
+        "7f0000000000-7f0006400000 rw-p 00000000 00:00 0 \n"
+        "Rss: 102400 kB\nPss: 102400 kB\nPrivate_Dirty: 102400 kB\n");
+    const struct device_process_range weights = {(void *) 0x10000000, 128 * MIB};
+    options.weights = &weights;
+    options.weights_count = 1;
+    device_watch_look(&options, &sample);
+    assert_int_equal(sample.host.used_bytes, 150 * MIB);
+    assert_int_equal(sample.host.lent_bytes, 50 * MIB);
+    assert_int_equal(sample.host.drift_bytes, 50 * MIB);
+    options.planned_bytes = 200 * MIB;
+    device_watch_look(&options, &sample);
+    assert_int_equal(sample.host.drift_bytes, 0);
+    /* A kernel without smaps: resident pages stand for it. */
+    put(root, "self/smaps", "gone\n");
+    device_watch_look(&options, &sample);
+    assert_int_equal(sample.host.used_bytes, 200 * MIB);
+    assert_int_equal(sample.host.lent_bytes, 0);
     remove_all(root);
     /* Nothing to read: nothing is said, and nothing breaks. */
     device_watch_look(&options, &sample);
@@ -234,7 +273,7 @@ static void test_thread(void **state) {
     assert_int_equal(sample.card_count, 1);
     assert_int_equal(sample.cards[0].used_bytes, 900);
     assert_int_equal(heard.count, 1); /* once, over three looks */
-    assert_non_null(strstr(heard.line, "others took memory that the plan counts on"));
+    assert_non_null(strstr(heard.line, "the plan counts on memory that is not there"));
     device_watch_stop(NULL);
 }
 
