@@ -262,7 +262,8 @@ enum err cmd_model_fill_options(struct options *options, struct err_text *text) 
 
 /* --- progress ---------------------------------------------------------------------------- */
 
-#define PLAIN_PROGRESS_NS 3000000000u /* between two lines where there is no terminal */
+#define PLAIN_PROGRESS_NS 3000000000u  /* between two lines where there is no terminal, */
+#define GRAPH_PROGRESS_NS 10000000000u /* and of each worker of a graph */
 
 bool cmd_model_has_bar(void) {
     const char *term = getenv("TERM");
@@ -282,14 +283,19 @@ static void describe_progress(uint64_t done_bytes, uint64_t total_bytes, uint64_
 }
 
 bool cmd_model_progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes) {
-    (void) ctx;
+    const bool *is_one_of_many = ctx;
     static uint64_t drawn_ns, began_ns;
+    uint64_t gap_ns = is_one_of_many && *is_one_of_many ? GRAPH_PROGRESS_NS : PLAIN_PROGRESS_NS;
     bool is_done = done_bytes >= total_bytes;
     uint64_t now_ns = clock_now_ns();
+    if (!total_bytes) { /* it waits for its turn: the rate is that of loading */
+        began_ns = drawn_ns = 0;
+        return true;
+    }
     if (!began_ns) began_ns = now_ns;
     if (!cmd_model_has_bar()) { /* a quick load says nothing: the caller's lines do */
         if (!drawn_ns) drawn_ns = now_ns;
-        if (is_done || now_ns - drawn_ns < PLAIN_PROGRESS_NS) return true;
+        if (is_done || now_ns - drawn_ns < gap_ns) return true;
     } else if (!is_done && now_ns - drawn_ns < 50000000u) {
         return true;
     }

@@ -270,8 +270,8 @@ static void on_worker_change(uv_async_t *handle) {
                                 .total_bytes = status.total_bytes};
         snprintf(report.text, sizeof report.text, "%s", status.stage);
         report_send(process->base.report_fd, &report);
-        if (!process->base.is_supervised)
-            cmd_model_progress(NULL, status.stage, status.done_bytes, status.total_bytes);
+        cmd_model_progress(&process->base.is_supervised, status.stage, status.done_bytes,
+                           status.total_bytes);
         break;
     }
     case WORKER_DRAINING: break;

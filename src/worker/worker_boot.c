@@ -96,9 +96,11 @@ static enum err wait_for_turn(const struct worker_boot_options *options, const s
     bool has_told = false;
     while (!worker_turn_try(path, concurrency, turn)) {
         if (!has_told)
-            log_info("waiting: %u workers of this node load from the same disk", concurrency);
+            log_info(
+                "waiting for its turn: %u of this node's workers load%s from this disk at a time",
+                concurrency, concurrency == 1 ? "s" : "");
         has_told = true;
-        if (progress && !progress(progress_ctx, "waiting for its turn", 0, 1))
+        if (progress && !progress(progress_ctx, "waiting for its turn", 0, 0))
             return err_set(text, ERR_CANCELLED, "loading was stopped");
         if (clock_now_ns() / 1000000 > until_ms) {
             log_warn("the others load for %u s already: loading beside them",
