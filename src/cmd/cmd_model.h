@@ -23,8 +23,8 @@ MUST_USE enum err cmd_model_sampling(const struct options *options, const struct
                                      struct sampling *out);
 /* Whether standard error is a terminal that can draw one. */
 bool cmd_model_has_bar(void);
-/* A bar on a terminal, a line every three seconds otherwise; a backend_progress_fn.  ctx: NULL, or a
- * bool: one of many workers, a line every ten. */
+/* A bar on a terminal, a line every three seconds otherwise; a backend_progress_fn.  ctx: NULL, or
+ * a bool: one of many workers, a line every ten. */
 bool cmd_model_progress(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes);
 
 #endif

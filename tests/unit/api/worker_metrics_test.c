@@ -1,5 +1,5 @@
-/* Goal: the memory of a worker's device is told in six figures a worker, and that of the node's cards
- * in three a card; names are labels whatever they hold; without cards not a word of them. */
+/* Goal: the memory of a worker's device is told in six figures a worker, and that of the node's
+ * cards in three a card; names are labels whatever they hold; without cards not a word of them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -3,6 +3,7 @@
 #ifndef TESTS_UNIT_MODEL_FILE_MAKER_H
 #define TESTS_UNIT_MODEL_FILE_MAKER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,6 +62,7 @@ struct tiny {
     uint32_t ffn_rows;    /* of ffn_gate; 0: 32 */
     uint32_t gate_type;   /* 0: F32 */
     uint32_t split_count; /* 0: not split */
+    bool has_head;        /* of its own: not the embedding */
 };
 
 static inline void put_tiny_llama(struct buf *out, struct tiny tiny) {
@@ -73,9 +75,9 @@ static inline void put_tiny_llama(struct buf *out, struct tiny tiny) {
         {"blk.0.attn_k.weight", 2, 32, 16},      {"blk.0.attn_v.weight", 2, 32, 16},
         {"blk.0.attn_output.weight", 2, 32, 32}, {"blk.0.ffn_norm.weight", 1, 32, 1},
         {"blk.0.ffn_gate.weight", 2, 32, 32},    {"blk.0.ffn_up.weight", 2, 32, 32},
-        {"blk.0.ffn_down.weight", 2, 32, 32},
+        {"blk.0.ffn_down.weight", 2, 32, 32},    {"output.weight", 2, 32, 8},
     };
-    uint64_t count = sizeof tensors / sizeof *tensors, at = 0;
+    uint64_t count = sizeof tensors / sizeof *tensors - !tiny.has_head, at = 0;
     put_head(out, 3, count - (tiny.skip != NULL) + (tiny.extra != NULL),
              10 + (tiny.key != NULL) + (tiny.split_count ? 3 : 0));
     put_key_text(out, "general.architecture", "llama");

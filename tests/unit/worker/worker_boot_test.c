@@ -1,9 +1,11 @@
-/* worker_boot: the plan is the allocator.  For hundreds of random legal configurations - models,
- * weight formats, bodies, degrees, seats, blocks, devices of their own or one for all - a budget of
- * exactly the planned bytes boots and serves a maximal step; one byte less is refused, and forced
- * it ends in the stage, at the buffer and with the wanted and free bytes that the plan named; so
- * does any smaller budget.  Sealed arenas hold the planned bytes, not one more, and a step writes
- * nothing behind a buffer's end. */
+/* worker_boot: the plan is the allocator.  For hundreds of random legal configurations - models
+ * made and from files, weight formats, bodies, degrees, seats, blocks, KV types, what else is in the
+ * process, devices of their own or one for all - a budget of exactly the planned bytes boots and
+ * serves a maximal step; one byte less is refused, and forced it ends in the stage, at the buffer
+ * and with the wanted and free bytes that the plan named.  So does a budget that ends inside a take
+ * drawn from each stage in turn; which one that is, this file finds by itself.  Sealed arenas hold
+ * the planned bytes, not one more, and a step writes nothing behind a buffer's end.  Whatever the
+ * draws are, each kind of each must have been there. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,11 +20,14 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "base/num.h"
+#include "model/file_maker.h"
 #include "worker/worker_boot.h"
 
 #define CONFIGURATIONS 520u
 #define SEATS_MAX 12u
 #define TOKENS_MAX 160u
+#define SCALAR_PERIOD 60u /* that body is slow, and plans alike */
+#define KV_DTYPES (KV_DTYPE_FP8 + 1u)
 
 static uint64_t state;
 
@@ -36,35 +41,97 @@ static const char *const shapes[] = {"tiny-llama-test", "tiny-llama-k-test", "ti
 static const enum tensor_type types[] = {TENSOR_F32,  TENSOR_F16,  TENSOR_BF16,
                                          TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_Q4_1,
                                          TENSOR_Q5_1, TENSOR_Q4_K, TENSOR_Q6_K};
-static struct model *models[ARRAY_COUNT(shapes)][ARRAY_COUNT(types)]; /* NULL: no such rows */
+#define FILES 3u /* GGUF with the head tied and not, safetensors */
+static struct model *models[ARRAY_COUNT(shapes) * ARRAY_COUNT(types) + FILES];
+static uint32_t model_count;
 
-static int open_models(void **unused) {
+static void open_file(const char *name) {
+    struct err_text text = {""};
+    struct model_open_options open = {0};
+    struct model **out = &models[model_count++];
+    if (model_open(in_folder(name), &open, &text, out)) fail_msg("%s: %s", name, text.text);
+}
+
+/* One layer, its head not tied, all bf16: of zeros. */
+static void put_safetensors_model(void) {
+    static const struct {
+        const char *name;
+        uint32_t rows, columns;
+    } tensors[] = {
+        {"model.embed_tokens.weight", 8, 32},
+        {"model.norm.weight", 1, 32},
+        {"lm_head.weight", 8, 32},
+        {"model.layers.0.input_layernorm.weight", 1, 32},
+        {"model.layers.0.post_attention_layernorm.weight", 1, 32},
+        {"model.layers.0.self_attn.q_proj.weight", 32, 32},
+        {"model.layers.0.self_attn.k_proj.weight", 16, 32},
+        {"model.layers.0.self_attn.v_proj.weight", 16, 32},
+        {"model.layers.0.self_attn.o_proj.weight", 32, 32},
+        {"model.layers.0.mlp.gate_proj.weight", 32, 32},
+        {"model.layers.0.mlp.up_proj.weight", 32, 32},
+        {"model.layers.0.mlp.down_proj.weight", 32, 32},
+    };
+    static const char config[] =
+        "{\"model_type\":\"llama\",\"architectures\":[\"LlamaForCausalLM\"],"
+        "\"hidden_size\":32,\"intermediate_size\":32,\"num_hidden_layers\":1,"
+        "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"vocab_size\":8,"
+        "\"max_position_embeddings\":64,\"rms_norm_eps\":1e-5,\"rope_theta\":10000.0,"
+        "\"tie_word_embeddings\":false,\"torch_dtype\":\"bfloat16\"}";
+    struct buf header, file;
+    uint32_t at = 0;
+    buf_init(&header, 0);
+    buf_init(&file, 0);
+    for (size_t i = 0; i < ARRAY_COUNT(tensors); i++) {
+        uint32_t bytes = tensors[i].rows * tensors[i].columns * 2;
+        buf_add_format(&header, "%c\"%s\":{\"dtype\":\"BF16\",\"shape\":[", i ? ',' : '{',
+                       tensors[i].name);
+        if (tensors[i].rows > 1) buf_add_format(&header, "%u,", tensors[i].rows);
+        buf_add_format(&header, "%u],\"data_offsets\":[%u,%u]}", tensors[i].columns, at,
+                       at + bytes);
+        at += bytes;
+    }
+    buf_add_byte(&header, '}');
+    put_safetensors(&file, buf_string(&header), at);
+    put_file("hf/model.safetensors", file.data, file.bytes);
+    put_file("hf/config.json", config, sizeof config - 1);
+    buf_release(&header);
+    buf_release(&file);
+}
+
+static int open_models(void **state_) {
+    uint32_t made = 0;
     for (size_t i = 0; i < ARRAY_COUNT(shapes); i++)
         for (size_t k = 0; k < ARRAY_COUNT(types); k++) {
             struct err_text text;
             struct model_open_options open = {
                 .is_dummy = true, .dummy_seed = 1, .dummy_type = types[k], .shape = shapes[i]};
-            if (model_open("test", &open, &text, &models[i][k])) models[i][k] = NULL;
+            if (!model_open("test", &open, &text, &models[made])) made++;
         }
+    assert_true(made >= ARRAY_COUNT(shapes) * (ARRAY_COUNT(types) - 2) + 2); /* K: rows of 256 */
+    model_count = made;
+    assert_int_equal(folder_make(state_), 0);
+    for (int has_head = 0; has_head < 2; has_head++) {
+        struct buf file;
+        buf_init(&file, 0);
+        put_tiny_llama(&file, (struct tiny){.has_head = has_head});
+        put_file(has_head ? "head.gguf" : "tied.gguf", file.data, file.bytes);
+        buf_release(&file);
+        open_file(has_head ? "head.gguf" : "tied.gguf");
+    }
+    put_safetensors_model();
+    open_file("hf");
     return 0;
 }
 
-static int close_models(void **unused) {
-    for (size_t i = 0; i < ARRAY_COUNT(shapes); i++)
-        for (size_t k = 0; k < ARRAY_COUNT(types); k++) model_close(models[i][k]);
-    return 0;
-}
-
-static const struct model *draw_model(void) {
-    const struct model *model = NULL;
-    while (!model) model = models[draw(ARRAY_COUNT(shapes))][draw(ARRAY_COUNT(types))];
-    return model;
+static int close_models(void **state_) {
+    for (uint32_t i = 0; i < model_count; i++) model_close(models[i]);
+    return folder_remove(state_);
 }
 
 /* Legal as far as the options go; open may still refuse what a body cannot do. */
 static void draw_options(const struct model_spec *spec, struct worker_boot_options *out) {
-    static const enum kv_dtype kv_dtypes[] = {KV_DTYPE_AUTO, KV_DTYPE_F16, KV_DTYPE_F32,
-                                              KV_DTYPE_INT8};
+    static const enum kv_dtype kv_dtypes[] = {KV_DTYPE_AUTO, KV_DTYPE_F16,  KV_DTYPE_F32,
+                                              KV_DTYPE_BF16, KV_DTYPE_INT8, KV_DTYPE_FP8};
     *out = (struct worker_boot_options){.ops = draw(5) ? &cpu_backend_ops : &sim_backend_ops};
     struct backend_options *b = &out->backend;
     b->seat_count = 1 + draw(SEATS_MAX);
@@ -84,6 +151,8 @@ static void draw_options(const struct model_spec *spec, struct worker_boot_optio
                                           .has_prefix_cache = true};
     out->budget.is_shared = draw(2);
     out->budget.utilization = draw(2) ? 1 : 0.05 + draw(90) / 100.0;
+    out->budget.process = (struct plan_process){
+        .library_bytes = draw(1u << 26), .has_frontend = draw(2), .has_transfer = draw(2)};
     out->prefault = draw(8) == 0;
 }
 
@@ -139,7 +208,7 @@ static void step(const struct worker_boot *boot, const struct backend_options *b
         sampling_init(&sampling);
         sampling.temperature = seat % 2 ? 0 : 1;
         sampling.seed = seat;
-        sampling.logprobs = (int32_t) (seat % 3) - 1;
+        sampling.logprobs = (int32_t) (seat % 3) * 10 - (seat % 3 == 0);
         struct seat_setup setup = {
             .prompt_ids = tokens, .prompt_count = count, .sampling = &sampling};
         assert_int_equal(ops->seat_set(boot->backend, seat, &setup), ERR_OK);
@@ -186,8 +255,87 @@ static void must_serve(const struct worker_boot_options *options, const struct m
     worker_boot_close(&boot);
 }
 
-/* Refused by the plan; forced, ended by the loader where the plan said. */
-static void must_fail(const struct worker_boot_options *options, const struct model *model) {
+/* --- where it must end ------------------------------------------------------------------- */
+
+enum { PROCESS, BUFFERS, EMBEDDINGS, LAYERS, HEAD, KV, STAGES };
+static const char *const stages[STAGES] = {PLAN_PROCESS, "buffers", "embeddings",
+                                           "layers",     "head",    "kv"};
+
+/* Everything that loading takes, in its order. */
+#define TAKES_MAX 4096u
+struct takes {
+    struct backend_take items[TAKES_MAX];
+    uint32_t count;
+};
+
+static bool add_take(void *ctx, const struct backend_take *take) {
+    struct takes *takes = ctx;
+    assert_true(takes->count < TAKES_MAX);
+    if (take->bytes) takes->items[takes->count++] = *take;
+    return true;
+}
+
+/* `boot` is planned, and lives as long as the takes. */
+static void list_takes(const struct worker_boot_options *options, const struct worker_boot *boot,
+                       struct takes *out) {
+    const struct plan *plan = &boot->plan;
+    out->count = 0;
+    for (uint32_t pass = 0; pass < 3; pass++) { /* process, the backend's, KV */
+        if (pass == 1 && options->ops->walk) {
+            options->ops->walk(boot->backend, add_take, out);
+            continue;
+        }
+        for (uint32_t rank = 0; rank < plan->rank_count; rank++)
+            for (uint32_t i = 0; i < plan->ranks[rank].line_count; i++) {
+                const struct mem_line *line = &plan->ranks[rank].lines[i];
+                bool is_process = strcmp(line->reason, PLAN_PROCESS) == 0;
+                if (pass != (is_process ? 0 : line->kind == MEM_KV ? 2 : 1)) continue;
+                struct backend_take take = {stages[pass == 0   ? PROCESS
+                                                   : pass == 1 ? BUFFERS
+                                                               : KV],
+                                            line->reason,
+                                            line->kind,
+                                            rank,
+                                            BACKEND_NO_LAYER,
+                                            line->bytes,
+                                            false};
+                if (pass == 2)
+                    take.bytes =
+                        num_div_up(options->backend.model_len_max, options->backend.block_size) *
+                        options->ops->block_bytes(boot->backend, rank);
+                add_take(out, &take);
+            }
+    }
+}
+
+/* A budget that ends inside a take of this stage, and the take that passes it first; 0: the stage
+ * has none here. */
+static uint64_t draw_budget(const struct worker_boot_options *options, const struct takes *takes,
+                            uint32_t stage, const struct backend_take **out) {
+    uint32_t found = 0, chosen = 0;
+    for (uint32_t i = 0; i < takes->count; i++)
+        if (strcmp(takes->items[i].stage, stages[stage]) == 0 && draw(++found) == 0) chosen = i;
+    if (!found) return 0;
+    uint64_t used[PLAN_RANKS_MAX] = {0};
+    const struct backend_take *take = &takes->items[chosen];
+#define DEVICE(item) (options->budget.is_shared ? 0 : (item)->rank)
+    for (uint32_t i = 0; i < chosen; i++) used[DEVICE(&takes->items[i])] += takes->items[i].bytes;
+    uint64_t budget = used[DEVICE(take)] + draw((uint32_t) num_min(take->bytes, INT32_MAX));
+    if (!budget) budget = 1;
+    memset(used, 0, sizeof used);
+    for (uint32_t i = 0;; i++) { /* another rank may pass it before */
+        const struct backend_take *at = &takes->items[i];
+        used[DEVICE(at)] += at->bytes;
+        *out = at;
+        if (used[DEVICE(at)] > budget) return budget;
+    }
+#undef DEVICE
+}
+
+/* Refused by the plan; forced, ended by the loader where the plan said; expected: where that is,
+ * NULL: wherever.  The index of the stage. */
+static uint32_t must_fail(const struct worker_boot_options *options, const struct model *model,
+                          const struct backend_take *expected) {
     struct err_text text = {""};
     struct worker_boot boot;
     struct worker_boot_options forced = *options;
@@ -198,6 +346,14 @@ static void must_fail(const struct worker_boot_options *options, const struct mo
     assert_false(boot.plan.fits);
     const struct plan_refusal refusal = boot.plan.refusal;
     worker_boot_close(&boot);
+    if (expected) {
+        assert_string_equal(refusal.stage, expected->stage);
+        assert_string_equal(refusal.reason, expected->reason);
+        assert_int_equal(refusal.rank, expected->rank);
+        assert_int_equal(refusal.layer, expected->layer);
+        assert_int_equal(refusal.wanted_bytes, expected->bytes);
+        assert_true(refusal.free_bytes < refusal.wanted_bytes);
+    }
     forced.is_forced = true;
     assert_int_equal(worker_boot_open(&forced, model, NULL, NULL, &text, &boot), ERR_NO_ROOM);
     assert_null(boot.backend);
@@ -211,6 +367,61 @@ static void must_fail(const struct worker_boot_options *options, const struct mo
     snprintf(wanted, sizeof wanted, "%s needs %s and %s of the budget of ", refusal.reason,
              mem_size(refusal.wanted_bytes).text, mem_size(refusal.free_bytes).text);
     if (!strstr(text.text, wanted)) fail_msg("no '%s' in: %s", wanted, text.text);
+    uint32_t stage = 0;
+    while (strcmp(stages[stage], refusal.stage) != 0) assert_true(++stage < STAGES);
+    return stage;
+}
+
+/* --- the property ------------------------------------------------------------------------ */
+
+/* What came about: a test that never drew a thing says nothing of it. */
+struct seen {
+    uint32_t stage[STAGES], ranks[9], kv_dtypes[KV_DTYPES], blocks[5], bodies[3];
+    uint32_t shared[2], whole[2], prefault[2], frontend[2], transfer[2];
+};
+
+static void count_options(const struct worker_boot_options *options, struct seen *seen) {
+    const struct backend_options *b = &options->backend;
+    seen->ranks[b->rank_count]++;
+    seen->kv_dtypes[b->kv_dtype]++;
+    seen->blocks[__builtin_ctz(b->block_size) - 3]++;
+    seen->bodies[options->ops == &sim_backend_ops ? 2 : b->cpu_body != NULL]++;
+    seen->shared[options->budget.is_shared]++;
+    seen->whole[options->budget.utilization >= 1]++;
+    seen->prefault[options->prefault]++;
+    seen->frontend[options->budget.process.has_frontend]++;
+    seen->transfer[options->budget.process.has_transfer]++;
+}
+
+static void check_seen(const struct seen *seen) {
+    for (uint32_t i = 0; i < STAGES; i++) assert_true(seen->stage[i] > 0);
+    for (uint32_t i = 1; i <= 8; i *= 2) assert_true(seen->ranks[i] > 0);
+    for (uint32_t i = 0; i < KV_DTYPES; i++) assert_true(seen->kv_dtypes[i] > 0);
+    for (uint32_t i = 0; i < 5; i++) assert_true(seen->blocks[i] > 0);
+    for (uint32_t i = 0; i < 3; i++) assert_true(seen->bodies[i] > 0);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_true(seen->shared[i] && seen->whole[i] && seen->prefault[i] && seen->frontend[i] &&
+                    seen->transfer[i]);
+}
+
+/* A budget that ends in the stage whose turn it is. */
+static uint32_t must_fail_within(struct worker_boot_options *options, const struct model *model,
+                                 uint32_t turn) {
+    static struct takes takes;
+    struct err_text text = {""};
+    struct worker_boot boot;
+    struct worker_boot_options wide = *options;
+    const struct backend_take *expected = NULL;
+    wide.budget.total_bytes = (uint64_t) 1 << 40;
+    wide.backend.model = model;
+    assert_int_equal(worker_boot_plan(&wide, model_get_spec(model), &text, &boot), ERR_OK);
+    list_takes(options, &boot, &takes);
+    uint64_t budget = 0;
+    while (!budget) budget = draw_budget(options, &takes, turn++ % STAGES, &expected);
+    set_device(&options->budget, budget);
+    uint32_t stage = must_fail(options, model, expected);
+    worker_boot_close(&boot);
+    return stage;
 }
 
 static void exact_budgets(void **unused) {
@@ -218,32 +429,34 @@ static void exact_budgets(void **unused) {
     const char *written = getenv("GRAMME_TEST_SEED");
     if (written) state = strtoull(written, NULL, 10);
     print_message("seed %llu\n", (unsigned long long) state);
-    uint32_t by_stage[2] = {0};
+    struct seen seen = {{0}};
+    uint32_t turn = 0;
     for (uint32_t done = 0; done < CONFIGURATIONS;) {
-        const struct model *model = draw_model();
+        const struct model *model = models[done % model_count];
         struct worker_boot_options options;
         draw_options(model_get_spec(model), &options);
+        if (!(done % SCALAR_PERIOD)) options.backend.cpu_body = "scalar";
         uint64_t least = least_bytes(&options, model);
         if (!least) continue; /* a body that cannot do this */
         uint64_t at = state;
+        count_options(&options, &seen);
         set_device(&options.budget, least);
         must_serve(&options, model);
         set_device(&options.budget, least - 1);
-        must_fail(&options, model);
-        uint64_t rest = least - (uint64_t) draw((uint32_t) num_min(least, INT32_MAX));
-        uint64_t process = least > 1u << 20 ? draw(3) : 0; /* most often past the process line */
-        set_device(&options.budget, process ? least - draw((uint32_t) (least / 64)) - 1 : rest);
-        must_fail(&options, model);
-        by_stage[process != 0]++;
+        seen.stage[must_fail(&options, model, NULL)]++;
+        seen.stage[must_fail_within(&options, model, turn++)]++;
         done++;
         if (!(done % 130)) print_message("%u done, at %llu\n", done, (unsigned long long) at);
     }
+    check_seen(&seen);
+    for (uint32_t i = 0; i < STAGES; i++) print_message("%s %u  ", stages[i], seen.stage[i]);
+    print_message("\n");
 }
 
 /* Whatever allocation fails, nothing is left and the reason is told. */
 static void allocations_may_fail(void **unused) {
     struct worker_boot_options options = {.ops = &cpu_backend_ops};
-    const struct model *model = models[0][0];
+    const struct model *model = models[0];
     options.backend = (struct backend_options){.rank_count = 2,
                                                .block_size = 16,
                                                .seat_count = 2,
