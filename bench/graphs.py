@@ -61,12 +61,13 @@ def resident_mb(pid):
 
 
 class Graph:
-    """A running graph; its frontend is alone on the first core."""
+    """A running graph; its frontend is alone on the first core, unless everybody may run anywhere."""
 
-    def __init__(self, gramme, graph, arguments):
+    def __init__(self, gramme, graph, arguments, is_pinned=True):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.cpus = sorted(os.sched_getaffinity(0))
+        self.is_pinned = is_pinned and len(self.cpus) > 1
         command = [gramme, "serve", graph, "--port", str(self.port), *arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         os.set_blocking(self.process.stderr.fileno(), False)
@@ -79,7 +80,7 @@ class Graph:
         for pid in descendants(self.process.pid):
             if "frontend" in command_of(pid)[1:2]:
                 self.frontend = pid
-        if len(self.cpus) > 1:
+        if self.is_pinned:
             for pid in descendants(self.process.pid):
                 pin(pid, {self.cpus[0]} if pid == self.frontend else set(self.cpus[1:]))
 
@@ -104,7 +105,7 @@ class Graph:
 
 def load(gramme, graph, *arguments):
     command = [gramme, "bench", "serve", "--json", "--url", graph.url, "--pid", str(graph.frontend), *arguments]
-    cpus = set(graph.cpus[1:]) or set(graph.cpus)
+    cpus = set(graph.cpus[1:] if graph.is_pinned else graph.cpus)
     out = subprocess.run(command, check=True, capture_output=True, text=True,
                          preexec_fn=lambda: os.sched_setaffinity(0, cpus))
     return json.loads(out.stdout.strip().splitlines()[-1])
