@@ -311,6 +311,26 @@ void answer_scratch_release(struct answer_scratch *scratch) {
 
 /* --- tokens to text and chunks ----------------------------------------------------------- */
 
+/* Why the choice ended, if it has: by the rule that every client knows, and by which string or
+ * token. */
+static void add_reasons(const struct answer *answer, const struct answer_choice *choice,
+                        struct buf *out) {
+    const struct request_spec *spec = answer->spec;
+    if (choice->finish_reason)
+        buf_add_format(out, ",\"finish_reason\":\"%s\",\"stop_reason\":", choice->finish_reason);
+    else buf_add_string(out, ",\"finish_reason\":null,\"stop_reason\":");
+    if (choice->stop_string != STOP_MATCH_NONE) {
+        const struct stop_string *string = &spec->stops.strings[choice->stop_string];
+        buf_add_byte(out, '"');
+        buf_add_json_escaped(out, (const char *) string->text, string->bytes);
+        buf_add_byte(out, '"');
+    } else if (choice->stop_token >= 0) {
+        buf_add_format(out, "%lld", (long long) choice->stop_token);
+    } else {
+        buf_add_string(out, "null");
+    }
+}
+
 /* Ends a chunk after its text: logprobs of tokens first .. end, reasons, usage. */
 static void close_chunk(struct answer *answer, struct answer_choice *choice, bool has_prompt,
                         uint32_t first, uint32_t end, struct buf *out) {
@@ -329,19 +349,7 @@ static void close_chunk(struct answer *answer, struct answer_choice *choice, boo
     if (spec->logprobs < 0 || (first == end && !has_prompt)) buf_add_string(out, "null");
     else if (is_chat) add_chat_logprobs(answer, choice->log, first, end, out);
     else add_completion_logprobs(answer, choice, has_prompt, first, end, &choice->text_chars, out);
-    if (choice->finish_reason)
-        buf_add_format(out, ",\"finish_reason\":\"%s\",\"stop_reason\":", choice->finish_reason);
-    else buf_add_string(out, ",\"finish_reason\":null,\"stop_reason\":");
-    if (choice->stop_string != STOP_MATCH_NONE) {
-        const struct stop_string *string = &spec->stops.strings[choice->stop_string];
-        buf_add_byte(out, '"');
-        buf_add_json_escaped(out, (const char *) string->text, string->bytes);
-        buf_add_byte(out, '"');
-    } else if (choice->stop_token >= 0) {
-        buf_add_format(out, "%lld", (long long) choice->stop_token);
-    } else {
-        buf_add_string(out, "null");
-    }
+    add_reasons(answer, choice, out);
     buf_add_string(out, "}]");
     if (spec->continuous_usage) {
         buf_add_byte(out, ',');
@@ -617,17 +625,7 @@ static void add_choice(const struct answer *answer, const struct answer_choice *
     else
         add_completion_logprobs(answer, choice, spec->sampling.prompt_logprobs >= 0, 0,
                                 choice->done_count, &chars, out);
-    buf_add_format(out, ",\"finish_reason\":\"%s\",\"stop_reason\":", choice->finish_reason);
-    if (choice->stop_string != STOP_MATCH_NONE) {
-        const struct stop_string *string = &spec->stops.strings[choice->stop_string];
-        buf_add_byte(out, '"');
-        buf_add_json_escaped(out, (const char *) string->text, string->bytes);
-        buf_add_byte(out, '"');
-    } else if (choice->stop_token >= 0) {
-        buf_add_format(out, "%lld", (long long) choice->stop_token);
-    } else {
-        buf_add_string(out, "null");
-    }
+    add_reasons(answer, choice, out);
     buf_add_byte(out, '}');
 }
 

@@ -1,6 +1,7 @@
 /* api_route - which path is which, and the endpoints that answer at once. */
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "api/api_impl.h"
 #include "api/card_metrics.h"
@@ -215,6 +216,20 @@ static bool is_closed(struct api_call *call) {
     return true;
 }
 
+/* A body that would have to be unpacked first: it would be "not JSON". */
+static bool is_packed(struct api_call *call) {
+    const char *coding = http_request_header(call->exchange, "content-encoding");
+    if (!coding || !coding[0] || strcasecmp(coding, "identity") == 0) return false;
+    struct api *api = call->api;
+    struct api_error error;
+    api_error_set(&error, 415, NULL,
+                  "a body in Content-Encoding %.40s is not read here; send it plain", coding);
+    api_error_render(&error, &api->out);
+    struct http_header accept = {"Accept-Encoding", "identity"};
+    api_call_send(call, 415, "application/json", &accept, 1, api->out.data, api->out.bytes);
+    return true;
+}
+
 void api_route(struct api_call *call) {
     struct api *api = call->api;
     const char *path = http_request_path(call->exchange);
@@ -253,5 +268,6 @@ void api_route(struct api_call *call) {
     }
     if (route->flags & NEEDS_MODEL && is_closed(call)) return;
     buf_clear(&api->out);
+    if (is_packed(call)) return;
     route->handle(call);
 }

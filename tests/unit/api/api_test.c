@@ -89,6 +89,12 @@ static void test_probes_and_routes(void **state) {
     assert_int_equal(ask(&s, "GET", "/live", "Origin: http://localhost.evil\r\n", NULL, &c), 200);
     assert_null(strstr(c.data, "Access-Control"));
     client_close(&c);
+    /* what would have to be unpacked is told so, and not that it is no JSON */
+    assert_int_equal(ask(&s, "POST", CHAT, "Content-Encoding: gzip\r\n", "\x1f\x8b", &c), 415);
+    assert_non_null(strstr(c.data, "Accept-Encoding: identity\r\n"));
+    client_close(&c);
+    assert_int_equal(ask(&s, "POST", CHAT, "Content-Encoding: identity\r\n", "{", &c), 400);
+    client_close(&c);
     /* an id that may not be taken over is replaced */
     char headers[300];
     snprintf(headers, sizeof headers, "X-Request-Id: %0200d\r\n", 7);
