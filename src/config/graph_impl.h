@@ -41,6 +41,8 @@ enum graph_schema_place {
 };
 enum graph_schema_place graph_schema_place(const char *key);
 const char *graph_schema_suggest_key(enum graph_section_id section, const char *key);
+/* An option of the command line that means nothing in a file. */
+bool graph_schema_is_flag(const char *key);
 /* The JSON of kv-transfer-config: ERR_USAGE with what is wrong and, in fix, what to write. */
 MUST_USE enum err graph_schema_check_connector(const char *json, struct err_text *text,
                                                struct err_text *fix);

@@ -63,6 +63,11 @@ static bool is_flag_only(enum option_id id) {
            id == OPT_FORCE || id == OPT_API_KEY;
 }
 
+bool graph_schema_is_flag(const char *key) {
+    int id = option_find(key, strlen(key));
+    return id >= 0 && is_flag_only((enum option_id) id);
+}
+
 static int find_option(const char *key) {
     if (graph_schema_equal(key, "model-name")) return OPT_MODEL;
     if (graph_schema_equal(key, "endpoint-chat")) return OPT_ENDPOINT;
@@ -161,7 +166,8 @@ const char *graph_schema_suggest_key(enum graph_section_id section, const char *
     if (graph_schema_place(key) != GRAPH_PLACE_NONE) return NULL; /* it belongs elsewhere */
     const char *near = other_name(key);
     if (!near) near = option_suggest_among(key, special, ARRAY_COUNT(special));
-    return near ? near : option_suggest(key, commands_of(section));
+    if (!near) near = option_suggest(key, commands_of(section));
+    return near && graph_schema_is_flag(near) ? NULL : near;
 }
 
 /* --- connectors --------------------------------------------------------------------------- */

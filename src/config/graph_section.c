@@ -83,6 +83,14 @@ static const char *place_name(enum graph_schema_place place) {
     return NULL;
 }
 
+static void say_unknown(const char *name, const char *near, char out[200]) {
+    if (graph_schema_is_flag(name))
+        snprintf(out, 200, "unknown key here: --%.60s is for the whole command line", name);
+    else
+        snprintf(out, 200, "unknown key%s%s%s", near ? ", did you mean " : "", near ? near : "",
+                 near ? "?" : "");
+}
+
 static void refuse_unknown(struct section_reader *reader, uint32_t key, enum graph_section_id id) {
     const struct yaml_file *yaml = reader->all->yaml;
     const char *name = yaml_file_text(yaml, key);
@@ -96,8 +104,7 @@ static void refuse_unknown(struct section_reader *reader, uint32_t key, enum gra
                     message);
         return;
     }
-    snprintf(message, sizeof message, "unknown key%s%s%s", near ? ", did you mean " : "",
-             near ? near : "", near ? "?" : "");
+    say_unknown(name, near, message);
     snprintf(fix, sizeof fix, near ? "write %s" : "remove it", near);
     struct problem *problem = add_problem(reader, PROBLEM_ERROR, "unknown-key", name,
                                           yaml_file_mark(yaml, key), fix, message);
@@ -763,9 +770,8 @@ static void apply_overrides(struct section_reader *reader) {
                 continue;
             }
             const char *near = graph_schema_suggest_key(reader->id, override->path);
-            char message[160];
-            snprintf(message, sizeof message, "unknown key%s%s%s", near ? ", did you mean " : "",
-                     near ? near : "", near ? "?" : "");
+            char message[200];
+            say_unknown(override->path, near, message);
             if (key.kind == GRAPH_KEY_UNKNOWN)
                 add_problem(reader, PROBLEM_ERROR, "unknown-key", override->path, mark, NULL,
                             message);

@@ -65,7 +65,7 @@ OPTION(SSE_KEEP_ALIVE, "sse-keep-alive", OPTION_DURATION, SERVER_COMMANDS, "serv
        0.001, 1e6, NULL, "a silent stream gets a comment after this")
 OPTION(DRAIN_DELAY, "drain-delay", OPTION_DURATION, SERVER_COMMANDS, "server", "s", "0", 0, 1e6,
        NULL, "after SIGTERM: requests are still taken for this long")
-OPTION(DRAIN_TIMEOUT, "drain-timeout", OPTION_DURATION, SERVER_COMMANDS, "server", "s", "25", 0,
+OPTION(DRAIN_TIMEOUT, "drain-timeout", OPTION_DURATION, PROCESS_COMMANDS, "server", "s", "25", 0,
        1e6, NULL, "after that: running requests may take this long to finish")
 OPTION(SYNC_TIMEOUT, "sync-timeout", OPTION_DURATION, PROCESS_COMMANDS, "server", "s", "3", 0.01,
        1e6, NULL, "silence between frontend and worker that ends an attempt")

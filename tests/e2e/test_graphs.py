@@ -587,6 +587,25 @@ class ByHand(unittest.TestCase):
         self.ready(server, 503)
         self.assertEqual(server.chat().status, 503)
 
+    def test_drain_timeout(self):
+        """What does not finish within a worker's own drain-timeout goes on at another one."""
+        server, _ = self.frontend()
+        first, _ = self.worker("--drain-timeout=0.1"), self.worker()
+        wait_for(lambda: sum(w["state"] == "serving" for w in
+                             server.request("GET", "/gramme/status").json()["workers"]) == 2, "two workers")
+        wanted = watch(server, PROMPTS[1], 600)
+        begun = set()
+        def one(i):
+            if i < 4:
+                return watch(server, PROMPTS[1], 600, on_event=lambda: begun.add(i))
+            wait_for(lambda: len(begun) == 4, "all streams run")
+            first.process.terminate()
+            return first.process.wait(WAIT_S)
+        self.assertEqual(in_parallel(5, one), [wanted] * 4 + [0])
+        self.assertIn("did not finish within the drain timeout", first.log())
+        self.assertGreater(server.metrics()["gramme_migrations_total"], 0)
+        self.assertEqual(server.metrics()["gramme_worker_deaths_total"], 0)
+
     def test_refused(self):
         """Another block size: one line on both sides, no work; it serves when it alone is left."""
         server, frontend = self.frontend()

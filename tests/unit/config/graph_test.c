@@ -248,6 +248,8 @@ static const struct wrong wrongs[] = {
      1, "did you mean VllmWorker?"},
     {GRAPH_AGG, W "  tensor-paralel-size: 4\n", PROBLEM_ERROR, "unknown-key", "VllmWorker",
      "tensor-paralel-size", 3, 3, "did you mean tensor-parallel-size?"},
+    {GRAPH_AGG, W "  devices: cuda0\n", PROBLEM_ERROR, "unknown-key", "VllmWorker", "devices", 3, 3,
+     "--devices is for the whole command line"},
     {GRAPH_AGG, W "  ServiceArgs:\n    env:\n      A: b\n", PROBLEM_ERROR, "unknown-key",
      "VllmWorker", "ServiceArgs.env", 4, 5, "did you mean envs?"},
     {GRAPH_AGG, W "  ServiceArgs:\n    envs:\n      A: b\n", PROBLEM_ERROR, "wrong-type",
