@@ -234,6 +234,7 @@ static enum err make_own_bus(struct fleet *fleet, struct err_text *text) {
                         "--bus-listen %s: who reaches it could join and read every prompt: set "
                         "GRAMME_BUS_TOKEN (or --bus-token-file, or TLS by --bus-cert-file)",
                         listen);
+        if (!e) e = nats_server_check_port(fleet->listen_host, fleet->listen_port, text);
     } else {
         e = nats_server_pick_port(fleet->listen_host, text, &fleet->listen_port);
         if (!e) e = draw_hex(text, bus->token, 32);

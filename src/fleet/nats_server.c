@@ -54,16 +54,25 @@ static socklen_t make_address(const char *host, uint16_t port, struct sockaddr_s
     return sizeof v6;
 }
 
-static bool is_free(const char *host, uint16_t port) {
+/* 0: free; else the errno that nats-server would meet there. */
+static int try_port(const char *host, uint16_t port) {
     struct sockaddr_storage address;
     socklen_t bytes = make_address(host, port, &address);
-    int fd = bytes ? socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
-    if (fd < 0) return false;
+    if (!bytes) return EADDRNOTAVAIL;
+    int fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return errno;
     int on = 1; /* as nats-server does: a port in TIME_WAIT is free */
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    bool is_bound = bind(fd, (const struct sockaddr *) &address, bytes) == 0;
+    int error = bind(fd, (const struct sockaddr *) &address, bytes) || listen(fd, 1) ? errno : 0;
     close(fd);
-    return is_bound;
+    return error;
+}
+
+enum err nats_server_check_port(const char *host, uint16_t port, struct err_text *text) {
+    int error = try_port(host, port);
+    if (!error) return ERR_OK;
+    return err_set(text, ERR_IO, "the private nats-server cannot listen on %s port %u: %s", host,
+                   port, error == EADDRINUSE ? "the port is taken" : strerror(error));
 }
 
 bool nats_server_is_up(const char *host, uint16_t port) {
@@ -88,7 +97,7 @@ enum err nats_server_pick_port(const char *host, struct err_text *text, uint16_t
         uint32_t draw = 0;
         if (getrandom(&draw, sizeof draw, 0) != sizeof draw) draw = i * 7919u;
         uint16_t candidate = (uint16_t) (PORT_FIRST + draw % PORT_COUNT);
-        if (!is_free(host, candidate)) continue;
+        if (try_port(host, candidate)) continue;
         *port = candidate;
         return ERR_OK;
     }

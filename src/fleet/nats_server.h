@@ -24,6 +24,8 @@ MUST_USE enum err nats_server_find(const char *path, struct err_text *text, char
 /* A port that is free on that address now, below those that the kernel gives to outgoing
  * connections, so that nobody takes it while the server restarts. */
 MUST_USE enum err nats_server_pick_port(const char *host, struct err_text *text, uint16_t *port);
+/* Whether it can be the one that was asked for: a port that is taken stays so. */
+MUST_USE enum err nats_server_check_port(const char *host, uint16_t port, struct err_text *text);
 /* Somebody listens at an address of this machine; waits a few milliseconds at most. */
 bool nats_server_is_up(const char *host, uint16_t port);
 /* The configuration in a new memory file; the caller closes it. */

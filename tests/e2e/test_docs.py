@@ -1,5 +1,6 @@
 """The recipes of docs/deploy: every option they use exists, and each file passes the checker of its
 kind where this machine has one."""
+import os
 import pathlib
 import re
 import shutil
@@ -51,6 +52,32 @@ class Recipes(unittest.TestCase):
         if shutil.which("shellcheck"):
             done = run("shellcheck", str(DEPLOY / "slurm.sbatch"))
             self.assertEqual(done.returncode, 0, done.stdout)
+
+    def test_slurm(self):
+        """The batch script itself, with stand-ins for Slurm's commands: who is started where."""
+        with tempfile.TemporaryDirectory() as folder:
+            stand_ins = {
+                "scontrol": "seq -f node%.0f 1 20000",  # more than a pipe holds
+                "getent": "echo '10.0.0.1 STREAM node1'",
+                "srun": f'flock {folder}/lock echo "$*" >> {folder}/runs; test -n "$GRAMME_BUS_TOKEN"',
+            }
+            for name, body in stand_ins.items():
+                path = pathlib.Path(folder) / name
+                path.write_text(f"#!/bin/sh\n{body}\n")
+                path.chmod(0o700)
+            done = subprocess.run(["bash", str(DEPLOY / "slurm.sbatch"), "graph.yaml"], capture_output=True, text=True,
+                                  timeout=WAIT_S,
+                                  env={**clean_environment(), "PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7",
+                                       "SLURM_JOB_NODELIST": "node[1-20000]", "SLURM_JOB_NUM_NODES": "20000"})
+            self.assertEqual(done.returncode, 0, done.stderr)
+            runs = sorted((pathlib.Path(folder) / "runs").read_text().splitlines())
+        self.assertEqual(len(runs), 3, runs)
+        joins = "--join nats://10.0.0.1:4222 --namespace job7 -f graph.yaml"
+        self.assertIn("--nodelist=node1 ", runs[0])
+        self.assertIn("gramme serve disagg_router -f graph.yaml --bus-listen 10.0.0.1:4222 --namespace job7", runs[0])
+        for run_line, command in zip(runs[1:], ("prefill", "worker")):
+            self.assertIn("--nodes=19999 --ntasks=19999 --exclude=node1 ", run_line)
+            self.assertTrue(run_line.endswith(f"gramme {command} disagg_router {joins}"), run_line)
 
     def test_units(self):
         if not shutil.which("systemd-analyze"):

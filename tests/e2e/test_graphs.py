@@ -443,7 +443,11 @@ class Trouble(unittest.TestCase):
             taken.listen()
             said = self.refuse(("agg", TWO, "--engine=sim", "-m", MODEL, "--port", str(taken.getsockname()[1])),
                                1, "taken", "given up")
-        self.assertNotIn("starts again", said)
+            self.assertNotIn("starts again", said)
+            listen = "127.0.0.1:%d" % taken.getsockname()[1]
+            said = self.refuse(("agg", TWO, "--engine=sim", "-m", MODEL, "--port", str(free_port()),
+                                "--bus-listen", listen), 1, "the port is taken")
+            self.assertNotIn("started, pid", said)
 
 
 class Process:

@@ -89,6 +89,9 @@ static void test_port(void **state) {
     assert_int_equal(nats_server_pick_port("127.0.0.1", &text, &port), ERR_OK);
     assert_true(port >= 1024 && port < 32768);
     assert_false(nats_server_is_up("127.0.0.1", port));
+    assert_int_equal(nats_server_check_port("127.0.0.1", port, &text), ERR_OK);
+    assert_int_equal(nats_server_check_port("203.0.113.7", port, &text), ERR_IO);
+    assert_non_null(strstr(text.text, "203.0.113.7"));
     assert_int_equal(nats_server_pick_port("203.0.113.7", &text, &port), ERR_IO); /* not ours */
 }
 
