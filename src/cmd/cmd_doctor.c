@@ -148,6 +148,12 @@ static void look_at_limits(struct doctor *doctor) {
                  : NULL,
              "%llu, may be raised to %llu", (unsigned long long) limit.rlim_cur,
              (unsigned long long) limit.rlim_max);
+    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        find(doctor, WARNING, "ulimit -v",
+             "ulimit -v unlimited (LimitAS=infinity): what is planned is bounded by memory itself",
+             "%.1f GiB of address space: files are mapped and buffers set apart before they are "
+             "used, so this ends a server that has the memory",
+             (double) limit.rlim_cur / GIB);
     struct statvfs shm;
     if (statvfs("/dev/shm", &shm) != 0) {
         find(doctor, WARNING, "/dev/shm", "mount a tmpfs there: handoff falls back to TCP",

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "cmd/cmd_fault.h"
 #include "device/device_cpu.h"
 #include "device/device_gpu.h"
 #include "device/device_process.h"
@@ -66,6 +67,7 @@ enum err cmd_model_open(const struct options *options, const char *name, struct 
                        options_list_item(options, OPT_SHAPE, 0), name, name);
     if (options_command(options) == OPTION_PLAN) return open_elsewhere(name, &open, text, out);
     enum err e = model_open(name, &open, text, out);
+    if (!e) cmd_fault_know(*out);
     if (e != ERR_NOT_FOUND || open.is_dummy || !is_sim(options)) return e;
     /* It computes nothing: the shape of a known name is enough to try a layout. */
     struct err_text why;

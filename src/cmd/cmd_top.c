@@ -37,7 +37,7 @@ static enum err print_once(struct status_client *client, const char *url, struct
     }
     struct buf out;
     buf_init(&out, 0);
-    if (!e) top_view_print(&first, &second, url, wall_s(), &out);
+    if (!e) top_view_print(&first, &second, url, wall_s(), 0, &out);
     if (!e && out.data) fwrite(out.data, 1, out.bytes, stdout);
     buf_release(&out);
     top_view_release(&first);
@@ -87,7 +87,8 @@ static void show(struct status_client *client, const char *url) {
             has_now = true;
         }
         buf_clear(&out);
-        if (has_now) top_view_print(has_before ? &before : NULL, &now, url, wall_s(), &out);
+        if (has_now)
+            top_view_print(has_before ? &before : NULL, &now, url, wall_s(), (uint32_t) COLS, &out);
         else buf_add_format(&out, "gramme top  %s\n", url);
         const char *lines = buf_string(&out);
         draw(lines ? lines : "", text.text);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cmd/cmd.h"
+#include "cmd/cmd_fault.h"
 #include "cmd/cmd_memory.h"
 #include "model/model_resolve.h"
 
@@ -70,6 +71,7 @@ int main(int argc, char **argv) {
     /* A reader that leaves is an error of write(), not a death (behaviour.md 4). */
     signal(SIGPIPE, SIG_IGN);
     cmd_memory_configure();
+    cmd_fault_install();
     if (getpid() == 1) be_first_process();
     model_resolve_configure(getenv("HF_HUB_CACHE"), getenv("HF_HOME"), getenv("XDG_CACHE_HOME"),
                             getenv("HOME"));

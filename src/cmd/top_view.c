@@ -8,6 +8,11 @@
 #include "base/alloc.h"
 
 #define WORKERS_MAX 65536u
+#define WIDE_COLUMNS 111u
+#define HEAD_WIDE                                                                                  \
+    "COMPONENT        NODE     STATE    TP BUDGET PLANNED   USED  OTHER  RUN WAIT   KV  HIT    "   \
+    "IN/S   OUT/S  XFER/S\n"
+#define HEAD_NARROW "COMPONENT        STATE    PLANNED   USED  OTHER  RUN WAIT   KV   IN/S  OUT/S\n"
 #define DRIFT_BYTES (64u << 20) /* as device_watch.h warns */
 
 static void take_text(const json_t *object, const char *key, char *out, size_t room) {
@@ -167,7 +172,7 @@ static void print_drift(const struct top_worker *worker, struct buf *out) {
 }
 
 static void print_worker(const struct top_worker *was, const struct top_worker *worker,
-                         double seconds, struct buf *out) {
+                         double seconds, bool is_narrow, struct buf *out) {
     static const struct top_worker none;
     double span = was ? seconds : 0;
     if (!was) was = &none;
@@ -175,18 +180,27 @@ static void print_worker(const struct top_worker *was, const struct top_worker *
     uint64_t used = worker->blocks_total > free_blocks ? worker->blocks_total - free_blocks : 0;
     uint64_t moved = worker->sent_bytes + worker->received_bytes;
     uint64_t moved_before = was->sent_bytes + was->received_bytes;
-    buf_add_format(
-        out, "%-16.16s %-8.8s %-8.8s %2u %6s %7s %6s %6s %4llu %4llu %4s %4s %7s %7s %7s\n",
-        worker->name[0] ? worker->name : worker->instance, worker->host, worker->state,
-        worker->tensor_parallel, bytes_cell(worker->budget_bytes).text,
-        bytes_cell(worker->planned_bytes).text, seen_cell(worker, worker->device_used_bytes).text,
-        seen_cell(worker, worker->device_other_bytes).text, (unsigned long long) worker->running,
-        (unsigned long long) (worker->waiting + worker->queued_prefills),
-        percent_cell(used, worker->blocks_total).text,
-        percent_cell(worker->prefix_hit_tokens, worker->prefix_query_tokens).text,
-        rate_cell(was->prompt_tokens, worker->prompt_tokens, span).text,
-        rate_cell(was->generation_tokens, worker->generation_tokens, span).text,
-        bytes_rate_cell(moved_before, moved, span).text);
+    const char *name = worker->name[0] ? worker->name : worker->instance;
+    buf_add_format(out, "%-16.16s ", name);
+    if (!is_narrow) buf_add_format(out, "%-8.8s ", worker->host);
+    buf_add_format(out, "%-8.8s ", worker->state);
+    if (!is_narrow)
+        buf_add_format(out, "%2u %6s ", worker->tensor_parallel,
+                       bytes_cell(worker->budget_bytes).text);
+    buf_add_format(out, "%7s %6s %6s %4llu %4llu %4s ", bytes_cell(worker->planned_bytes).text,
+                   seen_cell(worker, worker->device_used_bytes).text,
+                   seen_cell(worker, worker->device_other_bytes).text,
+                   (unsigned long long) worker->running,
+                   (unsigned long long) (worker->waiting + worker->queued_prefills),
+                   percent_cell(used, worker->blocks_total).text);
+    if (!is_narrow)
+        buf_add_format(out, "%4s ",
+                       percent_cell(worker->prefix_hit_tokens, worker->prefix_query_tokens).text);
+    buf_add_format(out, is_narrow ? "%6s %6s" : "%7s %7s",
+                   rate_cell(was->prompt_tokens, worker->prompt_tokens, span).text,
+                   rate_cell(was->generation_tokens, worker->generation_tokens, span).text);
+    if (!is_narrow) buf_add_format(out, " %7s", bytes_rate_cell(moved_before, moved, span).text);
+    buf_add_byte(out, '\n');
 }
 
 static void print_cards(const struct top_view *view, struct buf *out) {
@@ -207,7 +221,8 @@ static void print_cards(const struct top_view *view, struct buf *out) {
 }
 
 void top_view_print(const struct top_view *before, const struct top_view *now, const char *url,
-                    uint64_t now_s, struct buf *out) {
+                    uint64_t now_s, uint32_t columns, struct buf *out) {
+    bool is_narrow = columns && columns < WIDE_COLUMNS;
     double seconds =
         before && now->now_us > before->now_us ? (double) (now->now_us - before->now_us) / 1e6 : 0;
     uint64_t up_s = now_s > now->started_s ? now_s - now->started_s : 0;
@@ -229,18 +244,17 @@ void top_view_print(const struct top_view *before, const struct top_view *now, c
     }
     buf_add_format(
         out,
-        "requests %llu (%llu waiting)  connections %llu  tokens/s in %s out %s  prefix hits %s  "
-        "migrations %llu\n\n",
+        "requests %llu (%llu waiting)  tokens/s in %s out %s  prefix hits %s  migrations %llu  "
+        "connections %llu\n\n",
         (unsigned long long) now->requests, (unsigned long long) now->requests_waiting,
-        (unsigned long long) now->connections,
         rate_cell(was.prompt_tokens, sum.prompt_tokens, seconds).text,
         rate_cell(was.generation_tokens, sum.generation_tokens, seconds).text,
-        percent_cell(hits, queries).text, (unsigned long long) now->migrations);
-    buf_add_format(out, "%-16s %-8s %-8s %2s %6s %7s %6s %6s %4s %4s %4s %4s %7s %7s %7s\n",
-                   "COMPONENT", "NODE", "STATE", "TP", "BUDGET", "PLANNED", "USED", "OTHER", "RUN",
-                   "WAIT", "KV", "HIT", "IN/S", "OUT/S", "XFER/S");
+        percent_cell(hits, queries).text, (unsigned long long) now->migrations,
+        (unsigned long long) now->connections);
+    buf_add_string(out, is_narrow ? HEAD_NARROW : HEAD_WIDE);
     for (uint32_t i = 0; i < now->worker_count; i++)
-        print_worker(find_before(before, &now->workers[i]), &now->workers[i], seconds, out);
+        print_worker(find_before(before, &now->workers[i]), &now->workers[i], seconds, is_narrow,
+                     out);
     for (uint32_t i = 0; i < now->worker_count; i++) print_drift(&now->workers[i], out);
     if (!now->worker_count) buf_add_string(out, "no worker is there\n");
     print_cards(now, out);

@@ -44,8 +44,9 @@ struct top_view {
 MUST_USE enum err top_view_read(const json_t *root, struct top_view *out);
 void top_view_release(struct top_view *view);
 /* Appends lines, each ended by a newline; rates are those between `before` (may be NULL) and `now`.
- * now_s: seconds since 1970. */
+ * now_s: seconds since 1970.  columns: of the screen, 0: as many as are wanted; a narrow one has
+ * fewer figures. */
 void top_view_print(const struct top_view *before, const struct top_view *now, const char *url,
-                    uint64_t now_s, struct buf *out);
+                    uint64_t now_s, uint32_t columns, struct buf *out);
 
 #endif

@@ -130,12 +130,14 @@ static enum err load(const struct worker_boot_options *options, const struct mod
         e = mem_seal(boot->mems[rank], text);
         if (!e && options->prefault) mem_prefault(boot->mems[rank]);
     }
-    if (e != ERR_NO_ROOM) return e;
+    if (e != ERR_NO_ROOM && e != ERR_MEMORY) return e;
     uint64_t taken = 0;
     for (uint32_t rank = 0; rank < plan->rank_count; rank++)
         if (boot->mems[rank]) taken += mem_taken_bytes(boot->mems[rank]);
     struct err_text why = *text;
-    return err_set(text, e, "loading ended at %s; the %s taken before are given back", why.text,
+    bool is_named = strncmp(why.text, "stage ", 6) == 0;
+    return err_set(text, e, "loading ended%s %s; the %s taken before are given back",
+                   is_named ? " at" : ":", why.text[0] ? why.text : err_name(e),
                    mem_size(taken).text);
 }
 

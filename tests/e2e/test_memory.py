@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -144,6 +145,22 @@ class Watch(unittest.TestCase):
         finally:
             process.end()
 
+    def test_cut_while_loading(self):
+        """A file that is cut short while it is read ends the program by the kernel's signal, with a line that says so."""
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as turn:
+            model = pathlib.Path(folder) / "model.gguf"
+            shutil.copy(MODEL, model)
+            turn.bind(f"\0gramme-load-{os.getuid()}-{model.stat().st_dev:x}-0")  # so that it waits for its turn
+            process = Process("-m", str(model), "--load-concurrency", "1", "--port", "0")
+            try:
+                process.line_with(r"waiting for its turn")
+                os.truncate(model, model.stat().st_size // 2)
+                turn.close()
+                self.assertEqual(process.process.wait(WAIT_S), -signal.SIGBUS)
+            finally:
+                process.end()
+            self.assertIn(f"gramme: bus error: the weights of {model} were cut short", process.log)
+
     @unittest.skipUnless(FAKE_NVML.exists(), "no stand-in for the driver's library here")
     def test_cards(self):
         """The node's cards and who holds them: in /metrics and in top, of one process and of a graph."""
@@ -244,6 +261,42 @@ class Forced(unittest.TestCase):
                 if reasons:
                     self.assertIn(found[2], reasons)
                 before += size
+
+    @unittest.skipUnless(has_nats(), "no nats-server here")
+    def test_graph_to_the_byte(self):
+        """Devices of exactly the bytes that disagg's fuller worker plans serve; with one less, forced, it ends at KV."""
+        graph = ("disagg", "-m", "tiny-llama-k-test", "--load-format", "dummy", "--dummy-type", "f32", "--max-num-seqs", "4",
+                 "--max-num-batched-tokens", "64", "--gpu-memory-utilization", "1", "--max-model-len", "512",
+                 "--VllmWorker.remote-prefill=true", "--VllmWorker.conditional-disagg=false", "--VllmWorker.tensor-parallel-size=2")
+
+        def plan(devices):
+            done = subprocess.run([BINARY, "plan", *graph, "--devices", devices, "--json"], capture_output=True, text=True,
+                                  env=clean_environment(), timeout=WAIT_S)
+            return json.loads(done.stdout)
+        least = 0
+        for component in plan("3xcpu:256MiB")["components"]:
+            at = component["per_device"]
+            fixed = sum(at[f"{kind}_bytes"] for kind in ("weights", "activations", "workspace", "context"))
+            least = max(least, fixed + 512 * at["kv_bytes"] // at["kv_tokens"])
+        self.assertTrue(plan(f"3xcpu:{least}")["fits"])
+        self.assertFalse(plan(f"3xcpu:{least - 1}")["fits"])
+        serve = (*graph, "--port", "0", "--served-model-name", "m", "--devices")
+        process = Process(*serve, f"3xcpu:{least}")
+        try:
+            url = process.line_with(r" ready: \S+ on (http://\S+)")[1]
+            body = json.dumps({"model": "m", "prompt": list(range(100)), "max_tokens": 4, "ignore_eos": True})
+            request = urllib.request.Request(url + "/v1/completions", body.encode(), {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=WAIT_S * 4) as answer:
+                self.assertEqual(json.load(answer)["usage"]["completion_tokens"], 4)
+            done = 'gramme_remote_prefill_total{worker="VllmWorker.0",result="done"} 1'
+            wait_for(lambda: done in get(url + "/metrics"), "the prefill worker computed the prompt")
+        finally:
+            process.end()
+        process = Process(*serve, f"3xcpu:{least - 1}", "--force")
+        try:
+            process.line_with(r"PrefillWorker.0: given up: loading ended at stage kv: kv needs")
+        finally:
+            process.end()
 
 
 if __name__ == "__main__":
