@@ -19,6 +19,7 @@
 #define TICK_MS 50u
 #define FIRST_TICK_MS 5u /* until the private bus is up: the others start then */
 #define BUS_START_US 5000000u
+#define BUS_STUCK_US 5000000u /* beyond the pings that found it out */
 #define ROSTER_US 100000u     /* specified: protocol.md 2 */
 #define DEAD_MAX 1024u        /* specified: msg.h */
 #define GRACE_MS 5000u        /* beyond a drain before SIGKILL */
@@ -43,6 +44,7 @@ struct supervisor {
     struct bus *bus;
     struct bus_port *port;
     struct buf out;
+    uint64_t bus_cut_us; /* our connection to the bus is gone since then; 0: it is there */
     uint64_t roster_number, roster_us;
     struct msg_roster_dead *dead; /* owned; DEAD_MAX, a ring */
     uint32_t dead_count, dead_at;
@@ -349,11 +351,31 @@ static void look_for_bus(struct supervisor *supervisor, uint64_t now_us) {
     if (e) log_error("no roster is sent: %s", text.text[0] ? text.text : err_name(e));
 }
 
+/* One that lives and answers nobody would hold up every stream for ever: it is ended, and what
+ * follows is as if it had died. */
+static void look_at_bus(struct supervisor *supervisor, uint64_t now_us) {
+    const struct unit *unit = &supervisor->units[0];
+    bool is_own = supervisor->options.nats_program != NULL;
+    if (!is_own || unit->state != UNIT_READY || !supervisor->bus ||
+        bus_is_connected(supervisor->bus)) {
+        supervisor->bus_cut_us = 0;
+        return;
+    }
+    if (!supervisor->bus_cut_us) supervisor->bus_cut_us = now_us;
+    if (now_us - supervisor->bus_cut_us < BUS_STUCK_US) return;
+    log_warn("%s: pid %ld answers nobody: killed", unit->name, (long) unit->pid);
+    unit_signal(unit, SIGKILL);
+    supervisor->bus_cut_us = 0;
+}
+
 static void on_tick(uv_timer_t *timer) {
     struct supervisor *supervisor = timer->data;
     uint64_t now_us = clock_now_us();
     bool may_start = supervisor->phase <= FRONTENDS;
-    if (may_start) look_for_bus(supervisor, now_us);
+    if (may_start) {
+        look_for_bus(supervisor, now_us);
+        look_at_bus(supervisor, now_us);
+    }
     for (uint32_t i = 0; may_start && i < supervisor->unit_count; i++) {
         struct unit *unit = &supervisor->units[i];
         if (supervisor->phase == FRONTENDS && unit->role == UNIT_FRONTEND) continue;

@@ -229,6 +229,16 @@ class Faults(unittest.TestCase):
     def test_bus_stopped(self):
         self.stopped_for("nats-server", 2)
 
+    def test_bus_frozen(self):
+        """Stopped for ever: nobody waits for ever, another one takes its place."""
+        graph = self.graph()
+        pids = []
+        self.under_load(graph, lambda: pids.append(graph.kill("nats-server", signal.SIGSTOP)))
+        self.assertNotEqual(children(graph.process.pid)["nats-server"], pids[0])
+        self.assertIn("answers nobody: killed", graph.log())
+        self.assertEqual(graph.metrics()["gramme_migrations_total"], 0)
+        graph.wait_idle()
+
     def test_frontend_stopped(self):
         self.stopped_for("Frontend.0", 4)  # longer than sync-timeout: its attempts are given up
 
