@@ -28,6 +28,12 @@ static enum err take_secret(const char *secret, const char *where, struct err_te
     size_t bytes = strlen(secret);
     while (bytes && isspace((unsigned char) secret[bytes - 1])) bytes--;
     if (!bytes) return err_set(text, ERR_USAGE, "%s: holds no token", where);
+    for (size_t i = 0; i < bytes; i++) /* nats.c puts it between quotes as it is */
+        if (secret[i] == '"' || secret[i] == '\\' || (unsigned char) secret[i] < ' ')
+            return err_set(text, ERR_USAGE,
+                           "%s: a token cannot hold quotation marks, backslashes or control "
+                           "characters",
+                           where);
     if (strncmp(secret, "user ", 5) != 0)
         return take_text(secret, bytes, out->token, sizeof out->token, where, text);
     const char *user = secret + 5, *colon = memchr(user, ':', bytes - 5);

@@ -426,6 +426,9 @@ class Trouble(unittest.TestCase):
             file.flush()
             os.chmod(file.name, 0o644)
             self.refuse(("agg", "-m", MODEL, TWO, "--bus-token-file", file.name), 2, "chmod 600")
+        for token in ('quo"te', "back\\slash", "two\nlines"):
+            said = self.refuse(("agg", "-m", MODEL, TWO), 2, "quotation marks", environment={"GRAMME_BUS_TOKEN": token})
+            self.assertNotIn(token, said)
 
     def test_worker_that_cannot(self):
         """A failure that repeats by nature is not tried again; its line is the last word."""
