@@ -120,6 +120,8 @@ void api_call_log(struct api_call *call, bool is_complete);
 
 /* --- api_status.c: what `gramme top` shows --- */
 void api_status_render(struct api *api, struct buf *out);
+/* Whether a request would be taken now: what /health says. */
+bool api_status_is_ready(const struct api *api, const struct api_health *health);
 
 /* --- api_route.c --- */
 void api_route(struct api_call *call);

@@ -26,13 +26,9 @@ static void get_health(struct api_call *call) {
     api->health(api->health_ctx, &health);
     struct buf *out = &api->out;
     const char *stage = health.stage ? health.stage : "loading";
-    bool is_ready = health.is_ready && api->has_model && !api->is_draining;
     if (api->is_draining) stage = "draining";
-    if (is_ready && dispatch_worker_count(api->dispatch) == 0) {
-        is_ready = false;
-        stage = "no worker";
-    }
-    if (is_ready) {
+    else if (health.is_ready && api->has_model) stage = "no worker";
+    if (api_status_is_ready(api, &health)) {
         buf_add_string(out, "{\"status\":\"ok\"}");
         send_text(call, 200, "application/json");
         return;

@@ -28,7 +28,8 @@ static void add_hello(struct buf *out, const struct msg_hello *hello) {
     add_string(out, "name", hello->name);
     add_string(out, "host", hello->host);
     add_string(out, "version", hello->version);
-    add_string(out, "component", hello->component == 2 ? "prefill" : "worker");
+    add_string(out, "component",
+               hello->component == DISPATCH_COMPONENT_PREFILL ? "prefill" : "worker");
     add_number(out, "tensor_parallel", hello->tp);
     add_number(out, "max_model_len", hello->model_len_max);
     add_number(out, "max_num_seqs", hello->seat_count);
@@ -99,11 +100,15 @@ static void add_cards(const struct api *api, struct buf *out) {
     buf_add_string(out, "],");
 }
 
+bool api_status_is_ready(const struct api *api, const struct api_health *health) {
+    return health->is_ready && api->has_model && !api->is_draining &&
+           dispatch_worker_count(api->dispatch) > 0;
+}
+
 void api_status_render(struct api *api, struct buf *out) {
     struct api_health health = {.percent = -1};
     api->health(api->health_ctx, &health);
-    bool is_ready = health.is_ready && api->has_model && !api->is_draining &&
-                    dispatch_worker_count(api->dispatch) > 0;
+    bool is_ready = api_status_is_ready(api, &health);
     buf_add_byte(out, '{');
     add_string(out, "version", api->options.version ? api->options.version : "");
     add_string(out, "model", api->options.served_name_count ? api->options.served_names[0] : "");

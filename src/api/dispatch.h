@@ -136,6 +136,8 @@ void dispatch_note_closed(struct dispatch *dispatch, struct dispatch_work *work)
 void dispatch_poll(struct dispatch *dispatch, uint64_t now_us);
 void dispatch_tick(struct dispatch *dispatch, uint64_t now_us);
 
+#define DISPATCH_COMPONENT_PREFILL 2u /* of HELLO: it takes no requests of ours */
+
 /* What is known of one worker, for metrics and people; false past the last.  Borrowed until the
  * next poll or tick. */
 struct dispatch_worker {

@@ -19,9 +19,8 @@
 #include "base/num.h"
 #include "kv/kv_hash.h"
 
-#define SUSPECT_TICKS 10u    /* specified: protocol.md 3 */
-#define GOOD_LOADS 3u        /* specified: protocol.md 3 */
-#define COMPONENT_PREFILL 2u /* of HELLO */
+#define SUSPECT_TICKS 10u /* specified: protocol.md 3 */
+#define GOOD_LOADS 3u     /* specified: protocol.md 3 */
 
 /* --- the table --------------------------------------------------------------------------- */
 
@@ -74,7 +73,7 @@ void dispatch_worker_name(const struct dispatch *dispatch, uint64_t instance,
 /* --- who is open ------------------------------------------------------------------------- */
 
 static bool takes_work(const struct dispatch_site *worker) {
-    return worker->has_hello && worker->hello.component != COMPONENT_PREFILL &&
+    return worker->has_hello && worker->hello.component != DISPATCH_COMPONENT_PREFILL &&
            !worker->is_foreign && !worker->is_draining && !worker->is_leaving && !worker->is_reaped;
 }
 
@@ -250,7 +249,7 @@ static void tell_refused(struct dispatch *dispatch, const struct dispatch_site *
 
 static void judge(struct dispatch *dispatch, struct dispatch_site *worker) {
     const char *fault =
-        worker->hello.component == COMPONENT_PREFILL ? NULL : find_fault(dispatch, worker);
+        worker->hello.component == DISPATCH_COMPONENT_PREFILL ? NULL : find_fault(dispatch, worker);
     bool was_foreign = worker->is_foreign;
     worker->is_foreign = fault != NULL;
     if (!fault) return;
@@ -336,7 +335,7 @@ void dispatch_worker_on_hello(struct dispatch *dispatch, const struct bus_messag
     worker->silent_ticks = 0;
     bool was_routed = worker->is_routed;
     judge(dispatch, worker);
-    if (hello.component != COMPONENT_PREFILL && !worker->is_foreign)
+    if (hello.component != DISPATCH_COMPONENT_PREFILL && !worker->is_foreign)
         metrics_set_cache(dispatch->metrics, hello.block_size, hello.block_count);
     dispatch_worker_refresh(dispatch, worker);
     note_lengths(dispatch);
