@@ -47,7 +47,7 @@ struct worker {
     _Atomic bool must_stop, must_drain, has_plan;
     _Atomic uint64_t step_begin_us; /* of the step under way; 0: none */
 
-    pthread_mutex_t lock; /* guards all below; nothing else is locked inside it */
+    pthread_mutex_t lock; /* guards all below; inside it only the watch's own is locked */
     pthread_cond_t wake;
     bool is_woken;
     struct worker_status status;

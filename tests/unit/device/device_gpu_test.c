@@ -4,6 +4,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -45,10 +48,33 @@ static void test_no_library(void **state) {
                                       "too old");
 }
 
+/* Room for the driver's library is planned where there is a driver. */
+static void test_library_bytes(void **state) {
+    (void) state;
+    char root[] = "/tmp/gramme_gpu_XXXXXX", path[128];
+    static const char *const names[] = {"/driver/nvidia/version", "/driver/nvidia", "/driver", ""};
+    assert_non_null(mkdtemp(root));
+    assert_int_equal(device_gpu_library_bytes(root), 0);
+    for (size_t i = ARRAY_COUNT(names) - 1; i-- > 1;) {
+        snprintf(path, sizeof path, "%s%s", root, names[i]);
+        assert_int_equal(mkdir(path, 0700), 0);
+    }
+    snprintf(path, sizeof path, "%s%s", root, names[0]);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fclose(file);
+    assert_true(device_gpu_library_bytes(root) > 0);
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
+        snprintf(path, sizeof path, "%s%s", root, names[i]);
+        assert_int_equal(remove(path), 0);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cards),
         cmocka_unit_test(test_no_library),
+        cmocka_unit_test(test_library_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

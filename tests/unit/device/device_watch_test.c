@@ -117,41 +117,6 @@ static void test_other_warnings(void **state) {
     assert_false(device_watch_judge(&watch, DEVICE_WATCH_SHM, &sample));
 }
 
-static void test_cards(void **state) {
-    (void) state;
-    struct device_watch_options options = {
-        .library = FAKE_NVML, .card_count = 2, .card_planned_bytes = {100, 0}};
-    static struct device_watch_sample sample;
-    device_watch_look(&options, &sample);
-    assert_int_equal(sample.card_count, 2);
-    const struct device_watch_card *card = &sample.cards[0];
-    assert_int_equal(card->total_bytes, 1000);
-    assert_int_equal(card->used_bytes, 900);
-    assert_int_equal(card->other_bytes, 900);
-    assert_int_equal(card->own_bytes, 0);
-    assert_string_equal(card->name, "Card 0");
-    assert_int_equal(card->largest.pid, 77);
-    assert_int_equal(card->largest.bytes, 900);
-    assert_int_equal(sample.cards[1].used_bytes, 0);
-    struct device_watch_state watch = {{false}};
-    enum device_watch_kind first = DEVICE_WATCH_CARD, second = DEVICE_WATCH_CARD + 1;
-    assert_false(device_watch_judge(&watch, first, &sample)); /* 100 are left, as planned */
-    sample.cards[0].planned_bytes = 101;
-    assert_true(device_watch_judge(&watch, first, &sample));
-    assert_false(device_watch_judge(&watch, first, &sample));
-    assert_false(device_watch_judge(&watch, second, &sample)); /* nothing is planned there */
-    assert_false(device_watch_judge(&watch, DEVICE_WATCH_CARD + 2, &sample)); /* no such card */
-    sample.cards[0] = (struct device_watch_card){.total_bytes = 80 * GIB,
-                                                 .planned_bytes = 72 * GIB,
-                                                 .other_bytes = 20 * GIB,
-                                                 .largest = {7, "python", 19 * GIB}};
-    char line[400];
-    device_watch_describe(first, &sample, NULL, line, sizeof line);
-    assert_string_equal(line, "card 0: others hold 20.00 of its 80.00 GiB, most by python pid 7 "
-                              "with 19.00 GiB, and 72.00 are planned there: end them, or leave the "
-                              "card out with CUDA_VISIBLE_DEVICES");
-}
-
 /* --- a /proc of our own --------------------------------------------------------------------- */
 
 static void put(const char *root, const char *name, const char *text) {
@@ -171,13 +136,64 @@ static void put_folder(const char *root, const char *name) {
 
 static void remove_all(const char *root) {
     static const char *const names[] = {
-        "meminfo", "self/statm", "self/smaps", "12/statm", "12/comm", "13/statm",
-        "13/comm", "self",       "12",         "13",       ""};
+        "meminfo", "self/statm", "self/smaps", "12/statm", "12/comm", "13/statm", "13/comm",
+        "77/stat", "self",       "12",         "13",       "77",      ""};
     char path[512];
     for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
         snprintf(path, sizeof path, "%s/%s", root, names[i]);
         remove(path);
     }
+}
+
+static void test_cards(void **state) {
+    (void) state;
+    struct device_watch_options options = {
+        .library = FAKE_NVML, .card_count = 2, .card_planned_bytes = {100, 0}};
+    static struct device_watch_sample sample;
+    device_watch_look(&options, &sample);
+    assert_int_equal(sample.card_count, 2);
+    const struct device_watch_card *card = &sample.cards[0];
+    assert_int_equal(card->total_bytes, 1000);
+    assert_int_equal(card->used_bytes, 900);
+    assert_int_equal(card->other_bytes, 900);
+    assert_int_equal(card->own_bytes, 0);
+    assert_string_equal(card->name, "Card 0");
+    assert_int_equal(card->largest.pid, 77);
+    assert_int_equal(card->largest.bytes, 900);
+    assert_int_equal(sample.cards[1].used_bytes, 0);
+    /* Held by a child of the family's: ours, and only what nobody is named for is another's. */
+    char root[] = "/tmp/gramme_watch_XXXXXX";
+    assert_non_null(mkdtemp(root));
+    put_folder(root, "77");
+    put(root, "77/stat", "77 (a) b) S 4242 77\n");
+    const struct device_roots roots = {.proc = root, .cgroup = "/nonexistent"};
+    options.roots = &roots;
+    for (uint32_t is_family = 0; is_family < 2; is_family++) {
+        options.family_pid = is_family ? 4242 : 4241;
+        device_watch_look(&options, &sample);
+        assert_int_equal(card->own_bytes, is_family ? 900 : 0);
+        assert_int_equal(card->other_bytes, is_family ? 0 : 900);
+    }
+    remove_all(root);
+    sample.cards[0].own_bytes = 0;
+    sample.cards[0].other_bytes = 900;
+    struct device_watch_state watch = {{false}};
+    enum device_watch_kind first = DEVICE_WATCH_CARD, second = DEVICE_WATCH_CARD + 1;
+    assert_false(device_watch_judge(&watch, first, &sample)); /* 100 are left, as planned */
+    sample.cards[0].planned_bytes = 101;
+    assert_true(device_watch_judge(&watch, first, &sample));
+    assert_false(device_watch_judge(&watch, first, &sample));
+    assert_false(device_watch_judge(&watch, second, &sample)); /* nothing is planned there */
+    assert_false(device_watch_judge(&watch, DEVICE_WATCH_CARD + 2, &sample)); /* no such card */
+    sample.cards[0] = (struct device_watch_card){.total_bytes = 80 * GIB,
+                                                 .planned_bytes = 72 * GIB,
+                                                 .other_bytes = 20 * GIB,
+                                                 .largest = {7, "python", 19 * GIB}};
+    char line[400];
+    device_watch_describe(first, &sample, NULL, line, sizeof line);
+    assert_string_equal(line, "card 0: others hold 20.00 of its 80.00 GiB, most by python pid 7 "
+                              "with 19.00 GiB, and 72.00 are planned there: end them, or leave the "
+                              "card out with CUDA_VISIBLE_DEVICES");
 }
 
 static void test_host(void **state) {
