@@ -88,7 +88,7 @@ struct predicted {
 
 static struct predicted predict(const struct options *options, const struct model *model,
                                 const struct worker_boot *boot, const struct bench_case *bench,
-                                double kv_token_bytes, double ceiling, double tflops) {
+                                double kv_token_bytes, const struct cmd_rates *measured) {
     const struct model_spec *spec = model_get_spec(model);
     double bits = 8.0 * (double) tensor_type_bytes(spec->weight_type, 256) / 256;
     const struct cuda_estimate_format format = {.weight_bits = bits,
@@ -98,7 +98,9 @@ static struct predicted predict(const struct options *options, const struct mode
     struct plan_predict_rates rates;
     struct plan_predict_model predict;
     /* Ranks here share one machine, so together they are as fast as one. */
-    plan_predict_cpu(ceiling / boot->plan.rank_count, tflops / boot->plan.rank_count, &rates);
+    double ranks = boot->plan.rank_count;
+    plan_predict_cpu(measured->read_gb_per_s / ranks, measured->tflops / ranks,
+                     measured->product_gb_per_s / ranks, &rates);
     plan_predict_model(spec, &format, kv_token_bytes, boot->plan.rank_count, (uint32_t) chunk,
                        &predict);
     double prompt_s = plan_predict_prompt(&predict, &rates, bench->prompt_tokens).alone_s;
@@ -111,8 +113,9 @@ static struct predicted predict(const struct options *options, const struct mode
 
 static void print_result(const struct options *options, const struct model *model,
                          const struct worker_boot *boot, const struct bench_case *bench,
-                         uint32_t threads, double prefill_s, double decode_s, double ceiling,
-                         double tflops) {
+                         uint32_t threads, double prefill_s, double decode_s,
+                         const struct cmd_rates *measured) {
+    const double ceiling = measured->read_gb_per_s, tflops = measured->tflops;
     const struct model_spec *spec = model_get_spec(model);
     const struct backend_ops *ops = backend_ops_of(boot->backend);
     const uint32_t ranks = boot->plan.rank_count;
@@ -126,7 +129,7 @@ static void print_result(const struct options *options, const struct model *mode
     double depth = bench->prompt_tokens + bench->gen_tokens / 2.0;
     double step_bytes = (double) model_weight_bytes(model) + tokens * depth * kv;
     double read = bench->gen_tokens ? step_bytes * bench->gen_tokens / decode_s / 1e9 : 0;
-    struct predicted predicted = predict(options, model, boot, bench, kv, ceiling, tflops);
+    struct predicted predicted = predict(options, model, boot, bench, kv, measured);
     struct bench_stamp stamp;
     bench_stamp_read(&stamp);
     if (options_bool(options, OPT_JSON)) {
@@ -134,14 +137,16 @@ static void print_result(const struct options *options, const struct model *mode
                "\"gen_tokens\":%u,\"batch\":%u,\"threads\":%u,\"tensor_parallel\":%u,"
                "\"prefill_tokens_per_s\":%.2f,"
                "\"decode_tokens_per_s\":%.2f,\"read_gb_per_s\":%.2f,\"ceiling_gb_per_s\":%.2f,"
-               "\"ceiling_tflops\":%.4f,\"predicted_prefill_tokens_per_s\":%.2f,"
+               "\"ceiling_tflops\":%.4f,\"ceiling_product_gb_per_s\":%.2f,\"predicted_prefill_"
+               "tokens_per_s\":%.2f,"
                "\"predicted_decode_tokens_per_s\":%.2f,"
                "\"version\":\"%s\",\"commit\":\"%s\",\"machine\":\"%s\",\"date\":\"%s\"}\n",
                spec->name, tensor_type_name(spec->weight_type),
                numerics_name(ops->numerics(boot->backend)), bench->prompt_tokens, bench->gen_tokens,
                bench->batch, threads, ranks, prefill, decode, read, ceiling, tflops,
-               predicted.prefill_tokens_per_s, predicted.decode_tokens_per_s, GRAMME_VERSION,
-               stamp.commit, stamp.machine, stamp.date);
+               measured->product_gb_per_s, predicted.prefill_tokens_per_s,
+               predicted.decode_tokens_per_s, GRAMME_VERSION, stamp.commit, stamp.machine,
+               stamp.date);
         return;
     }
     printf("%s %s, %s, %u ranks, %u threads, %s\n", spec->name, tensor_type_name(spec->weight_type),
@@ -173,9 +178,9 @@ static enum err run_all(const struct options *options, struct model *model, stru
         e = err_set(text, ERR_USAGE, "--batch %u is more than --max-num-seqs %u", bench.batch,
                     boot_options.backend.seat_count);
     if (e) return e;
-    double ceiling = 0, tflops = 0; /* what this machine's memory and cores give */
-    e = cmd_rates_measure(boot_options.backend.thread_count, model_get_spec(model)->weight_type,
-                          boot_options.backend.numerics, text, &ceiling, &tflops);
+    struct cmd_rates rates; /* what this machine's memory and cores give */
+    e = cmd_rates_measure(boot_options.backend.thread_count, model_get_spec(model),
+                          boot_options.backend.numerics, text, &rates);
     if (!e) e = worker_boot_open(&boot_options, model, cmd_model_progress, NULL, text, &boot);
     double *prefill = alloc_zero(repeat, sizeof *prefill),
            *decode = alloc_zero(repeat, sizeof *decode);
@@ -191,7 +196,7 @@ static enum err run_all(const struct options *options, struct model *model, stru
     }
     if (!e)
         print_result(options, model, &boot, &bench, boot_options.backend.thread_count,
-                     median(prefill, repeat), median(decode, repeat), ceiling, tflops);
+                     median(prefill, repeat), median(decode, repeat), &rates);
     alloc_free(prefill);
     alloc_free(decode);
     worker_boot_close(&boot);

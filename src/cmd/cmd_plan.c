@@ -113,9 +113,14 @@ static enum err read_rates(const struct options *flags, const struct graph_plan 
     if (!rates) return ERR_OK;
     if (strcmp(rates, "measure") == 0) {
         const struct graph_plan_component *component = &plan->components[0];
-        return cmd_rates_measure(load->thread_count, component->model.spec.weight_type,
-                                 component->options.numerics, text, &load->read_gb_per_s,
-                                 &load->tflops);
+        struct cmd_rates measured;
+        enum err e = cmd_rates_measure(load->thread_count, &component->model.spec,
+                                       component->options.numerics, text, &measured);
+        if (e) return e;
+        load->read_gb_per_s = measured.read_gb_per_s;
+        load->tflops = measured.tflops;
+        load->product_gb_per_s = measured.product_gb_per_s;
+        return ERR_OK;
     }
     if (sscanf(rates, "%lf,%lf%c", &load->read_gb_per_s, &load->tflops, &rest) == 2 &&
         load->read_gb_per_s > 0 && load->tflops > 0)

@@ -14,7 +14,10 @@
  *   REDUCE        between a one-shot all-reduce (8 us) and a ring's (25 us); not measured here
  *   PREFILL_8BIT  8-bit products reach a smaller share of their doubled rate; assumed
  *   PEER, NODE    share of the link's nominal rate; a 200 Gb/s port for two devices; assumed
- * A CPU: READ_CPU and PREFILL_CPU are shares of what was measured or given (bench engine). */
+ * A CPU: READ_CPU and PREFILL_CPU are shares of what was measured or given (bench engine).  Where
+ * the machine at hand is measured, a step of decode is its own products, done on weights of the
+ * model's shape and type (cmd_rates): kernels, caches and barriers are in it, no constant of a
+ * machine is.  PRODUCT_CPU is what norms, rotation, attention's start and the draw leave of it. */
 #include "plan/plan_predict.h"
 
 #include <math.h>
@@ -33,6 +36,7 @@
 #define HANDOFF_CHUNK_TOKENS 256.0
 
 #define READ_CPU 0.85
+#define PRODUCT_CPU 0.93
 #define PREFILL_CPU 0.75
 #define LAYER_CPU_S 15e-6
 #define REDUCE_CPU_S 5e-6
@@ -66,6 +70,7 @@ void plan_predict_card(const struct device_card *card, const struct cuda_estimat
     }
     *out = (struct plan_predict_rates){
         .read_bytes_per_s = READ * card->read_gb_per_s * 1e9,
+        .weight_bytes_per_s = READ * card->read_gb_per_s * 1e9,
         .step_flop_per_s = STEP * nominal * 1e12,
         .prefill_flop_per_s = share * nominal * 1e12,
         .peer_bytes_per_s = PEER * card->peer_gb_per_s * 1e9,
@@ -76,9 +81,14 @@ void plan_predict_card(const struct device_card *card, const struct cuda_estimat
     };
 }
 
-void plan_predict_cpu(double read_gb_per_s, double tflops, struct plan_predict_rates *out) {
+void plan_predict_cpu(double read_gb_per_s, double tflops, double product_gb_per_s,
+                      struct plan_predict_rates *out) {
+    bool is_measured = product_gb_per_s > 0;
     *out = (struct plan_predict_rates){
         .read_bytes_per_s = READ_CPU * read_gb_per_s * 1e9,
+        .weight_bytes_per_s =
+            (is_measured ? PRODUCT_CPU * product_gb_per_s : READ_CPU * read_gb_per_s) * 1e9,
+        .weights_hold_a_row = is_measured,
         .step_flop_per_s = PREFILL_CPU * tflops * 1e12,
         .prefill_flop_per_s = PREFILL_CPU * tflops * 1e12,
         .peer_bytes_per_s = COPY_CPU_SHARE * read_gb_per_s * 1e9,
@@ -149,14 +159,16 @@ struct plan_predict_prompt plan_predict_prompt(const struct plan_predict_model *
 
 struct plan_predict_step plan_predict_step(const struct plan_predict_model *model,
                                            const struct plan_predict_rates *rates, double context) {
-    double flop =
-        2 * (model->layer_parameters + model->head_parameters) + model->attention_flop * context;
+    double products = 2 * (model->layer_parameters + model->head_parameters);
     double ranks = model->ranks;
+    double row_s = products / ranks / rates->step_flop_per_s;
+    double weights_s = model->weight_bytes / ranks / rates->weight_bytes_per_s;
+    if (rates->weights_hold_a_row) weights_s = fmax(0, weights_s - row_s);
     return (struct plan_predict_step){
-        .base_s =
-            model->weight_bytes / ranks / rates->read_bytes_per_s + step_constant_s(model, rates),
-        .each_s = context * model->kv_token_bytes / ranks / rates->read_bytes_per_s +
-                  flop / ranks / rates->step_flop_per_s + reduce_s(model, rates, 1),
+        .base_s = weights_s + step_constant_s(model, rates),
+        .each_s = context * model->kv_token_bytes / ranks / rates->read_bytes_per_s + row_s +
+                  context * model->attention_flop / ranks / rates->step_flop_per_s +
+                  reduce_s(model, rates, 1),
     };
 }
 

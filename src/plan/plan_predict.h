@@ -18,6 +18,8 @@
 /* What one device reaches, efficiency included. */
 struct plan_predict_rates {
     double read_bytes_per_s;
+    double weight_bytes_per_s; /* through a step's products */
+    bool weights_hold_a_row;   /* that was measured with products of one row: they are in it */
     double step_flop_per_s;    /* products of few rows, beside the reading */
     double prefill_flop_per_s; /* products of many rows */
     double peer_bytes_per_s;   /* to another device of its node */
@@ -42,8 +44,10 @@ struct plan_predict_model {
 /* A card of the catalogue with weights of this format. */
 void plan_predict_card(const struct device_card *card, const struct cuda_estimate_format *format,
                        struct plan_predict_rates *out);
-/* A device of which only nominal or measured rates are known: a CPU, a share of one. */
-void plan_predict_cpu(double read_gb_per_s, double tflops, struct plan_predict_rates *out);
+/* A device of which only nominal or measured rates are known: a CPU, a share of one.
+ * product_gb_per_s: weights through the products of one row, as measured; 0: nobody did. */
+void plan_predict_cpu(double read_gb_per_s, double tflops, double product_gb_per_s,
+                      struct plan_predict_rates *out);
 /* What a CPU of so many threads gives where nobody measured it. */
 void plan_predict_cpu_assumed(uint32_t thread_count, const struct cuda_estimate_format *format,
                               double *read_gb_per_s, double *tflops);

@@ -348,7 +348,7 @@ static bool find_rates(struct suggester *s, const struct graph_plan_target *targ
     double shares = !has_devices ? 0 : component->is_cpu ? s->plan->device_count : 1;
     for (uint32_t i = 0; !has_devices && i < s->plan->component_count; i++)
         shares += s->components[i].replica_count * s->components[i].tensor_parallel;
-    plan_predict_cpu(read / shares, tflops / shares, &s->rates);
+    plan_predict_cpu(read / shares, tflops / shares, load->product_gb_per_s / shares, &s->rates);
     return true;
 }
 

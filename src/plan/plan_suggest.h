@@ -12,11 +12,12 @@
 
 struct plan_suggest_load {
     uint32_t input_tokens, output_tokens;
-    uint32_t concurrency;  /* requests under way; 0: 80 % of what the layout can do */
-    double ttft_s, itl_s;  /* at most; 0: as it comes */
-    double read_gb_per_s;  /* of the machine, where the catalogue does not know the device; */
-    double tflops;         /* 0: assumed by its threads */
-    uint32_t thread_count; /* of this machine's CPU */
+    uint32_t concurrency;    /* requests under way; 0: 80 % of what the layout can do */
+    double ttft_s, itl_s;    /* at most; 0: as it comes */
+    double read_gb_per_s;    /* of the machine, where the catalogue does not know the device; */
+    double tflops;           /* 0: assumed by its threads */
+    double product_gb_per_s; /* weights through the products of one row; 0: not measured */
+    uint32_t thread_count;   /* of this machine's CPU */
 };
 
 struct plan_suggest_workers {

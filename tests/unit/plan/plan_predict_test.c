@@ -141,11 +141,40 @@ static void test_it_moves_the_right_way(void **state) {
     assert_true(plan_predict_handoff_s(&wide, &h100, 8, 4000, 10, false) < near / 10);
 }
 
+/* Where a step's products were measured, a step of one sequence takes what they took, be they bound
+ * by memory or by the cores; each further sequence its own products. */
+static void test_a_measured_cpu(void **state) {
+    (void) state;
+    struct plan_predict_model model;
+    make("smollm2-135m", 5, 1, 512, &model);
+    const double read = 20, tflops = 0.1;
+    static const double products[] = {3, 10, 18}; /* GB/s */
+    double before = INFINITY;
+    for (size_t i = 0; i < sizeof products / sizeof *products; i++) {
+        struct plan_predict_rates rates;
+        plan_predict_cpu(read, tflops, products[i], &rates);
+        struct plan_predict_step step = plan_predict_step(&model, &rates, 0);
+        double one_s = step.base_s + step.each_s,
+               measured_s = model.weight_bytes / products[i] / 1e9;
+        assert_true(one_s > measured_s && one_s < 1.15 * measured_s + 1e-3);
+        assert_true(one_s < before);
+        before = one_s;
+        /* The first row's products are in the measure, the next one's are not. */
+        assert_true(step.each_s > 2 * model.layer_parameters / (tflops * 1e12));
+    }
+    struct plan_predict_rates rates;
+    plan_predict_cpu(read, tflops, 0, &rates); /* nobody measured: reading and products add up */
+    assert_false(rates.weights_hold_a_row);
+    struct plan_predict_step step = plan_predict_step(&model, &rates, 0);
+    assert_true(step.base_s > model.weight_bytes / (read * 1e9));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decode_of_an_h200),
         cmocka_unit_test(test_prefill_of_an_h200),
         cmocka_unit_test(test_other_cards),
+        cmocka_unit_test(test_a_measured_cpu),
         cmocka_unit_test(test_it_moves_the_right_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
