@@ -4,6 +4,7 @@
 #include <strings.h>
 
 #include "backend/tensor_parallel.h"
+#include "model/model_resolve.h"
 #include "plan/check_impl.h"
 
 #define NODE_CARDS 8 /* where no devices are given */
@@ -116,6 +117,14 @@ static void check_gpu_count(struct checker *checker, const struct graph_plan_com
 
 /* --- models --------------------------------------------------------------------------------- */
 
+/* --shape says what it is, and no file of it is here. */
+static bool is_shape_alone(const struct plan_model *model) {
+    struct model_source found;
+    struct err_text text;
+    return model->source == PLAN_MODEL_SHAPE && model->is_told &&
+           model_resolve(model->name, &text, &found) != ERR_OK;
+}
+
 static void check_model(struct checker *checker, const struct graph_plan_component *component) {
     const struct graph_section *section = section_of(checker, component);
     const char *name = graph_section_name(component->section);
@@ -143,7 +152,7 @@ static void check_model(struct checker *checker, const struct graph_plan_compone
         problem_add(checker->problems, PROBLEM_ERROR, "model-not-found", name, "model", mark,
                     "write a path of this machine; for another one give --devices or --shape", "%s",
                     component->model.why.text);
-    else if (is_absent)
+    else if (is_absent || is_shape_alone(&component->model))
         problem_add(checker->problems, PROBLEM_NOTE, "model-elsewhere", name, "model", mark, NULL,
                     "'%.200s' is not on this machine: its files were not looked at", path);
     if (source == PLAN_MODEL_UNKNOWN && (!must_be_here || checker->target->is_elsewhere)) {

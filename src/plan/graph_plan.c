@@ -313,6 +313,21 @@ static const struct device *smallest_device(const struct graph_plan *plan, uint3
     return &devices->items[0];
 }
 
+/* The component got devices of several names. */
+static bool has_others(const struct graph_plan *plan, uint32_t index,
+                       const struct device_list *devices) {
+    const char *name = NULL;
+    for (uint32_t g = 0; plan->has_place && g < plan->place.group_count; g++) {
+        const struct place_group *group = &plan->place.groups[g];
+        for (uint32_t i = 0; group->request == index && i < group->count; i++) {
+            const struct device *device = &devices->items[plan->place.devices[group->first + i]];
+            if (name && device->is_elsewhere && strcmp(name, device->name) != 0) return true;
+            name = device->name;
+        }
+    }
+    return false;
+}
+
 bool graph_plan_is_one_process(const struct graph *graph, const struct options *flags) {
     return graph->kind == GRAPH_AGG && graph->sections[GRAPH_VLLM_WORKER].replica_count == 1 &&
            graph->sections[GRAPH_FRONTEND].replica_count == 1 &&
@@ -355,6 +370,7 @@ static void set_budget(const struct graph_plan_target *target, const struct grap
         const struct device *device = &target->devices->items[i];
         component->node_devices = (uint32_t) num_max(component->node_devices, device->ordinal + 1);
     }
+    component->is_mixed = component->device && has_others(plan, index, target->devices);
     component->device_bytes = budget->total_bytes;
     /* Alone among idle ones it may use every core: each thread's stack is planned. */
     if (!component->options.thread_count)

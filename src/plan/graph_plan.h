@@ -41,8 +41,9 @@ struct graph_plan_component {
     struct backend_options options;
     struct plan_budget budget;
     bool is_cpu, is_sim;
-    uint64_t device_bytes; /* of its smallest device */
-    const char *device_name;
+    uint64_t device_bytes;       /* of its smallest device */
+    const char *device_name;     /* of the smallest */
+    bool is_mixed;               /* others that it got have another name */
     const struct device *device; /* the smallest; borrowed from the target; NULL: the own CPU */
     struct plan *plan;           /* owned; NULL: the model is unknown, or cannot be cut so: `why` */
     struct err_text why;         /* why there is no plan */

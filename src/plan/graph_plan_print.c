@@ -101,8 +101,8 @@ static void add_bar(const struct graph_plan_component *component, bool has_colou
     double ends[] = {(double) weights, (double) (all - kv), (double) all, INFINITY};
     int before = -1;
     char name[40];
-    snprintf(name, sizeof name, "%u x %.24s", component->replica_count * component->devices_asked,
-             component->device_name);
+    snprintf(name, sizeof name, "%u x %.24s%s", component->replica_count * component->devices_asked,
+             component->device_name, component->is_mixed ? " and up" : "");
     buf_add_format(out, "  %-19.19s [", name);
     for (int i = 0; i < BAR_CELLS; i++) {
         double at = (i + 0.5) / BAR_CELLS * total;

@@ -153,6 +153,7 @@ void plan_model_find(const struct options *options, const struct options *flags,
     } else {
         e = model_open(path, &open, &out->why, &out->model);
         out->is_unbuilt = e == ERR_UNSUPPORTED;
+        out->is_told = shape != NULL;
         out->source = e ? PLAN_MODEL_BROKEN : open.is_dummy ? PLAN_MODEL_SHAPE : PLAN_MODEL_FILES;
         if (e && open.is_dummy && !shape) out->source = PLAN_MODEL_UNKNOWN;
         if (e == ERR_UNSUPPORTED && read_unbuilt(shape           ? shape

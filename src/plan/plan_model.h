@@ -25,6 +25,7 @@ struct plan_model {
     struct model *model; /* owned; NULL for CATALOG, UNKNOWN and BROKEN */
     struct model_spec spec;
     struct cuda_estimate_format format;
+    bool is_told;        /* SHAPE: by --shape, not by load-format */
     bool is_unbuilt;     /* BROKEN: sound, but of a kind that is not built here */
     struct err_text why; /* why the files were not read; "" when they were */
 };
