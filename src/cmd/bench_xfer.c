@@ -40,10 +40,10 @@
 #define SPINS 2000u
 #define WAIT_MS 10000
 
-enum column { COPY, TWO_PROCESSES, LOCAL, POSIX, TCP, COLUMNS };
-static const char *const column_keys[COLUMNS] = {"memcpy", "copy", "local", "posix", "tcp"};
-static const char *const column_names[COLUMNS] = {"memcpy", "2-process copy", "in-process",
-                                                  "ucx posix", "ucx tcp"};
+enum column { COPY, TWO_PROCESSES, LOCAL, SHM, TCP, COLUMNS };
+static const char *const column_keys[COLUMNS] = {"memcpy", "copy", "local", "shm", "tcp"};
+static const char *const column_names[COLUMNS] = {"memcpy", "2-process copy", "in-process", "shm",
+                                                  "ucx tcp"};
 
 struct bench {
     uint64_t block_bytes;
@@ -174,7 +174,7 @@ static bool open_xfer(struct pair *pair, uint32_t side, uint8_t *memory, uint64_
                                    .layouts = &pair->layout[side],
                                    .rank_count = 1,
                                    .block_size = 16,
-                                   .transports = pair->column == TCP ? "tcp,self" : "posix,self",
+                                   .transports = pair->column == TCP ? "tcp" : "shm",
                                    .transfer_timeout_ms = WAIT_MS,
                                    .wake = wake,
                                    .wake_ctx = &pair->events[side]};
@@ -395,7 +395,7 @@ static void print_table(const struct bench *bench) {
     printf("GB/s, median of %u, blocks of %llu KiB\n%9s", bench->rounds,
            (unsigned long long) bench->block_bytes >> 10, "");
     for (enum column column = 0; column < COLUMNS; column++) printf(" %15s", column_names[column]);
-    printf("  posix share\n");
+    printf("  shm share\n");
     for (uint32_t i = 0; i < bench->size_count; i++) {
         uint64_t kib = bench->sizes[i] >> 10;
         printf("%5llu %s", (unsigned long long) (kib < 1024 ? kib : kib >> 10),
@@ -405,11 +405,11 @@ static void print_table(const struct bench *bench) {
             if (value > 0) printf(" %15.2f", value);
             else printf(" %15s", "-");
         }
-        double base = rate(bench, TWO_PROCESSES, i), share = rate(bench, POSIX, i);
+        double base = rate(bench, TWO_PROCESSES, i), share = rate(bench, SHM, i);
         if (base > 0 && share > 0) printf(" %11.0f %%", 100 * share / base);
         printf("\n");
     }
-    printf("share: ucx posix of the copy between two processes\n");
+    printf("share: shm of the copy between two processes\n");
 }
 
 /* --- the command line ------------------------------------------------------------------------- */
@@ -423,7 +423,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
     case 'o':
         for (enum column column = 0; column < COLUMNS; column++)
             if (strcmp(text, column_keys[column]) == 0) bench->columns |= 1u << column;
-        if (!bench->columns) argp_error(state, "--only memcpy, copy, local, posix or tcp");
+        if (!bench->columns) argp_error(state, "--only memcpy, copy, local, shm or tcp");
         return 0;
     case 'b':
         if (value < 64 || value > 65536 || (value & (value - 1)))
@@ -443,7 +443,7 @@ enum err bench_xfer_run(int argc, char **argv) {
     static const struct argp_option options[] = {
         {"block-kib", 'b', "N", 0, "bytes of a block in KiB (256)", 0},
         {"rounds", 'r', "N", 0, "transfers of each size (15)", 0},
-        {"only", 'o', "NAME", 0, "memcpy, copy, local, posix or tcp; may be repeated (all)", 0},
+        {"only", 'o', "NAME", 0, "memcpy, copy, local, shm or tcp; may be repeated (all)", 0},
         {"json", 'j', NULL, 0, "a JSON line for each figure", 0},
         {0},
     };
@@ -470,7 +470,7 @@ enum err bench_xfer_run(int argc, char **argv) {
     for (enum column column = 0; column < COLUMNS; column++)
         if ((!bench->columns || bench->columns >> column & 1) && !run_column(bench, column)) {
             fprintf(stderr, "gramme: %s: not measured\n", column_names[column]);
-            if (column < POSIX) e = ERR_IO; /* UCX may be absent */
+            if (column < SHM) e = ERR_IO; /* UCX may be absent */
         }
     if (bench->is_json) print_json(bench);
     else print_table(bench);

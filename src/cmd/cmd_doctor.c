@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -30,7 +29,6 @@
 #define FILES_LEAST 256u   /* a server with a worker or two and a few connections */
 #define MEMORY_WANTED (1ull << 30)
 #define MEMORY_LEAST (256ull << 20) /* no model that answers fits */
-#define SHM_WANTED (256u << 20)     /* transfer rings and staging of a few workers */
 #define DEFAULT_PORT 8000
 
 enum severity { GOOD, NOTE, WARNING, BAD };
@@ -154,19 +152,6 @@ static void look_at_limits(struct doctor *doctor) {
              "%.1f GiB of address space: files are mapped and buffers set apart before they are "
              "used, so this ends a server that has the memory",
              (double) limit.rlim_cur / GIB);
-    struct statvfs shm;
-    if (statvfs("/dev/shm", &shm) != 0) {
-        find(doctor, WARNING, "/dev/shm", "mount a tmpfs there: handoff falls back to TCP",
-             "not there: %s", strerror(errno));
-    } else {
-        uint64_t bytes = (uint64_t) shm.f_bavail * shm.f_frsize;
-        bool is_small = bytes < SHM_WANTED, is_closed = (shm.f_flag & ST_RDONLY) != 0;
-        find(doctor, is_small || is_closed ? WARNING : GOOD, "/dev/shm",
-             is_closed  ? "read-only: handoff between workers falls back to TCP"
-             : is_small ? "docker run --shm-size=1g; handoff between workers falls back to TCP"
-                        : NULL,
-             "%.0f MiB free", (double) bytes / (1u << 20));
-    }
 }
 
 struct listener {
@@ -247,15 +232,16 @@ static void look_at_port(struct doctor *doctor) {
 /* --- what graphs need ------------------------------------------------------------------------ */
 
 /* A test block over each transport that KV blocks may take between processes. */
-static void look_at_lanes(struct doctor *doctor) {
+static void look_at_lanes(struct doctor *doctor, bool has_ucx) {
     struct xfer_look looks[XFER_LOOK_LANES];
     xfer_look(NULL, looks);
-    for (uint32_t i = XFER_LOOK_POSIX; i < XFER_LOOK_LANES; i++) {
-        bool is_shm = i == XFER_LOOK_POSIX;
+    for (uint32_t i = XFER_LOOK_SHM; i < XFER_LOOK_LANES; i++) {
+        bool is_shm = i == XFER_LOOK_SHM;
         const char *what = is_shm ? "kv by shm" : "kv by tcp";
-        const char *fix = is_shm ? "docker run --shm-size=1g; blocks go over TCP, several times "
-                                   "slower"
+        const char *fix = is_shm ? "blocks go over TCP, several times slower: are memfd_create and "
+                                   "unix sockets forbidden here (seccomp)?"
                                  : "the loopback interface must be up";
+        if (!is_shm && !has_ucx) continue;
         if (looks[i].error) find(doctor, WARNING, what, fix, "%s", looks[i].text.text);
         else find(doctor, GOOD, what, NULL, "a block of KV went from one worker to another");
     }
@@ -318,11 +304,14 @@ static void look_at_libraries(struct doctor *doctor) {
         find(doctor, GOOD, "ucx", NULL, "%s", version ? version() : "libucp.so.0");
         dlclose(ucp);
         look_at_transports(doctor);
-        look_at_lanes(doctor);
     } else {
-        find(doctor, NOTE, "ucx",
-             "apt-get install libucx0 (disagg graphs of several processes need it)", "not found");
+        find(
+            doctor, NOTE, "ucx",
+            "apt-get install libucx0 (handoffs between machines and containers need it; workers of "
+            "one machine share memory)",
+            "not found");
     }
+    look_at_lanes(doctor, ucp != NULL);
 }
 
 static void look_at_gpus(struct doctor *doctor) {

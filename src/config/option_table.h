@@ -187,7 +187,8 @@ OPTION(TRANSFER_LISTEN, "transfer-listen", OPTION_TEXT, GRAPH_COMMANDS | OPTION_
 OPTION(TRANSFER_PORTS, "transfer-ports", OPTION_TEXT, GRAPH_COMMANDS | OPTION_WORKER, "graph", "",
        NULL, 0, 0, NULL, "FIRST-LAST of its TCP ports (default: any)")
 OPTION(TRANSFER_TRANSPORTS, "transfer-transports", OPTION_TEXT, GRAPH_COMMANDS | OPTION_WORKER,
-       "graph", "", NULL, 0, 0, NULL, "UCX transports, as in UCX_TLS (default: posix,tcp,self)")
+       "graph", "", NULL, 0, 0, NULL,
+       "what may carry blocks: shm (memory of one node), tcp (default: shm,tcp)")
 OPTION(VERIFY_KV, "verify-kv", OPTION_BOOL, GRAPH_COMMANDS | OPTION_WORKER, "graph", "", "false", 0,
        0, NULL, "a checksum over the bytes of every transfer")
 OPTION(ENDPOINT, "endpoint", OPTION_TEXT, CLASSIC_COMMANDS, "graph", "", NULL, 0, 0, NULL,

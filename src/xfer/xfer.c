@@ -358,7 +358,7 @@ void xfer_get_counts(const struct xfer *xfer, struct xfer_counts *out) {
         .checksum_errors = xfer->counts.checksum_errors,
         .peers_lost = xfer->counts.peers_lost,
         .busy_us = xfer->counts.busy_us,
-        .pairs_posix = xfer->counts.pairs_posix,
+        .pairs_shm = xfer->counts.pairs_shm,
         .pairs_tcp = xfer->counts.pairs_tcp,
     };
     uint64_t now_us = clock_now_us();

@@ -8,7 +8,7 @@
  *   D: expect --pieces arrive--> RECEIVED each ... --forget--> (receives under way) --> RELEASED
  *   P: send   --------------------> SENT | FAILED
  *
- * Bodies: in-process (workers of one process), UCX (shared memory on a node, TCP between), fake
+ * Bodies: in-process (workers of one process), ucx (shared memory on a node, UCX over TCP between), fake
  * (tests: delay, loss, death).  Calls come from the owner, the step thread; bytes move on the
  * body's own thread; wake is called from any thread when xfer_take has something. */
 #ifndef GRAMME_XFER_XFER_H
@@ -38,7 +38,7 @@ struct xfer_options {
     bool is_verifying;              /* checksums over each message's bytes (--verify-kv) */
     const char *listen;             /* --transfer-listen: address or interface; NULL: loopback */
     uint16_t port_first, port_last; /* 0: any */
-    const char *transports;         /* NULL: "posix,tcp,self"; tests force "tcp,self" */
+    const char *transports;         /* of shm and tcp, between commas; NULL: both */
     uint32_t transfer_timeout_ms;   /* a receive older than this closes the pair: 2,000 */
     void (*wake)(void *ctx);
     void *wake_ctx;
@@ -62,19 +62,16 @@ struct xfer_event {
 struct xfer_counts {
     uint64_t sent_bytes, sent_pieces, received_bytes, received_pieces, discarded_pieces;
     uint64_t failed_pieces, checksum_errors, peers_lost;
-    uint64_t busy_us;                /* time with at least one send under way */
-    uint64_t pairs_posix, pairs_tcp; /* peers met now, by what carries them */
+    uint64_t busy_us;              /* time with at least one send under way */
+    uint64_t pairs_shm, pairs_tcp; /* peers met now, by what carries them */
 };
 
 MUST_USE enum err xfer_local_create(const struct xfer_options *options, struct err_text *text,
                                     struct xfer **out);
-/* ERR_UNSUPPORTED, with the reason, when the UCX library is not on this machine. */
+/* Shared memory on a node, TCP by UCX between nodes; without the UCX library shared memory alone,
+ * or, where that is not wanted, ERR_UNSUPPORTED with the reason. */
 MUST_USE enum err xfer_ucx_create(const struct xfer_options *options, struct err_text *text,
                                   struct xfer **out);
-/* Host bytes beside the regions, at most, for the plan: staging, messages, UCX's own queues and
- * the thread's stack.  What works and pieces take (some 100 bytes a block) is not in it. */
-uint64_t xfer_local_bytes(void);
-uint64_t xfer_ucx_bytes(void);
 /* Waits for the body's thread; whatever was under way is given up. */
 void xfer_destroy(struct xfer *xfer);
 /* Where peers send to: printable text that names the body; for HELLO and PREFILL. */
@@ -100,7 +97,7 @@ MUST_USE enum err xfer_send(struct xfer *xfer, const char *address, const struct
 void xfer_abandon(struct xfer *xfer, const struct xfer_id *id);
 
 /* A small transfer to the peer and back: the path is good.  The outcome comes as *lane ("local",
- * "posix", "tcp": what carries it) by xfer_probe_result; a failing address is named. */
+ * "shm", "tcp": what carries it) by xfer_probe_result; a failing address is named. */
 MUST_USE enum err xfer_probe(struct xfer *xfer, const char *address);
 /* ERR_BUSY: not yet known; ERR_OK with the lane; else what is wrong with it. */
 MUST_USE enum err xfer_probe_result(struct xfer *xfer, const char *address, struct err_text *text,

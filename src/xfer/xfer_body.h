@@ -128,7 +128,7 @@ struct xfer {
     struct {
         _Atomic uint64_t sent_bytes, sent_pieces, received_bytes, received_pieces;
         _Atomic uint64_t discarded_pieces, failed_pieces, checksum_errors, peers_lost;
-        _Atomic uint64_t pairs_posix, pairs_tcp;
+        _Atomic uint64_t pairs_shm, pairs_tcp;
         _Atomic uint64_t busy_us, busy_since_us; /* since: 0 while nothing is being sent */
     } counts;
     uint32_t sending; /* (body) pieces of which something is under way */

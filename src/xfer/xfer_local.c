@@ -196,5 +196,3 @@ enum err xfer_local_create(const struct xfer_options *options, struct err_text *
     *out = &local->base;
     return ERR_OK;
 }
-
-uint64_t xfer_local_bytes(void) { return sizeof(struct xfer_local) + XFER_STACK_BYTES; }

@@ -41,7 +41,7 @@ static enum err open_side(struct side *side, enum xfer_look_lane lane, const cha
         .rank_count = 1,
         .block_size = 16,
         .listen = listen,
-        .transports = lane == XFER_LOOK_POSIX ? "posix,self" : "tcp,self",
+        .transports = lane == XFER_LOOK_SHM ? "shm" : "tcp",
         .transfer_timeout_ms = TIMEOUT_MS,
     };
     return lane == XFER_LOOK_LOCAL ? xfer_local_create(&options, text, &side->xfer)
@@ -77,7 +77,7 @@ static enum err move_block(struct side *from, struct side *to, struct err_text *
 }
 
 void xfer_look(const char *listen, struct xfer_look out[XFER_LOOK_LANES]) {
-    static const char *const names[XFER_LOOK_LANES] = {"local", "posix", "tcp"};
+    static const char *const names[XFER_LOOK_LANES] = {"local", "shm", "tcp"};
     for (enum xfer_look_lane lane = 0; lane < XFER_LOOK_LANES; lane++) {
         struct xfer_look *look = &out[lane];
         *look = (struct xfer_look){.name = names[lane]};

@@ -7,10 +7,10 @@
 
 #include "xfer/xfer.h"
 
-enum xfer_look_lane { XFER_LOOK_LOCAL, XFER_LOOK_POSIX, XFER_LOOK_TCP, XFER_LOOK_LANES };
+enum xfer_look_lane { XFER_LOOK_LOCAL, XFER_LOOK_SHM, XFER_LOOK_TCP, XFER_LOOK_LANES };
 
 struct xfer_look {
-    const char *name; /* "local", "posix", "tcp" */
+    const char *name; /* "local", "shm", "tcp" */
     enum err error;   /* ERR_OK: a block went through and came whole */
     struct err_text text;
 };

@@ -74,6 +74,10 @@ void xfer_plan_scatter(const struct xfer_plan *plan, const struct kv_layout *lay
 void xfer_plan_copy(const struct xfer_plan *source, const struct kv_layout *source_layouts,
                     uint32_t source_block, const struct xfer_plan *target,
                     const struct kv_layout *target_layouts, uint32_t target_block, uint32_t pair);
+/* XXH3-64 of the bytes [at, at + bytes) of the pair. */
+uint64_t xfer_plan_hash_part(const struct xfer_plan *plan, const struct kv_layout *layouts,
+                             const struct xfer_pair *pair, uint32_t block, uint64_t at,
+                             uint64_t bytes);
 /* XXH3-64 over all pairs of the block, in order. */
 uint64_t xfer_plan_hash(const struct xfer_plan *plan, const struct kv_layout *layouts,
                         uint32_t block);

@@ -18,28 +18,23 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-/* What UCX holds itself: libraries, two contexts, fragments of shared memory (160 of 32 KiB).
- * Measured with UCX 1.13: 17 MiB resident a worker, some staging included, after 64 MiB. */
-#define UCX_BYTES (24u << 20)
 #define MESSAGES_MAX 128u /* under way to all peers */
 #define SPIN_US 20        /* as a team's (protocol.md 6): the core may be wanted */
+#define SPIN_LINK_US 50   /* the other side is within a chunk of a copy */
 /* With one message alone under way its time is that of wake-ups: so it waits through two of an
  * idle core's, which the peer needs to answer.  Each turn yields; one that comes back late says
  * that the core is wanted, and then it sleeps, for who spins is not let in soon after. */
 #define SPIN_ALONE_US 100
 #define CROWDED_AFTER_US 200
 #define CROWDED_FOR_US 20000
-#define SEND_TURNS 64
 #define KEEPALIVE_TURNS 33 /* UCX looks at its keepalive clock once in 32 calls of progress */
 /* Sleeps: with something under way timeouts must be seen; UCX's keepalive needs its turns. */
 #define SLEEP_BUSY_US 20000
 #define SLEEP_IDLE_US 250000
-/* A send over shared memory may wait for room in the peer's queue, and no event tells of it: the
- * sender looks again and again, at first within the time in which the peer empties a part. */
 #define PAUSE_US (4 * SLEEP_BUSY_US)
-#define NAP_US 50
-#define NAP_LONG_US 1000
-#define NAP_LONG_AFTER_US 5000
+/* UCX sometimes cannot be armed for long: then no spinning for ever. */
+#define NAP_US 1000
+#define NAP_AFTER_US 5000
 
 static struct xfer_ucx *ucx_of(struct xfer *xfer) { return (struct xfer_ucx *) (void *) xfer; }
 
@@ -71,7 +66,9 @@ void xfer_ucx_take_commands(struct xfer_ucx *ucx) {
         switch (command->kind) {
         case XFER_DO_EXPECT: xfer_work_add(&ucx->table, command->subject); break;
         case XFER_DO_FORGET:
+            /* A link's part that is half here ends the work's last hold. */
             xfer_work_forget(&ucx->base, &ucx->table, command->subject, ucx->now_us);
+            xfer_ucx_end_work(ucx, command->subject);
             break;
         default: find_peer_for(ucx, command); break;
         }
@@ -80,51 +77,43 @@ void xfer_ucx_take_commands(struct xfer_ucx *ucx) {
 
 static bool progress(struct xfer_ucx *ucx, uint32_t turns) {
     bool is_any = false;
-    for (uint32_t i = 0; i < XFER_WIRE_LANES; i++)
-        for (uint32_t k = 0; k < turns && ucx->lanes[i].worker; k++)
-            if (ucx->ucp->worker_progress(ucx->lanes[i].worker)) is_any = true;
+    for (uint32_t k = 0; k < turns && ucx->tcp.worker; k++)
+        if (ucx->ucp->worker_progress(ucx->tcp.worker)) is_any = true;
     return is_any;
 }
 
 /* false: UCX has something to do first. */
 static bool arm(struct xfer_ucx *ucx) {
-    for (uint32_t i = 0; i < XFER_WIRE_LANES; i++)
-        if (ucx->lanes[i].worker && ucx->ucp->worker_arm(ucx->lanes[i].worker) != UCS_OK)
-            return false;
-    return true;
+    return !ucx->tcp.worker || ucx->ucp->worker_arm(ucx->tcp.worker) == UCS_OK;
+}
+
+static uint32_t count_busy(const struct xfer_ucx *ucx) {
+    return ucx->under_way + xfer_ucx_count_busy(ucx);
 }
 
 /* Until a call of the owner, or what UCX was armed for; UINT64_MAX: no limit. */
 static void sleep_for(struct xfer_ucx *ucx, uint64_t us, bool is_armed) {
-    struct epoll_event events[XFER_WIRE_LANES + 1];
+    struct epoll_event events[8];
     struct pollfd item = {.fd = is_armed ? ucx->epoll_fd : ucx->kick_fd, .events = POLLIN};
     struct timespec limit = {(time_t) (us / 1000000), (long) (us % 1000000 * 1000)};
     if (ppoll(&item, 1, us == UINT64_MAX ? NULL : &limit, NULL) <= 0) return;
-    int count = epoll_wait(ucx->epoll_fd, events, XFER_WIRE_LANES + 1, 0);
+    int count = epoll_wait(ucx->epoll_fd, events, ARRAY_COUNT(events), 0);
     uint64_t kicks;
+    ucx->has_events = true;
     for (int i = 0; i < count; i++)
         if (events[i].data.fd == ucx->kick_fd && read(ucx->kick_fd, &kicks, sizeof kicks) < 0)
             DCHECK(errno == EAGAIN);
 }
 
-/* Over shared memory: what is under way may stand in UCX's own queue, for room at the peer. */
-static bool has_pending_sends(const struct xfer_ucx *ucx) {
-    for (const struct xfer_ucx_peer *peer = ucx->peers; peer; peer = peer->next)
-        if (peer->messages && peer->lane && peer->lane->kind == XFER_LANE_SHM) return true;
-    return false;
-}
-
 static void rest(struct xfer_ucx *ucx, uint64_t idle_us) {
-    uint64_t limit_us = ucx->under_way || ucx->closing ? SLEEP_BUSY_US
-                        : ucx->peers                   ? SLEEP_IDLE_US
-                                                       : UINT64_MAX;
-    uint64_t nap_us = idle_us > NAP_LONG_AFTER_US ? NAP_LONG_US : NAP_US;
+    uint64_t limit_us = count_busy(ucx) || ucx->closing ? SLEEP_BUSY_US
+                        : ucx->peers && ucx->tcp.worker ? SLEEP_IDLE_US
+                                                        : UINT64_MAX;
     atomic_store(&ucx->is_sleeping, true);
     bool is_quiet = xfer_stack_is_empty(&ucx->commands) && !atomic_load(&ucx->is_stopping) &&
-                    !atomic_load(&ucx->has_abandoned);
-    if (is_quiet && has_pending_sends(ucx)) sleep_for(ucx, nap_us, arm(ucx));
-    else if (is_quiet && arm(ucx)) sleep_for(ucx, limit_us, true);
-    else if (is_quiet && idle_us > NAP_LONG_AFTER_US) sleep_for(ucx, nap_us, false);
+                    !atomic_load(&ucx->has_abandoned) && xfer_ucx_wait_links(ucx);
+    if (is_quiet && arm(ucx)) sleep_for(ucx, limit_us, true);
+    else if (is_quiet && idle_us > NAP_AFTER_US) sleep_for(ucx, NAP_US, false);
     atomic_store(&ucx->is_sleeping, false);
 }
 
@@ -136,7 +125,7 @@ static void drop_abandoned(struct xfer_ucx *ucx) {
 /* A time in which this thread did not run is no silence of a peer. */
 static void look_at_clock(struct xfer_ucx *ucx) {
     uint64_t now_us = clock_now_us() - ucx->lag_us, gap_us = now_us - ucx->now_us;
-    bool was_asleep = !ucx->under_way && !ucx->closing;
+    bool was_asleep = !count_busy(ucx) && !ucx->closing;
     if (gap_us > PAUSE_US && !was_asleep) {
         ucx->lag_us += gap_us - PAUSE_US;
         now_us -= gap_us - PAUSE_US;
@@ -146,6 +135,7 @@ static void look_at_clock(struct xfer_ucx *ucx) {
 
 /* Something is under way and may come at once.  false: rest. */
 static bool spin(struct xfer_ucx *ucx, uint64_t idle_us) {
+    if (xfer_ucx_count_busy(ucx)) return idle_us < SPIN_LINK_US;
     if (!ucx->under_way) return false;
     if (ucx->under_way > 1 || ucx->now_us < ucx->crowded_until_us) return idle_us < SPIN_US;
     if (idle_us >= SPIN_ALONE_US) return false;
@@ -167,16 +157,15 @@ static void *run(void *ctx) {
         xfer_ucx_take_commands(ucx);
         if (atomic_exchange(&ucx->has_abandoned, false)) drop_abandoned(ucx);
         if (progress(ucx, turns)) is_any = true;
-        /* UCX moves one fragment of each waiting send a turn. */
-        turns = has_pending_sends(ucx) ? SEND_TURNS : 1;
+        turns = 1;
         if (ucx->held && xfer_ucx_accept_held(ucx)) is_any = true;
+        if (xfer_ucx_serve_links(ucx)) is_any = true;
         if (xfer_ucx_serve_peers(ucx)) is_any = true;
         if (is_any) active_us = ucx->now_us;
         uint64_t idle_us = ucx->now_us - active_us;
         if (is_any || spin(ucx, idle_us)) continue;
         rest(ucx, idle_us);
-        if (turns == 1 && clock_now_us() - ucx->lag_us - ucx->now_us > NAP_LONG_US)
-            turns = KEEPALIVE_TURNS;
+        if (clock_now_us() - ucx->lag_us - ucx->now_us > NAP_US) turns = KEEPALIVE_TURNS;
     }
     return NULL;
 }
@@ -208,13 +197,13 @@ static void ucx_abandon(struct xfer *xfer) {
 /* Everything that create made, in whatever state it stands. */
 static void release(struct xfer_ucx *ucx) {
     ucx->base.options.wake = NULL; /* what UCX gives back now is no news */
-    if (ucx->ucp) xfer_ucx_free_peers(ucx);
+    xfer_ucx_free_peers(ucx);
     while (ucx->held) {
         struct xfer_ucx_receive *next = ucx->held->next;
         alloc_free(ucx->held);
         ucx->held = next;
     }
-    if (ucx->ucp) xfer_ucx_close_lanes(ucx);
+    xfer_ucx_close_lanes(ucx);
     while (ucx->inbox) {
         struct xfer_ucx_control *next = ucx->inbox->next;
         alloc_free(ucx->inbox->pattern);
@@ -294,29 +283,26 @@ static enum err open_events(struct xfer_ucx *ucx, struct err_text *text) {
     ucx->kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     ucx->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     bool is_good = ucx->kick_fd >= 0 && ucx->epoll_fd >= 0 && watch(ucx, ucx->kick_fd);
-    for (uint32_t i = 0; i < XFER_WIRE_LANES && is_good; i++)
-        if (ucx->lanes[i].worker) is_good = watch(ucx, ucx->lanes[i].efd);
     if (is_good) return ERR_OK;
     return err_set(text, ERR_IO, "transfer: no event descriptor: %s", strerror(errno));
 }
 
 enum err xfer_ucx_create(const struct xfer_options *options, struct err_text *text,
                          struct xfer **out) {
-    const struct xfer_ucp *ucp;
-    enum err e = xfer_ucp_load(text, &ucp);
-    if (e) return e;
     struct xfer_ucx *ucx = alloc_zero(1, sizeof *ucx);
+    enum err e = ERR_OK;
     if (!ucx) return err_set(text, ERR_MEMORY, "no memory for the transfer of KV blocks");
-    ucx->kick_fd = ucx->epoll_fd = -1;
+    ucx->kick_fd = ucx->epoll_fd = ucx->listen_fd = -1;
     ucx->held_end = &ucx->held;
     ucx->inbox_end = &ucx->inbox;
     ucx->random = options->instance ^ clock_wall_ns();
     ucx->now_us = clock_now_us();
     if (xfer_init(&ucx->base, &ucx_ops, options) || !make_pools(ucx))
         e = err_set(text, ERR_MEMORY, "no memory for the transfer of KV blocks");
-    ucx->ucp = ucp;
-    if (!e) e = xfer_ucx_open_lanes(ucx, text);
     if (!e) e = open_events(ucx, text);
+    if (!e) e = xfer_ucx_open_lanes(ucx, text);
+    if (!e && ucx->tcp.worker && !watch(ucx, ucx->tcp.efd))
+        e = err_set(text, ERR_IO, "transfer: no event descriptor: %s", strerror(errno));
     if (!e && xfer_start_thread(&ucx->thread, run, ucx) != 0)
         e = err_set(text, ERR_MEMORY, "no thread for the transfer of KV blocks");
     if (e) {
@@ -325,10 +311,4 @@ enum err xfer_ucx_create(const struct xfer_options *options, struct err_text *te
     }
     *out = &ucx->base;
     return ERR_OK;
-}
-
-uint64_t xfer_ucx_bytes(void) {
-    return sizeof(struct xfer_ucx) + XFER_STACK_BYTES + XFER_UCX_PATTERN_BYTES +
-           MESSAGES_MAX * sizeof(struct xfer_ucx_message) +
-           2ull * XFER_UCX_SLOTS * XFER_PART_BYTES + UCX_BYTES;
 }

@@ -1,49 +1,70 @@
-/* xfer_ucx - the parts of the UCX body to each other: lanes, peers, messages.
+/* xfer_ucx - the body between processes, its parts to each other: lanes, peers, messages.
  *
- * All of it belongs to the transfer thread, but for the command stack.  A lane is one UCX context
- * and worker: one for shared memory, one for TCP, so that it is ours to say which carries a pair,
- * and to fall back.  A peer is another worker, by its address:
+ * All of it belongs to the transfer thread, but for the command stack.  Two lanes: shared memory is
+ * our own (xfer_ucx_shm.c), TCP is UCX's.  A peer is another worker, by its address:
  *
  *   IDLE --open, HELLO--> MEETING --WELCOME--> READY      (who dials)
- *   IDLE --HELLO came, WELCOME back--------> READY        (who is dialled)
+ *   IDLE --HELLO came, WELCOME back--------> READY        (who is dialled; TCP)
  *   MEETING, READY --error, silence: close by force--> IDLE
  *
- * A silent peer is closed by force where it may still write to our blocks, and over shared memory.
- * A sender over TCP only gives up (is_stalled): UCX 1.13 was seen to crash when such an endpoint is
- * closed and the peer then runs again.  It also aborts a healthy process at times when a peer dies
- * or stops where all send to all (1 to 5 of 100 runs of many faults); never seen where one side
- * alone sends, as prefill workers do.  The supervisor then has a worker to restart.
+ * Shared memory leads one way: a link is a ring that the dialler writes and the other reads.  Who
+ * is dialled has the link alone, and knows no peer of it.
  *
- * Invariant: at most one endpoint a peer; a receive that UCX holds keeps its block and its work
- * until UCX's callback, whatever becomes of the peer. */
+ * A peer silent over TCP is closed by force where it may still write to our blocks.  A sender over
+ * TCP only gives up (is_stalled): UCX 1.13 was seen to crash when such an endpoint is closed and
+ * the peer then runs again.
+ *
+ * Invariant: at most one endpoint or link to a peer; a receive that UCX holds keeps its block and
+ * its work until UCX's callback, whatever becomes of the peer. */
 #ifndef GRAMME_XFER_XFER_UCX_H
 #define GRAMME_XFER_XFER_UCX_H
 
 #include <pthread.h>
 
 #include "xfer/xfer_body.h"
+#include "xfer/xfer_ring.h"
 #include "xfer/xfer_ucp.h"
 #include "xfer/xfer_wire.h"
 #include "xfer/xfer_work.h"
 
-/* Measured with `gramme bench xfer` (docs of the bench): 8 parts keep both sides busy, the others
- * are for scheduling gaps.  With their headers they fit into the peer's ring of shared memory (128
- * times 32 KiB, xfer_ucx_lane.c). */
+/* TCP.  Measured with `gramme bench xfer`: 8 parts keep both sides busy, the others are for
+ * scheduling gaps. */
 #define XFER_UCX_PEER_MESSAGES_MAX 14u
 #define XFER_UCX_SLOTS 16u /* of XFER_PART_BYTES, for each direction */
 #define XFER_UCX_PEERS_MAX 1024u
 #define XFER_UCX_DIRECT_BYTES 65536u  /* shorter runs are packed, several to a message */
-#define XFER_UCX_PATTERN_BYTES 65536u /* of a HELLO: many fragments of either lane */
+#define XFER_UCX_PATTERN_BYTES 65536u /* of a HELLO: many fragments */
+/* Both ways; past these a pair goes over TCP, so that the rings' memory is bounded. */
+#define XFER_UCX_LINKS_MAX 32u
 
 struct xfer_ucx;
 struct xfer_ucx_peer;
 
+/* TCP. */
 struct xfer_ucx_lane {
-    struct xfer_ucx *ucx;
-    enum xfer_lane_kind kind;
     ucp_context_h context;
     ucp_worker_h worker; /* NULL: this lane is not there */
     int efd;
+};
+
+enum xfer_ucx_link_state { XFER_UCX_LINK_MEETING, XFER_UCX_LINK_READY };
+/* Shared memory, one way. */
+struct xfer_ucx_link {
+    struct xfer_ucx_link *next;
+    enum xfer_ucx_link_state state;
+    int fd;                     /* the socket: descriptor and welcome, wake-ups, hang-up */
+    struct xfer_ucx_peer *peer; /* whom we write to; NULL: we read */
+    struct xfer_ring ring;
+    uint64_t moved_us;   /* when bytes last moved, or the wait for them began */
+    const char *failure; /* the loop closes it, once all that was written is read */
+
+    bool is_mid; /* some of the part is through */
+    uint64_t done, bytes;
+    struct xfer_part part;   /* write */
+    struct xfer_work *work;  /* read; NULL: the part is skipped */
+    struct xfer_entry entry; /* read */
+    uint64_t checksum;       /* read */
+    bool has_checksum;       /* read */
 };
 
 /* Staging: a stack of free slots. */
@@ -69,7 +90,6 @@ struct xfer_ucx_message {
 struct xfer_ucx_receive {
     struct xfer_ucx_receive *next;
     struct xfer_ucx_peer *peer;
-    struct xfer_ucx_lane *lane;
     void *data; /* UCX's, while held */
     uint64_t bytes;
     struct xfer_header header;
@@ -82,7 +102,7 @@ struct xfer_ucx_receive {
 /* A HELLO or WELCOME, either way. */
 struct xfer_ucx_control {
     struct xfer_ucx_control *next;
-    struct xfer_ucx_lane *lane;
+    struct xfer_ucx *ucx;
     struct xfer_hello hello;
     uint8_t header[XFER_HELLO_BYTES];
     uint8_t *pattern;  /* received; NULL otherwise */
@@ -98,12 +118,13 @@ struct xfer_ucx_peer {
     uint64_t hash;
     struct xfer_wire_address address;
     enum xfer_ucx_state state;
-    struct xfer_ucx_lane *lane;
-    ucp_ep_h ep;
+    enum xfer_lane_kind lane;   /* while not IDLE */
+    struct xfer_ucx_link *link; /* SHM */
+    ucp_ep_h ep;                /* TCP */
     uint64_t dial, remote_dial; /* 0: none */
     uint64_t opened_us;
-    bool is_shm_bad, was_shm_good; /* shared memory failed at a meeting; has carried one */
-    const char *failure;           /* seen in a callback: the loop closes the endpoint */
+    bool is_shm_bad;     /* shared memory failed at a meeting */
+    const char *failure; /* seen in a callback: the loop closes the endpoint */
 
     struct xfer_piece *queue, **queue_end;
     struct xfer_ucx_message *messages; /* under way */
@@ -126,8 +147,13 @@ struct xfer_ucx_closing {
 
 struct xfer_ucx {
     struct xfer base;
-    const struct xfer_ucp *ucp;
-    struct xfer_ucx_lane lanes[XFER_WIRE_LANES];
+    const struct xfer_ucp *ucp; /* NULL: no TCP */
+    struct xfer_ucx_lane tcp;
+    int listen_fd; /* of links; -1: no shared memory */
+    struct xfer_ucx_link *links;
+    uint32_t link_count;
+    uint64_t looked_us; /* at the links' sockets */
+    bool has_events;    /* something came on them, perhaps */
     struct xfer_wire_address own;
     uint8_t *pattern;
 
@@ -160,12 +186,33 @@ MUST_USE enum err xfer_ucx_open_lanes(struct xfer_ucx *ucx, struct err_text *tex
 void xfer_ucx_close_lanes(struct xfer_ucx *ucx);
 const char *xfer_ucx_lane_name(enum xfer_lane_kind kind);
 
+/* --- xfer_ucx_shm.c: links. */
+MUST_USE enum err xfer_ucx_open_shm(struct xfer_ucx *ucx);
+void xfer_ucx_close_shm(struct xfer_ucx *ucx);
+/* NULL: shared memory does not lead there. */
+struct xfer_ucx_link *xfer_ucx_dial_link(struct xfer_ucx *ucx, struct xfer_ucx_peer *peer);
+void xfer_ucx_close_link(struct xfer_ucx *ucx, struct xfer_ucx_link *link);
+/* Takes what came.  true: it did something. */
+bool xfer_ucx_serve_links(struct xfer_ucx *ucx);
+/* The next bytes of the part.  true: all of it is through. */
+MUST_USE bool xfer_ucx_write_part(struct xfer_ucx *ucx, struct xfer_ucx_link *link,
+                                  const struct xfer_piece *piece, uint32_t part);
+/* Its parts that are half here end, for nothing of it may be written any more. */
+void xfer_ucx_end_work(struct xfer_ucx *ucx, struct xfer_work *work);
+/* Links with something under way. */
+uint32_t xfer_ucx_count_busy(const struct xfer_ucx *ucx);
+/* The thread wants to sleep.  false: there is something to do first. */
+MUST_USE bool xfer_ucx_wait_links(struct xfer_ucx *ucx);
+
 /* --- xfer_ucx_peer.c: meeting, closing. */
 /* NULL: no memory, too many, or no address. */
 struct xfer_ucx_peer *xfer_ucx_get_peer(struct xfer_ucx *ucx, const char *text, uint64_t hash,
                                         const char **reason);
-struct xfer_ucx_peer *xfer_ucx_find_dial(struct xfer_ucx *ucx, const struct xfer_ucx_lane *lane,
-                                         uint64_t remote_dial);
+struct xfer_ucx_peer *xfer_ucx_find_dial(struct xfer_ucx *ucx, uint64_t remote_dial);
+/* The peer of this link answered. */
+void xfer_ucx_welcome(struct xfer_ucx_peer *peer);
+/* A pair met over this lane, or (step -1) parted. */
+void xfer_ucx_count_pair(struct xfer_ucx *ucx, enum xfer_lane_kind lane, int64_t step);
 ucs_status_t xfer_ucx_on_control(void *arg, const void *header, size_t header_bytes, void *data,
                                  size_t bytes, const ucp_am_recv_param_t *param);
 /* Opens what is wanted, closes what failed or is late, answers HELLOs.  true: it did something. */
@@ -180,6 +227,8 @@ bool xfer_ucx_start_sends(struct xfer_ucx *ucx, struct xfer_ucx_peer *peer);
 void xfer_ucx_queue(struct xfer_ucx_peer *peer, struct xfer_piece *piece);
 /* Gives up pieces of which nothing is under way: all of them, or (only_abandoned) some. */
 void xfer_ucx_flush_queue(struct xfer_ucx_peer *peer, const char *reason, bool only_abandoned);
+/* One work for both lanes: NULL when it is not expected, or under another key. */
+struct xfer_work *xfer_ucx_find_work(struct xfer_ucx *ucx, const struct xfer_id *id);
 /* Breaks the works that come from this peer, and lets go of what is held. */
 void xfer_ucx_break_works(struct xfer_ucx_peer *peer, const char *reason);
 /* Those that wait for a slot.  true: one went on. */

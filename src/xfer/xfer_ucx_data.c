@@ -1,6 +1,6 @@
-/* xfer_ucx_data - see xfer_ucx.h: pieces out, pieces in.
+/* xfer_ucx_data - see xfer_ucx.h: pieces out, over either lane, and pieces in, over TCP.
  *
- * Out: a run of at least XFER_UCX_DIRECT_BYTES goes straight from the block; shorter ones are
+ * Shared memory takes them part by part (xfer_ucx_shm.c).  TCP out: a run of at least XFER_UCX_DIRECT_BYTES goes straight from the block; shorter ones are
  * packed into a slot, as many parts of one work as fit.  In: the header decides before a byte is
  * taken; a part that is one run here is received straight into its block, the rest through a
  * slot. */
@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/num.h"
 #include "xfer/xfer_ucx.h"
@@ -31,10 +32,15 @@ static uint8_t *slot_bytes(const struct xfer_ucx_slots *slots, uint32_t slot) {
 
 /* --- out -------------------------------------------------------------------------------------- */
 
-void xfer_ucx_queue(struct xfer_ucx_peer *peer, struct xfer_piece *piece) {
+static void append(struct xfer_ucx_peer *peer, struct xfer_piece *piece) {
     piece->queue_next = NULL;
     *peer->queue_end = piece;
     peer->queue_end = &piece->queue_next;
+}
+
+void xfer_ucx_queue(struct xfer_ucx_peer *peer, struct xfer_piece *piece) {
+    if (peer->link && !peer->queue) peer->link->moved_us = peer->ucx->now_us;
+    append(peer, piece);
 }
 
 static void pop_queue(struct xfer_ucx_peer *peer) {
@@ -44,9 +50,14 @@ static void pop_queue(struct xfer_ucx_peer *peer) {
 
 /* Nothing of it is under way or will be: the owner hears. */
 static void end_piece(struct xfer_ucx *ucx, struct xfer_piece *piece) {
-    if (piece->parts_begun > 0) xfer_tell_ended(&ucx->base, ucx->now_us);
+    if (piece->parts_begun > 0) xfer_tell_ended(&ucx->base, clock_now_us());
     if (piece->failure) xfer_tell_failed(&ucx->base, piece, piece->failure);
     else xfer_tell_sent(&ucx->base, piece);
+}
+
+/* A part of the queue's head is half written: the reader counts on the rest. */
+static bool is_in_ring(const struct xfer_ucx_peer *peer, const struct xfer_piece *piece) {
+    return peer->link && peer->link->is_mid && piece->parts_begun > piece->parts_ended;
 }
 
 void xfer_ucx_flush_queue(struct xfer_ucx_peer *peer, const char *reason, bool only_abandoned) {
@@ -55,8 +66,8 @@ void xfer_ucx_flush_queue(struct xfer_ucx_peer *peer, const char *reason, bool o
     peer->queue_end = &peer->queue;
     while (piece) {
         struct xfer_piece *next = piece->queue_next;
-        if (only_abandoned && !atomic_load(&piece->is_abandoned)) {
-            xfer_ucx_queue(peer, piece);
+        if (only_abandoned && (!atomic_load(&piece->is_abandoned) || is_in_ring(peer, piece))) {
+            append(peer, piece);
         } else {
             if (!piece->failure) piece->failure = reason;
             /* Else its messages' ends find the failure. */
@@ -169,7 +180,7 @@ static void add_part(struct xfer_ucx *ucx, struct xfer_ucx_peer *peer,
         .bytes = (uint32_t) part.bytes,
     };
     message->pieces[message->entry_count++] = piece;
-    if (piece->parts_begun++ == 0) xfer_tell_begun(&ucx->base, ucx->now_us);
+    if (piece->parts_begun++ == 0) xfer_tell_begun(&ucx->base, clock_now_us());
     if (piece->parts_begun == piece->plan->part_count) pop_queue(peer);
 }
 
@@ -247,33 +258,49 @@ static bool send_one(struct xfer_ucx *ucx, struct xfer_ucx_peer *peer) {
     return true;
 }
 
+/* Over shared memory: the parts of the queue's head, until there is no room.  A part that is
+ * through has left the block, whenever the peer takes it.  true: something went. */
+static bool write_some(struct xfer_ucx *ucx, struct xfer_ucx_peer *peer) {
+    struct xfer_piece *piece = peer->queue;
+    struct xfer_ucx_link *link = peer->link;
+    if (link->failure) return false;
+    if (!link->is_mid && piece->parts_begun++ == 0) xfer_tell_begun(&ucx->base, clock_now_us());
+    uint64_t before = link->ring.at;
+    if (xfer_ucx_write_part(ucx, link, piece, piece->parts_begun - 1)) {
+        piece->parts_ended++;
+        if (piece->parts_ended == piece->plan->part_count) {
+            pop_queue(peer);
+            end_piece(ucx, piece);
+        }
+        return true;
+    }
+    if (!link->is_mid && --piece->parts_begun == 0) xfer_tell_ended(&ucx->base, clock_now_us());
+    return link->ring.at != before;
+}
+
+static bool can_send(const struct xfer_ucx_peer *peer) {
+    return peer->queue && !peer->failure && !peer->is_stalled &&
+           peer->message_count < XFER_UCX_PEER_MESSAGES_MAX;
+}
+
 bool xfer_ucx_start_sends(struct xfer_ucx *ucx, struct xfer_ucx_peer *peer) {
     bool is_any = false;
-    while (peer->queue && !peer->failure && !peer->is_stalled &&
-           peer->message_count < XFER_UCX_PEER_MESSAGES_MAX) {
+    while (can_send(peer)) {
         struct xfer_piece *piece = peer->queue;
-        if (piece->failure || atomic_load(&piece->is_abandoned)) {
+        bool is_unwanted = piece->failure || atomic_load(&piece->is_abandoned);
+        if (is_unwanted && !is_in_ring(peer, piece)) {
             pop_queue(peer);
             if (!piece->failure) piece->failure = "given up";
             if (piece->parts_ended == piece->parts_begun) end_piece(ucx, piece);
             continue;
         }
-        if (!send_one(ucx, peer)) break;
+        if (!(peer->link ? write_some(ucx, peer) : send_one(ucx, peer))) break;
         is_any = true;
     }
     return is_any;
 }
 
 /* --- in --------------------------------------------------------------------------------------- */
-
-/* The entry is what our half of the plan says of that part. */
-static bool is_right(const struct xfer_work *work, const struct xfer_entry *entry) {
-    if (entry->part >= work->plan->part_count) return false;
-    struct xfer_part part = xfer_plan_part(work->plan, entry->part);
-    return part.pair->own_rank == entry->target_rank &&
-           part.pair->peer_rank == entry->source_rank && part.at == entry->at &&
-           part.bytes == entry->bytes;
-}
 
 static void discard(struct xfer_ucx *ucx, const struct xfer_header *header) {
     uint64_t count = 0; /* of pieces: each has one first part */
@@ -340,13 +367,13 @@ static void begin_entries(struct xfer_ucx_receive *receive) {
     receive->begun = 0;
     for (uint32_t i = 0; i < receive->header.entry_count; i++) {
         const struct xfer_entry *entry = &receive->header.entries[i];
-        if (is_right(receive->work, entry) &&
+        if (xfer_work_fits(receive->work, entry) &&
             xfer_work_begin(receive->work, entry->piece, entry->part, 1))
             receive->begun |= 1ull << i;
     }
 }
 
-static struct xfer_work *find_work(struct xfer_ucx *ucx, const struct xfer_id *id) {
+struct xfer_work *xfer_ucx_find_work(struct xfer_ucx *ucx, const struct xfer_id *id) {
     struct xfer_work *work = xfer_work_find(&ucx->table, id);
     if (work) return work;
     xfer_ucx_take_commands(ucx); /* its expect came after the last look */
@@ -368,7 +395,7 @@ static bool needs_slot(const struct xfer_ucx *ucx, const struct xfer_ucx_receive
     const struct xfer_entry *entry = &receive->header.entries[0];
     const struct xfer_work *work = receive->work;
     if (receive->header.entry_count != 1) return true;
-    if (!is_right(work, entry) || entry->piece < work->first_piece ||
+    if (!xfer_work_fits(work, entry) || entry->piece < work->first_piece ||
         entry->piece - work->first_piece >= work->piece_count)
         return false; /* is discarded */
     return straight_target(ucx, receive) == NULL;
@@ -378,7 +405,7 @@ enum verdict { DISCARDED, TAKEN, MUST_WAIT };
 
 /* Begins the receive, if it is wanted and there is room for it. */
 static enum verdict accept_one(struct xfer_ucx *ucx, struct xfer_ucx_receive *receive) {
-    receive->work = find_work(ucx, &receive->header.id);
+    receive->work = xfer_ucx_find_work(ucx, &receive->header.id);
     if (!receive->work) return DISCARDED;
     bool is_staged = needs_slot(ucx, receive);
     if (is_staged && !ucx->receive_slots.free_count) return MUST_WAIT;
@@ -398,8 +425,8 @@ static enum verdict accept_one(struct xfer_ucx *ucx, struct xfer_ucx_receive *re
         .cb.recv_am = on_received,
         .user_data = receive,
     };
-    void *request = ucx->ucp->am_recv_data_nbx(receive->lane->worker, receive->data,
-                                               receive->target, receive->bytes, &param);
+    void *request = ucx->ucp->am_recv_data_nbx(ucx->tcp.worker, receive->data, receive->target,
+                                               receive->bytes, &param);
     if (!UCS_PTR_IS_PTR(request)) end_receive(receive, UCS_PTR_STATUS(request), receive->bytes);
     return TAKEN;
 }
@@ -415,7 +442,7 @@ bool xfer_ucx_accept_held(struct xfer_ucx *ucx) {
         is_any = true;
         if (verdict == TAKEN) continue; /* and perhaps freed */
         discard(ucx, &receive->header);
-        ucx->ucp->am_data_release(receive->lane->worker, receive->data);
+        ucx->ucp->am_data_release(ucx->tcp.worker, receive->data);
         alloc_free(receive);
     }
     return is_any;
@@ -424,7 +451,7 @@ bool xfer_ucx_accept_held(struct xfer_ucx *ucx) {
 /* Bytes that came with their header. */
 static void take_eager(struct xfer_ucx *ucx, struct xfer_ucx_receive *receive,
                        const uint8_t *data) {
-    receive->work = find_work(ucx, &receive->header.id);
+    receive->work = xfer_ucx_find_work(ucx, &receive->header.id);
     if (receive->work) begin_entries(receive);
     if (!receive->begun) {
         discard(ucx, &receive->header);
@@ -444,19 +471,17 @@ static bool has_right_size(const struct xfer_header *header, uint64_t bytes) {
 
 ucs_status_t xfer_ucx_on_data(void *arg, const void *header, size_t header_bytes, void *data,
                               size_t bytes, const ucp_am_recv_param_t *param) {
-    struct xfer_ucx_lane *lane = arg;
-    struct xfer_ucx *ucx = lane->ucx;
+    struct xfer_ucx *ucx = arg;
     struct xfer_ucx_receive *receive = alloc_zero(1, sizeof *receive);
     /* A piece that is not taken never arrives: D's deadline ends its work. */
     if (!receive) return UCS_OK;
     enum err e = xfer_wire_read_header(header, header_bytes, &receive->header);
-    receive->peer = e ? NULL : xfer_ucx_find_dial(ucx, lane, receive->header.dial);
+    receive->peer = e ? NULL : xfer_ucx_find_dial(ucx, receive->header.dial);
     if (!receive->peer || !has_right_size(&receive->header, bytes)) {
         atomic_fetch_add(&ucx->base.counts.discarded_pieces, 1);
         alloc_free(receive);
         return UCS_OK;
     }
-    receive->lane = lane;
     receive->data = data;
     receive->bytes = bytes;
     if (!(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV)) {
@@ -487,7 +512,7 @@ void xfer_ucx_break_works(struct xfer_ucx_peer *peer, const char *reason) {
         struct xfer_ucx_receive *next = held->next;
         held->next = NULL;
         if (held->peer == peer) {
-            ucx->ucp->am_data_release(held->lane->worker, held->data);
+            ucx->ucp->am_data_release(ucx->tcp.worker, held->data);
             alloc_free(held);
         } else {
             *ucx->held_end = held;
@@ -495,12 +520,7 @@ void xfer_ucx_break_works(struct xfer_ucx_peer *peer, const char *reason) {
         }
         held = next;
     }
-    for (uint32_t i = 0; i < XFER_BUCKETS; i++)
-        for (struct xfer_work *work = ucx->table.buckets[i]; work; work = work->table_next) {
-            if (work->from != peer) continue;
-            work->from = NULL;
-            xfer_work_break(&ucx->base, work, work->first_piece, reason);
-        }
+    xfer_work_break_from(&ucx->base, &ucx->table, peer, reason);
 }
 
 bool xfer_ucx_is_late(const struct xfer_ucx_peer *peer) {

@@ -1,9 +1,10 @@
 /* xfer_ucx_peer - see xfer_ucx.h: how two workers meet, and how a pair is closed by force.
  *
- * Who wants to send dials: it opens an endpoint and sends HELLO with its address and a pattern by
+ * Who wants to send dials, by shared memory where it leads there, else by TCP.  Over TCP it opens an
+ * endpoint and sends HELLO with its address and a pattern by
  * rendezvous; the other opens its own endpoint to that address, which UCX joins with the first, so
  * that each side holds a handle to close, and sends the pattern back.  So the lane has carried
- * bulk data both ways before a block depends on it.  On silence shared memory gives way to TCP. */
+ * bulk data both ways before a block depends on it. */
 #include <stdio.h>
 #include <string.h>
 
@@ -79,12 +80,9 @@ struct xfer_ucx_peer *xfer_ucx_get_peer(struct xfer_ucx *ucx, const char *text, 
     return peer;
 }
 
-struct xfer_ucx_peer *xfer_ucx_find_dial(struct xfer_ucx *ucx, const struct xfer_ucx_lane *lane,
-                                         uint64_t remote_dial) {
+struct xfer_ucx_peer *xfer_ucx_find_dial(struct xfer_ucx *ucx, uint64_t remote_dial) {
     struct xfer_ucx_peer *peer = ucx->peers;
-    while (peer &&
-           (peer->state == XFER_UCX_IDLE || peer->lane != lane || peer->remote_dial != remote_dial))
-        peer = peer->next;
+    while (peer && (!peer->ep || peer->remote_dial != remote_dial)) peer = peer->next;
     return peer;
 }
 
@@ -97,28 +95,33 @@ static void end_probes(struct xfer_ucx_peer *peer, enum err e, const char *reaso
         peer->probes = peer->probes->next;
         contact->probe_error = e;
         if (e) err_set(&contact->probe_text, e, "%s", reason);
-        else
-            snprintf(contact->lane, sizeof contact->lane, "%s",
-                     xfer_ucx_lane_name(peer->lane->kind));
+        else snprintf(contact->lane, sizeof contact->lane, "%s", xfer_ucx_lane_name(peer->lane));
         xfer_tell_probed(&peer->ucx->base, contact);
     }
 }
 
-static void count_pair(const struct xfer_ucx_peer *peer, int64_t step) {
-    struct xfer *xfer = &peer->ucx->base;
-    bool is_shm = peer->lane->kind == XFER_LANE_SHM;
-    atomic_fetch_add(is_shm ? &xfer->counts.pairs_posix : &xfer->counts.pairs_tcp, (uint64_t) step);
+void xfer_ucx_count_pair(struct xfer_ucx *ucx, enum xfer_lane_kind lane, int64_t step) {
+    struct xfer *xfer = &ucx->base;
+    atomic_fetch_add(lane == XFER_LANE_SHM ? &xfer->counts.pairs_shm : &xfer->counts.pairs_tcp,
+                     (uint64_t) step);
 }
 
-/* The endpoint only; UCX ends what is under way through its callbacks. */
+/* The endpoint or link only; UCX ends what is under way through its callbacks. */
 static void close_endpoint(struct xfer_ucx_peer *peer) {
     struct xfer_ucx *ucx = peer->ucx;
     if (peer->state == XFER_UCX_MEETING) ucx->under_way--;
-    if (peer->state == XFER_UCX_READY) count_pair(peer, -1);
+    if (peer->state == XFER_UCX_READY) xfer_ucx_count_pair(ucx, peer->lane, -1);
     peer->state = XFER_UCX_IDLE;
     peer->dial = peer->remote_dial = 0;
     peer->failure = NULL;
     peer->is_stalled = false;
+    if (peer->link) {
+        /* A part that is half written ends here, with its piece. */
+        if (peer->link->is_mid) peer->queue->parts_ended++;
+        xfer_ucx_close_link(ucx, peer->link);
+        peer->link = NULL;
+        return;
+    }
     ucp_ep_h ep = peer->ep;
     peer->ep = NULL;
     xfer_ucx_mark_closed(peer);
@@ -140,9 +143,9 @@ static void close_endpoint(struct xfer_ucx_peer *peer) {
 
 static void close_peer(struct xfer_ucx_peer *peer, const char *reason) {
     struct xfer_ucx *ucx = peer->ucx;
-    if (peer->state == XFER_UCX_READY && peer->remote_dial) {
+    if (peer->state == XFER_UCX_READY && (peer->remote_dial || peer->link)) {
         atomic_fetch_add(&ucx->base.counts.peers_lost, 1);
-        log_info("transfer: the pair over %s is closed: %s", xfer_ucx_lane_name(peer->lane->kind),
+        log_info("transfer: the pair over %s is closed: %s", xfer_ucx_lane_name(peer->lane),
                  reason);
     }
     close_endpoint(peer);
@@ -172,7 +175,7 @@ static bool serve_closing(struct xfer_ucx *ucx) {
 
 static void on_control_sent(void *request, ucs_status_t status, void *user_data) {
     struct xfer_ucx_control *control = user_data;
-    control->lane->ucx->ucp->request_free(request);
+    control->ucx->ucp->request_free(request);
     alloc_free(control); /* an error shows on the endpoint too */
 }
 
@@ -180,9 +183,9 @@ static void send_control(struct xfer_ucx_peer *peer, enum xfer_hello_kind kind, 
     struct xfer_ucx *ucx = peer->ucx;
     struct xfer_ucx_control *control = alloc_zero(1, sizeof *control);
     if (!control) return; /* the meeting times out */
-    control->lane = peer->lane;
+    control->ucx = ucx;
     control->hello.kind = (uint8_t) kind;
-    control->hello.lane = (uint8_t) peer->lane->kind;
+    control->hello.lane = XFER_LANE_TCP;
     control->hello.dial = peer->dial;
     control->hello.echo = echo;
     snprintf(control->hello.address, sizeof control->hello.address, "%s", ucx->base.address);
@@ -213,32 +216,29 @@ static void free_control(struct xfer_ucx_control *control) {
 }
 
 static void end_pattern(struct xfer_ucx_control *control, ucs_status_t status) {
-    struct xfer_ucx *ucx = control->lane->ucx;
+    struct xfer_ucx *ucx = control->ucx;
     if (status == UCS_OK && memcmp(control->pattern, ucx->pattern, XFER_UCX_PATTERN_BYTES) == 0) {
         put_inbox(ucx, control);
         return;
     }
-    if (status == UCS_OK)
-        log_warn("transfer: a test pattern came wrong over %s",
-                 xfer_ucx_lane_name(control->lane->kind));
+    if (status == UCS_OK) log_warn("transfer: a test pattern came wrong over tcp");
     free_control(control);
 }
 
 static void on_pattern(void *request, ucs_status_t status, size_t bytes, void *user_data) {
     struct xfer_ucx_control *control = user_data;
-    control->lane->ucx->ucp->request_free(request);
+    control->ucx->ucp->request_free(request);
     end_pattern(control, status);
 }
 
 ucs_status_t xfer_ucx_on_control(void *arg, const void *header, size_t header_bytes, void *data,
                                  size_t bytes, const ucp_am_recv_param_t *param) {
-    struct xfer_ucx_lane *lane = arg;
-    struct xfer_ucx *ucx = lane->ucx;
+    struct xfer_ucx *ucx = arg;
     struct xfer_ucx_control *control = alloc_zero(1, sizeof *control);
     if (!control) return UCS_OK;
-    control->lane = lane;
+    control->ucx = ucx;
     enum err e = xfer_wire_read_hello(header, header_bytes, &control->hello);
-    if (e || control->hello.lane != lane->kind || bytes != XFER_UCX_PATTERN_BYTES) {
+    if (e || control->hello.lane != XFER_LANE_TCP || bytes != XFER_UCX_PATTERN_BYTES) {
         free_control(control);
         return UCS_OK;
     }
@@ -259,7 +259,7 @@ ucs_status_t xfer_ucx_on_control(void *arg, const void *header, size_t header_by
         .user_data = control,
     };
     void *request =
-        ucx->ucp->am_recv_data_nbx(lane->worker, data, control->pattern, bytes, &receive);
+        ucx->ucp->am_recv_data_nbx(ucx->tcp.worker, data, control->pattern, bytes, &receive);
     if (!UCS_PTR_IS_PTR(request)) end_pattern(control, UCS_PTR_STATUS(request));
     return UCS_INPROGRESS;
 }
@@ -269,47 +269,54 @@ ucs_status_t xfer_ucx_on_control(void *arg, const void *header, size_t header_by
 static void on_endpoint_error(void *arg, ucp_ep_h ep, ucs_status_t status) {
     struct xfer_ucx_peer *peer = arg;
     if (peer->ep != ep) return;
-    log_debug("transfer: endpoint over %s: %s", xfer_ucx_lane_name(peer->lane->kind),
+    log_debug("transfer: endpoint over %s: %s", xfer_ucx_lane_name(peer->lane),
               peer->ucx->ucp->status_string(status));
     peer->failure = peer_gone;
 }
 
-/* The lane to try now; NULL: none leads there. */
-static struct xfer_ucx_lane *choose_lane(const struct xfer_ucx_peer *peer) {
-    struct xfer_ucx *ucx = peer->ucx;
-    struct xfer_ucx_lane *shm = &ucx->lanes[XFER_LANE_SHM], *tcp = &ucx->lanes[XFER_LANE_TCP];
-    bool is_node = peer->address.host == ucx->own.host;
-    bool is_seen = peer->address.processes == ucx->own.processes;
-    if (shm->worker && peer->address.lane_bytes[XFER_LANE_SHM] && is_node && is_seen &&
-        !peer->is_shm_bad)
-        return shm;
-    return tcp->worker && peer->address.lane_bytes[XFER_LANE_TCP] ? tcp : NULL;
+/* The lane to try now.  false: none leads there. */
+static bool choose_lane(const struct xfer_ucx_peer *peer, enum xfer_lane_kind *out) {
+    const struct xfer_ucx *ucx = peer->ucx;
+    bool is_near = peer->address.host == ucx->own.host && peer->address.network == ucx->own.network;
+    *out = XFER_LANE_SHM;
+    if (ucx->listen_fd >= 0 && is_near && !peer->is_shm_bad &&
+        peer->address.lane_bytes[XFER_LANE_SHM] == ucx->own.lane_bytes[XFER_LANE_SHM])
+        return true;
+    *out = XFER_LANE_TCP;
+    return ucx->tcp.worker && peer->address.lane_bytes[XFER_LANE_TCP];
 }
 
-static bool open_endpoint(struct xfer_ucx_peer *peer, struct xfer_ucx_lane *lane) {
+static bool open_endpoint(struct xfer_ucx_peer *peer) {
     struct xfer_ucx *ucx = peer->ucx;
     ucp_ep_params_t params = {
         .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                       UCP_EP_PARAM_FIELD_ERR_HANDLER | UCP_EP_PARAM_FIELD_FLAGS,
-        .address = (const ucp_address_t *) (const void *) peer->address.lanes[lane->kind],
+        .address = (const ucp_address_t *) (const void *) peer->address.lanes[XFER_LANE_TCP],
         .err_mode = UCP_ERR_HANDLING_MODE_PEER,
         .err_handler = {on_endpoint_error, peer},
         .flags = UCP_EP_PARAMS_FLAGS_NO_LOOPBACK,
     };
     ucp_ep_h ep = NULL;
-    ucs_status_t status = ucx->ucp->ep_create(lane->worker, &params, &ep);
+    ucs_status_t status = ucx->ucp->ep_create(ucx->tcp.worker, &params, &ep);
     if (status != UCS_OK) {
-        log_debug("transfer: no endpoint over %s: %s", xfer_ucx_lane_name(lane->kind),
-                  ucx->ucp->status_string(status));
+        log_debug("transfer: no endpoint over tcp: %s", ucx->ucp->status_string(status));
         return false;
     }
     peer->ep = ep;
-    peer->lane = lane;
+    peer->lane = XFER_LANE_TCP;
     peer->dial = draw(ucx);
     peer->remote_dial = 0;
     peer->failure = NULL;
     peer->opened_us = ucx->now_us;
     return true;
+}
+
+static bool open_link(struct xfer_ucx_peer *peer) {
+    peer->link = xfer_ucx_dial_link(peer->ucx, peer);
+    peer->lane = XFER_LANE_SHM;
+    peer->failure = NULL;
+    peer->opened_us = peer->ucx->now_us;
+    return peer->link != NULL;
 }
 
 static void fail_meeting(struct xfer_ucx_peer *peer, const char *reason) {
@@ -319,32 +326,32 @@ static void fail_meeting(struct xfer_ucx_peer *peer, const char *reason) {
 }
 
 static void dial(struct xfer_ucx_peer *peer) {
-    for (;;) {
-        struct xfer_ucx_lane *lane = choose_lane(peer);
-        if (!lane) {
+    enum xfer_lane_kind lane;
+    for (bool is_open = false; !is_open;) {
+        if (!choose_lane(peer, &lane)) {
             fail_meeting(peer, "no transport leads to the peer: different nodes need TCP and "
                                "--transfer-listen with an address that both reach");
             return;
         }
-        if (open_endpoint(peer, lane)) break;
-        if (lane->kind == XFER_LANE_TCP) {
+        is_open = lane == XFER_LANE_SHM ? open_link(peer) : open_endpoint(peer);
+        if (!is_open && lane == XFER_LANE_TCP) {
             fail_meeting(peer, "the peer's transfer address cannot be reached over TCP: is it on "
                                "another node and listens on loopback? (--transfer-listen)");
             return;
         }
-        peer->is_shm_bad = true;
+        if (!is_open) peer->is_shm_bad = true;
     }
     peer->state = XFER_UCX_MEETING;
     peer->ucx->under_way++;
-    send_control(peer, XFER_HELLO, 0);
+    if (lane == XFER_LANE_TCP) send_control(peer, XFER_HELLO, 0);
 }
 
-/* The meeting failed on this lane: the next one, or the end. */
+/* The meeting failed on this lane: the next one, or the end.  Who is silent on shared memory is
+ * there, and will be silent on TCP too. */
 static void meet_elsewhere(struct xfer_ucx_peer *peer, const char *reason) {
-    bool was_shm = peer->lane->kind == XFER_LANE_SHM;
+    bool was_shm = peer->lane == XFER_LANE_SHM;
     close_endpoint(peer);
-    /* Where it has carried before, it is the peer that is silent. */
-    if (!was_shm || (peer->was_shm_good && reason == peer_silent)) {
+    if (!was_shm || reason == peer_silent) {
         fail_meeting(peer, reason);
         return;
     }
@@ -354,19 +361,24 @@ static void meet_elsewhere(struct xfer_ucx_peer *peer, const char *reason) {
 
 static void tell_lane(struct xfer_ucx_peer *peer) {
     static atomic_bool is_told;
-    if (peer->lane->kind == XFER_LANE_SHM) peer->was_shm_good = true;
-    count_pair(peer, 1);
-    log_info("transfer: a peer is reached over %s", xfer_ucx_lane_name(peer->lane->kind));
-    bool is_node = peer->address.host == peer->ucx->own.host;
-    bool wanted_shm = peer->ucx->lanes[XFER_LANE_SHM].worker && is_node &&
+    const struct xfer_ucx *ucx = peer->ucx;
+    xfer_ucx_count_pair(peer->ucx, peer->lane, 1);
+    log_info("transfer: a peer is reached over %s", xfer_ucx_lane_name(peer->lane));
+    bool wanted_shm = ucx->listen_fd >= 0 && peer->address.host == ucx->own.host &&
                       peer->address.lane_bytes[XFER_LANE_SHM];
-    if (peer->lane->kind != XFER_LANE_TCP || !wanted_shm || atomic_exchange(&is_told, true)) return;
-    bool is_seen = peer->address.processes == peer->ucx->own.processes;
+    if (peer->lane != XFER_LANE_TCP || !wanted_shm || atomic_exchange(&is_told, true)) return;
     log_warn("transfer: shared memory does not carry blocks between workers of this node: they go "
              "over TCP, several times slower; %s",
-             is_seen
-                 ? "both need the same user and 64 MiB free in /dev/shm (docker --shm-size)"
-                 : "they are in different PID namespaces (docker --pid, shareProcessNamespace)");
+             peer->address.network == ucx->own.network
+                 ? "both need the same user, and at most 16 peers each"
+                 : "they are in different network namespaces (docker --network, or one pod)");
+}
+
+void xfer_ucx_welcome(struct xfer_ucx_peer *peer) {
+    peer->state = XFER_UCX_READY;
+    peer->ucx->under_way--;
+    tell_lane(peer);
+    end_probes(peer, ERR_OK, NULL);
 }
 
 /* Our endpoint to who dialled.  UCX joins the n-th endpoint that one worker opens to another with
@@ -374,7 +386,7 @@ static void tell_lane(struct xfer_ucx_peer *peer) {
  * only then does closing ours end what the peer's carries. */
 static bool answer_dial(struct xfer_ucx_peer *peer, const struct xfer_ucx_control *control) {
     for (uint32_t i = 0; i < JOIN_TRIES; i++) {
-        if (!open_endpoint(peer, control->lane)) return false;
+        if (!open_endpoint(peer)) return false;
         if (!control->reply_ep || peer->ep == control->reply_ep) return true;
         close_endpoint(peer);
     }
@@ -391,12 +403,10 @@ static void on_hello(struct xfer_ucx *ucx, const struct xfer_ucx_control *contro
         log_warn("transfer: a worker that wants to send is refused: %s", reason);
         return;
     }
-    bool is_stale =
-        peer->state != XFER_UCX_IDLE &&
-        (peer->lane != control->lane || (peer->remote_dial && peer->remote_dial != hello->dial));
-    if (is_stale) close_peer(peer, "the peer has opened a new connection");
-    if (control->lane->kind == XFER_LANE_TCP && choose_lane(peer) != control->lane)
-        peer->is_shm_bad = true; /* it found out */
+    bool is_stale = peer->state != XFER_UCX_IDLE && peer->ep && peer->remote_dial &&
+                    peer->remote_dial != hello->dial;
+    if (is_stale || peer->link) close_peer(peer, "the peer has opened a new connection");
+    peer->is_shm_bad = true; /* it found out, if it was not clear from the start */
     if (peer->state == XFER_UCX_IDLE) {
         if (!answer_dial(peer, control)) return; /* the peer's meeting times out */
         peer->state = XFER_UCX_READY;
@@ -408,15 +418,11 @@ static void on_hello(struct xfer_ucx *ucx, const struct xfer_ucx_control *contro
 
 static void on_welcome(struct xfer_ucx *ucx, const struct xfer_ucx_control *control) {
     for (struct xfer_ucx_peer *peer = ucx->peers; peer; peer = peer->next) {
-        if (peer->state != XFER_UCX_MEETING || peer->lane != control->lane ||
-            peer->dial != control->hello.echo)
+        if (peer->state != XFER_UCX_MEETING || !peer->ep || peer->dial != control->hello.echo)
             continue;
-        peer->state = XFER_UCX_READY;
         peer->remote_dial = control->hello.dial;
         peer->is_stalled = false;
-        ucx->under_way--;
-        tell_lane(peer);
-        end_probes(peer, ERR_OK, NULL);
+        xfer_ucx_welcome(peer);
         return;
     }
 }
@@ -445,6 +451,9 @@ static bool is_meeting_late(const struct xfer_ucx_peer *peer) {
 }
 static bool is_sending_late(const struct xfer_ucx_peer *peer) {
     uint64_t timeout_us = 1000ull * peer->ucx->base.options.transfer_timeout_ms;
+    if (peer->link)
+        return peer->state == XFER_UCX_READY && peer->queue &&
+               peer->ucx->now_us - peer->link->moved_us > timeout_us;
     return peer->messages && !peer->has_closed && peer->ucx->now_us - peer->sent_us > timeout_us;
 }
 
@@ -462,7 +471,7 @@ static void stall(struct xfer_ucx_peer *peer) {
 }
 
 static bool serve_open_peer(struct xfer_ucx_peer *peer) {
-    bool is_meeting = peer->state == XFER_UCX_MEETING, is_tcp = peer->lane->kind == XFER_LANE_TCP;
+    bool is_meeting = peer->state == XFER_UCX_MEETING, is_tcp = peer->lane == XFER_LANE_TCP;
     bool is_late = is_meeting_late(peer) || is_sending_late(peer);
     if (peer->failure && is_meeting) meet_elsewhere(peer, peer->failure);
     else if (peer->failure) close_peer(peer, peer->failure);
@@ -504,8 +513,7 @@ void xfer_ucx_free_peers(struct xfer_ucx *ucx) {
         if (peer->state != XFER_UCX_IDLE) close_endpoint(peer);
     /* What UCX holds comes back through its callbacks: a few rounds, each of which may end some. */
     for (uint32_t i = 0; i < 1000 && (i < 10 || ucx->closing); i++) {
-        for (uint32_t k = 0; k < XFER_WIRE_LANES; k++)
-            if (ucx->lanes[k].worker) ucx->ucp->worker_progress(ucx->lanes[k].worker);
+        if (ucx->tcp.worker) ucx->ucp->worker_progress(ucx->tcp.worker);
         serve_closing(ucx);
     }
 }

@@ -64,7 +64,7 @@ enum err xfer_wire_write_address(const struct xfer_wire_address *address,
     if (bytes > sizeof raw) return ERR_LIMIT;
     at = put(at, XFER_WIRE_VERSION, 1);
     at = put(at, address->host, 8);
-    at = put(at, address->processes, 8);
+    at = put(at, address->network, 8);
     for (uint32_t i = 0; i < XFER_WIRE_LANES; i++) at = put(at, address->lane_bytes[i], 2);
     for (uint32_t i = 0; i < XFER_WIRE_LANES; i++) {
         memcpy(at, address->lanes[i], address->lane_bytes[i]);
@@ -90,7 +90,7 @@ enum err xfer_wire_read_address(const char *text, struct xfer_wire_address *out)
     struct xfer_wire_address address;
     memset(&address, 0, sizeof address);
     address.host = get(&at, 8);
-    address.processes = get(&at, 8);
+    address.network = get(&at, 8);
     size_t needed = ADDRESS_FIXED_BYTES;
     for (uint32_t i = 0; i < XFER_WIRE_LANES; i++) {
         address.lane_bytes[i] = (uint32_t) get(&at, 2);

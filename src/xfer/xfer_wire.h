@@ -1,7 +1,7 @@
 /* xfer_wire - the bytes of the UCX body: the address text, and the headers of its messages.
  *
  * Pure; little endian, fixed width.  A decoder checks every count against the bytes it has.  What
- * UCX itself puts into an address stays opaque; a checksum finds text that was cut or mangled. */
+ * a lane itself puts into an address stays opaque; a checksum finds text that was cut or mangled. */
 #ifndef GRAMME_XFER_XFER_WIRE_H
 #define GRAMME_XFER_XFER_WIRE_H
 
@@ -19,8 +19,8 @@ enum xfer_lane_kind { XFER_LANE_SHM, XFER_LANE_TCP };
 #define XFER_WIRE_ADDRESS_BYTES 764u
 
 struct xfer_wire_address {
-    uint64_t host;      /* a hash of the node's boot id: the same memory */
-    uint64_t processes; /* of its PID namespace: shared memory is found through /proc */
+    uint64_t host;    /* a hash of the node's boot id: the same memory */
+    uint64_t network; /* of its network namespace: where its socket can be found */
     uint32_t lane_bytes[XFER_WIRE_LANES]; /* 0: the worker has no such lane */
     uint8_t lanes[XFER_WIRE_LANES][XFER_WIRE_ADDRESS_BYTES];
 };
@@ -67,7 +67,8 @@ struct xfer_header {
     struct xfer_entry entries[XFER_ENTRIES_MAX]; /* their bytes follow each other */
 };
 #define XFER_ENTRY_WIRE_BYTES 24u
-#define XFER_HEADER_BYTES (56u + XFER_ENTRIES_MAX * XFER_ENTRY_WIRE_BYTES)
+#define XFER_HEADER_OF_BYTES(entries) (56u + (entries) *XFER_ENTRY_WIRE_BYTES)
+#define XFER_HEADER_BYTES XFER_HEADER_OF_BYTES(XFER_ENTRIES_MAX)
 
 size_t xfer_wire_write_header(const struct xfer_header *header, uint8_t out[XFER_HEADER_BYTES]);
 MUST_USE enum err xfer_wire_read_header(const uint8_t *data, size_t bytes, struct xfer_header *out);

@@ -27,6 +27,14 @@ static void remove_work(struct xfer_table *table, struct xfer_work *work) {
     work->is_in_table = false;
 }
 
+bool xfer_work_fits(const struct xfer_work *work, const struct xfer_entry *entry) {
+    if (entry->part >= work->plan->part_count) return false;
+    struct xfer_part part = xfer_plan_part(work->plan, entry->part);
+    return part.pair->own_rank == entry->target_rank &&
+           part.pair->peer_rank == entry->source_rank && part.at == entry->at &&
+           part.bytes == entry->bytes;
+}
+
 bool xfer_work_begin(struct xfer_work *work, uint32_t piece, uint32_t part_first,
                      uint32_t part_count) {
     uint32_t parts = work->plan->part_count;
@@ -68,6 +76,16 @@ void xfer_work_break(struct xfer *xfer, struct xfer_work *work, uint32_t piece,
     if (work->is_broken || work->is_forgotten) return;
     work->is_broken = true;
     tell(xfer, work, work->piece_count, XFER_BROKEN, piece, reason);
+}
+
+void xfer_work_break_from(struct xfer *xfer, struct xfer_table *table, const void *from,
+                          const char *reason) {
+    for (uint32_t i = 0; i < XFER_BUCKETS; i++)
+        for (struct xfer_work *work = table->buckets[i]; work; work = work->table_next) {
+            if (work->from != from) continue;
+            work->from = NULL;
+            xfer_work_break(xfer, work, work->first_piece, reason);
+        }
 }
 
 void xfer_work_end(struct xfer *xfer, struct xfer_table *table, struct xfer_work *work,

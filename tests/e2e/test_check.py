@@ -234,7 +234,7 @@ class Doctor(unittest.TestCase):
             self.assertLessEqual(set(finding), {"severity", "what", "found", "fix"})
             self.assertIn(finding["severity"], ("ok", "note", "warning", "error"))
             self.assertTrue(finding["severity"] in ("ok", "note") or finding["fix"], finding)
-        self.assertLessEqual({"processor", "threads", "memory", "open files", "/dev/shm", "port", "nats-server", "ucx", "gpus"},
+        self.assertLessEqual({"processor", "threads", "memory", "open files", "port", "nats-server", "ucx", "kv by shm", "gpus"},
                              {finding["what"] for finding in answer["findings"]})
 
     def test_for_people(self):

@@ -54,8 +54,8 @@ class SameTokens(unittest.TestCase):
             if lane:
                 self.assertIn(f"transfers go by {lane}", graph.log())
 
-    def test_shared_memory_or_what_there_is(self):
-        self.check()
+    def test_shared_memory(self):
+        self.check(lane="shm")
 
     def test_tcp(self):
         self.check("--transfer-transports=tcp,self", lane="tcp")

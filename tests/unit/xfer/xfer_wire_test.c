@@ -23,7 +23,7 @@ static void test_addresses(void **state) {
         struct xfer_wire_address address, again;
         memset(&address, 0, sizeof address);
         address.host = rig_random(&random_state);
-        address.processes = rig_random(&random_state);
+        address.network = rig_random(&random_state);
         for (uint32_t i = 0; i < XFER_WIRE_LANES; i++) {
             address.lane_bytes[i] = rig_draw(&random_state, 340);
             fill(address.lanes[i], address.lane_bytes[i]);
