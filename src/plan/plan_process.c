@@ -11,7 +11,7 @@
 #define SERVICE_BYTES (1 * MIB)    /* what eight service threads touch of their stacks */
 #define HEAP_BYTES (8 * MIB)       /* two arenas' slack, options, files' indexes, engine, bus */
 #define FRONTEND_HEAP_BYTES (8 * MIB) /* connections, queue, template */
-#define TRANSFER_BYTES (24 * MIB)     /* the transfer's library, its own heap and rings of shared memory */
+#define TRANSFER_BYTES (24 * MIB)     /* the transfer's library, its heap and its rings */
 #define VOCAB_ENTRY_BYTES 512 /* strings, merges, hash tables and word caches of a tokenizer */
 #define TOKEN_BYTES 16        /* an id, its logprob and text, on its way */
 

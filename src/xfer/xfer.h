@@ -8,9 +8,9 @@
  *   D: expect --pieces arrive--> RECEIVED each ... --forget--> (receives under way) --> RELEASED
  *   P: send   --------------------> SENT | FAILED
  *
- * Bodies: in-process (workers of one process), ucx (shared memory on a node, UCX over TCP between), fake
- * (tests: delay, loss, death).  Calls come from the owner, the step thread; bytes move on the
- * body's own thread; wake is called from any thread when xfer_take has something. */
+ * Bodies: in-process (workers of one process), ucx (shared memory on a node, UCX over TCP between
+ * nodes), fake (tests: delay, loss, death).  Calls come from the owner, the step thread; bytes move
+ * on the body's own thread; wake is called from any thread when xfer_take has something. */
 #ifndef GRAMME_XFER_XFER_H
 #define GRAMME_XFER_XFER_H
 

@@ -1,9 +1,9 @@
 /* xfer_ucx_data - see xfer_ucx.h: pieces out, over either lane, and pieces in, over TCP.
  *
- * Shared memory takes them part by part (xfer_ucx_shm.c).  TCP out: a run of at least XFER_UCX_DIRECT_BYTES goes straight from the block; shorter ones are
- * packed into a slot, as many parts of one work as fit.  In: the header decides before a byte is
- * taken; a part that is one run here is received straight into its block, the rest through a
- * slot. */
+ * Shared memory takes them part by part (xfer_ucx_shm.c).  TCP out: a run of at least
+ * XFER_UCX_DIRECT_BYTES goes straight from the block; shorter ones are packed into a slot, as many
+ * parts of one work as fit.  In: the header decides before a byte is taken; a part that is one run
+ * here is received straight into its block, the rest through a slot. */
 #include <string.h>
 
 #include <xxhash.h>

@@ -1,7 +1,7 @@
 /* xfer_ucx_lane - see xfer_ucx.h: which lanes this worker has, and UCX's context for TCP.
  *
- * The settings are facts of UCX 1.13: a dead process is noticed by keepalive, whose default is 20 s;
- * 64 KiB segments double the speed of TCP. */
+ * The settings are facts of UCX 1.13: a dead process is noticed by keepalive, whose default is
+ * 20 s; 64 KiB segments double the speed of TCP. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <ifaddrs.h>

@@ -1,10 +1,10 @@
 /* xfer_ucx_peer - see xfer_ucx.h: how two workers meet, and how a pair is closed by force.
  *
- * Who wants to send dials, by shared memory where it leads there, else by TCP.  Over TCP it opens an
- * endpoint and sends HELLO with its address and a pattern by
- * rendezvous; the other opens its own endpoint to that address, which UCX joins with the first, so
- * that each side holds a handle to close, and sends the pattern back.  So the lane has carried
- * bulk data both ways before a block depends on it. */
+ * Who wants to send dials, by shared memory where it leads there, else by TCP.  Over TCP it opens
+ * an endpoint and sends HELLO with its address and a pattern by rendezvous; the other opens its own
+ * endpoint to that address, which UCX joins with the first, so that each side holds a handle to
+ * close, and sends the pattern back.  So the lane has carried bulk data both ways before a block
+ * depends on it. */
 #include <stdio.h>
 #include <string.h>
 

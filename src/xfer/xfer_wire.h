@@ -1,7 +1,7 @@
 /* xfer_wire - the bytes of the UCX body: the address text, and the headers of its messages.
  *
- * Pure; little endian, fixed width.  A decoder checks every count against the bytes it has.  What
- * a lane itself puts into an address stays opaque; a checksum finds text that was cut or mangled. */
+ * Pure; little endian, fixed width.  A decoder checks every count against the bytes it has.  What a
+ * lane itself puts into an address stays opaque; a checksum finds text that was cut or mangled. */
 #ifndef GRAMME_XFER_XFER_WIRE_H
 #define GRAMME_XFER_XFER_WIRE_H
 
