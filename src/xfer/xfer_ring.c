@@ -1,6 +1,7 @@
 /* xfer_ring - see xfer_ring.h. */
 #include "xfer/xfer_ring.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
@@ -9,6 +10,7 @@
 
 #include "base/num.h"
 
+#define NOEXEC_SEAL 8u /* since Linux 6.3, where a machine may insist on it */
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 /* Each side's words on a line of their own. */
@@ -29,7 +31,9 @@ static enum err map_memory(struct xfer_ring *ring, int fd, bool is_writer) {
 
 enum err xfer_ring_create(struct xfer_ring *ring, int *fd) {
     *ring = (struct xfer_ring){.is_writer = true};
-    int new = memfd_create("gramme-transfer", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+    int new = memfd_create("gramme-transfer", flags | NOEXEC_SEAL);
+    if (new < 0 && errno == EINVAL) new = memfd_create("gramme-transfer", flags);
     if (new < 0) return ERR_IO;
     if (ftruncate(new, sizeof *ring->memory) != 0 || fcntl(new, F_ADD_SEALS, SEALS) != 0 ||
         map_memory(ring, new, true)) {

@@ -42,6 +42,8 @@
 #define DEADLINE_US 20000000u
 #define TIMEOUT_MS 1000u
 
+static uint32_t timeout_ms = TIMEOUT_MS;
+
 static uint64_t seed;
 
 /* --- a process and its partner ---------------------------------------------------------------- */
@@ -100,7 +102,7 @@ static void open_side(struct side *side, uint64_t instance) {
                                    .rank_count = side->rig.tp,
                                    .block_size = 16,
                                    .is_verifying = true,
-                                   .transfer_timeout_ms = TIMEOUT_MS,
+                                   .transfer_timeout_ms = timeout_ms,
                                    .transports = side->transports};
     struct err_text text;
     enum err e = xfer_ucx_create(&options, &text, &side->xfer);
@@ -809,6 +811,84 @@ static void noise_d(struct side *side) {
 
 static void test_noise(void **state) { run_pair(noise_p, noise_d, "shm", NULL, NULL); }
 
+/* --- a part of which half is here ---------------------------------------------------------------- */
+
+static void write_frame(struct xfer_ring *ring, uint32_t piece, uint32_t bytes, uint32_t now) {
+    uint8_t *at, text[XFER_HEADER_BYTES];
+    struct xfer_header header = {.entry_count = 1, .id = {2, 1, {seed, 1}}};
+    header.entries[0] = (struct xfer_entry){.piece = piece, .bytes = bytes};
+    size_t size = xfer_wire_write_header(&header, text);
+    CHECK(xfer_ring_look(ring, &at) >= 128 + now && size <= 128);
+    memcpy(at, text, size);
+    memset(at + 128, 0xee, now);
+    (void) !xfer_ring_pass(ring, 128 + now);
+}
+
+/* Until D has taken all; we stand at the ring's end, where the room shows it. */
+static void await_taken(struct xfer_ring *ring, int fd) {
+    uint8_t *at;
+    uint64_t until_us = clock_now_us() + DEADLINE_US;
+    CHECK(ring->at % XFER_RING_BYTES == 0);
+    pass_raw(fd, '.', -1);
+    while (xfer_ring_look(ring, &at) < XFER_RING_BYTES) CHECK(clock_now_us() < until_us);
+}
+
+/* A sender that stands still in the middle of a part, and wakes after D has forgotten it. */
+static void half_p(struct side *side) {
+    struct xfer_ring ring;
+    uint8_t *at;
+    int file;
+    rig_init(&side->rig, 1, 2, 1, 1, 65536, RIG_IMAGE);
+    open_side(side, 1);
+    wait_mark(side);
+    CHECK(!xfer_ring_create(&ring, &file));
+    int fd = dial_raw(side);
+    pass_raw(fd, 'r', file);
+    close(file);
+    uint32_t most = XFER_PART_BYTES; /* of a piece that nobody wants: it is skipped */
+    write_frame(&ring, 7, most, most);
+    uint32_t rest = (uint32_t) (XFER_RING_BYTES - ring.at) - 256 - 65536;
+    write_frame(&ring, 7, rest, rest);
+    write_frame(&ring, 0, 131072, 65536);
+    await_taken(&ring, fd);
+    mark(side);
+    wait_mark(side);
+    CHECK(xfer_ring_look(&ring, &at) == XFER_RING_BYTES);
+    memset(at, 0xee, 65536);
+    (void) !xfer_ring_pass(&ring, 65536);
+    write_frame(&ring, 7, most, most);
+    rest = (uint32_t) (2 * XFER_RING_BYTES - ring.at) - 128;
+    write_frame(&ring, 7, rest, rest);
+    await_taken(&ring, fd);
+    mark(side);
+    xfer_ring_close(&ring);
+    close(fd);
+    close_side(side);
+}
+
+static void half_d(struct side *side) {
+    rig_init(&side->rig, 1, 2, 1, 1, 65536, RIG_IMAGE);
+    open_side(side, 2);
+    struct xfer_id id = expect(side, 1, 1, 1);
+    mark(side);
+    wait_mark(side);
+    release_work(side, &id); /* long before the transfer timeout: D itself copies, or does not */
+    own_blocks(side, 1);
+    mark(side);
+    wait_mark(side);
+    check_own(side, 1);
+    struct xfer_counts counts;
+    xfer_get_counts(side->xfer, &counts);
+    CHECK(counts.received_bytes == 0 && counts.received_pieces == 0);
+    close_side(side);
+}
+
+static void test_half(void **state) {
+    timeout_ms = 60000;
+    run_pair(half_p, half_d, "shm", NULL, NULL);
+    timeout_ms = TIMEOUT_MS;
+}
+
 /* --- what create refuses ---------------------------------------------------------------------- */
 
 static void refuse_side(struct side *side) {
@@ -882,6 +962,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_forget),     cmocka_unit_test(test_fallback),
         cmocka_unit_test(test_refusals),   cmocka_unit_test(test_look),
         cmocka_unit_test(test_closed_shm), cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_half),
     };
     if (argc > 2) cmocka_set_test_filter(argv[2]);
     if (argc > 3) log_configure(LOG_DEBUG, LOG_HUMAN, NULL);
