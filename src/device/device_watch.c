@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,7 +19,6 @@
 #define STACK_BYTES (1u << 20) /* address space: few pages of it are touched */
 #define MIB (1ull << 20)
 #define LOW_BYTES (256 * MIB)  /* beneath, or beneath 2 % of the machine, anything may be killed */
-#define SHM_BYTES (32 * MIB)   /* the transfer rings of two workers */
 #define SLACK_BYTES (64 * MIB) /* between where a warning begins and where it ends, at least */
 #define COST_SHARE 200u        /* a measurement may take so small a part of the time: 0.5 % */
 
@@ -51,10 +49,6 @@ static bool weigh(enum device_watch_kind kind, const struct device_watch_sample 
         *have = host->planned_bytes + host->planned_bytes / 100 + SLACK_BYTES;
         *need = host->used_bytes + host->lent_bytes;
         return host->planned_bytes > 0;
-    case DEVICE_WATCH_SHM:
-        *have = host->shm_bytes;
-        *need = SHM_BYTES;
-        return host->shm_bytes != UINT64_MAX;
     default: break;
     }
     uint32_t index = (uint32_t) kind - DEVICE_WATCH_CARD;
@@ -79,7 +73,7 @@ bool device_watch_judge(struct device_watch_state *state, enum device_watch_kind
         return begins;
     }
     uint64_t slack = need / 10 < SLACK_BYTES ? SLACK_BYTES : need / 10;
-    if (kind == DEVICE_WATCH_SHM || kind == DEVICE_WATCH_LOW) slack = need;
+    if (kind == DEVICE_WATCH_LOW) slack = need;
     if (have - need > slack) *is_warned = false;
     return false;
 }
@@ -113,12 +107,6 @@ void device_watch_describe(enum device_watch_kind kind, const struct device_watc
                  "the makers, with the output of gramme plan --explain",
                  gib(host->used_bytes + host->lent_bytes), gib(host->planned_bytes),
                  gib(host->drift_bytes));
-        return;
-    case DEVICE_WATCH_SHM:
-        snprintf(out, room,
-                 "/dev/shm is nearly full: %.0f MiB are left, and handoff between workers falls "
-                 "back to TCP; remove stale files there, or give the container more (--shm-size)",
-                 (double) host->shm_bytes / (double) MIB);
         return;
     default: break;
     }
@@ -188,8 +176,7 @@ static void look_at_host(const struct device_watch_options *options, struct meas
     *out = (struct device_watch_host){.total_bytes = cpu.memory_bytes,
                                       .available_bytes = cpu.memory_available_bytes,
                                       .bound = cpu.memory_bound,
-                                      .planned_bytes = options->planned_bytes,
-                                      .shm_bytes = UINT64_MAX};
+                                      .planned_bytes = options->planned_bytes};
     if (!read_resident(options->roots, "self", &out->used_bytes, &own)) out->used_bytes = 0;
     uint64_t free_or_own = out->available_bytes + own;
     if (out->total_bytes > free_or_own) out->other_bytes = out->total_bytes - free_or_own;
@@ -197,9 +184,6 @@ static void look_at_host(const struct device_watch_options *options, struct meas
     uint64_t here = out->used_bytes + out->lent_bytes;
     if (out->planned_bytes && here > out->planned_bytes)
         out->drift_bytes = here - out->planned_bytes;
-    struct statvfs shm;
-    if (options->is_node && statvfs(options->shm ? options->shm : "/dev/shm", &shm) == 0)
-        out->shm_bytes = (uint64_t) shm.f_bavail * shm.f_frsize;
 }
 
 /* This process, or a child of the family's. */
@@ -304,8 +288,7 @@ struct device_watch {
 };
 
 static bool is_told_here(const struct device_watch *watch, enum device_watch_kind kind) {
-    bool is_of_node = kind == DEVICE_WATCH_LOW || kind == DEVICE_WATCH_SHM;
-    return !is_of_node || watch->options.is_node;
+    return kind != DEVICE_WATCH_LOW || watch->options.is_node;
 }
 
 static void warn(struct device_watch *watch, enum device_watch_kind kind,

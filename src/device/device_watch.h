@@ -2,7 +2,7 @@
  * hurts.
  *
  * One thread a watch, a look every two seconds: this machine's memory (RAM and cgroup), what this
- * process has of it, /dev/shm, and the cards that it is told to look at, with who holds them.  A
+ * process has of it, and the cards that it is told to look at, with who holds them.  A
  * worker watches its own plan, from before its first byte is loaded; the supervisor watches the
  * node.  At rest a look is a few small files of /proc; a process with a plan is also measured as
  * the plan counts (device_process.h), as often as half a percent of a core allows, and followed by
@@ -40,7 +40,6 @@ struct device_watch_host {
     uint64_t planned_bytes; /* of this process; 0: it has no plan */
     uint64_t other_bytes;   /* taken, and not by this process */
     uint64_t drift_bytes;   /* used and lent beyond the plan: it plans each file as its own */
-    uint64_t shm_bytes;     /* free in /dev/shm; UINT64_MAX: there is none */
 };
 
 struct device_watch_card {
@@ -65,7 +64,6 @@ enum device_watch_kind {
     DEVICE_WATCH_PLAN,  /* what the plan still counts on is not there (any more) */
     DEVICE_WATCH_LOW,   /* hardly any is left, plan or not */
     DEVICE_WATCH_DRIFT, /* this process uses more than planned */
-    DEVICE_WATCH_SHM,   /* /dev/shm is nearly full: handoff will fall back to TCP */
     DEVICE_WATCH_CARD,  /* + card: others took of it what the plan counts on */
     DEVICE_WATCH_KINDS = DEVICE_WATCH_CARD + DEVICE_GPUS_MAX,
 };
@@ -84,12 +82,11 @@ void device_watch_describe(enum device_watch_kind kind, const struct device_watc
 /* --- the thread ------------------------------------------------------------------------- */
 
 struct device_watch_options {
-    const struct device_roots *roots; /* NULL: the system's */
-    const char *shm;                  /* NULL: /dev/shm */
-    const char *library;              /* NVML; NULL: the system's */
-    uint32_t interval_ms;             /* 0: 2000 */
-    bool is_node;                     /* also low memory and /dev/shm, which are the node's */
-    uint64_t planned_bytes;           /* of this process */
+    const struct device_roots *roots;           /* NULL: the system's */
+    const char *library;                        /* NVML; NULL: the system's */
+    uint32_t interval_ms;                       /* 0: 2000 */
+    bool is_node;                               /* also low memory, which is the node's */
+    uint64_t planned_bytes;                     /* of this process */
     const struct device_process_range *weights; /* its mapped files, borrowed */
     uint32_t weights_count;
     uint32_t family_pid; /* whose children are ours too; 0: only this process's own */

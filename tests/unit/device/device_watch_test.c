@@ -27,8 +27,7 @@ static struct device_watch_sample sample_of(uint64_t total, uint64_t available, 
                                                  .available_bytes = available,
                                                  .bound = "free memory",
                                                  .used_bytes = used,
-                                                 .planned_bytes = planned,
-                                                 .shm_bytes = UINT64_MAX}};
+                                                 .planned_bytes = planned}};
 }
 
 static void test_plan_is_short(void **state) {
@@ -110,11 +109,6 @@ static void test_other_warnings(void **state) {
     sample.host.lent_bytes = 2 * GIB; /* half of all is counted elsewhere, and it is too much */
     watch.is_warned[DEVICE_WATCH_DRIFT] = false;
     assert_true(device_watch_judge(&watch, DEVICE_WATCH_DRIFT, &sample));
-
-    assert_false(device_watch_judge(&watch, DEVICE_WATCH_SHM, &sample)); /* there is none */
-    sample.host.shm_bytes = 31 * MIB;
-    assert_true(device_watch_judge(&watch, DEVICE_WATCH_SHM, &sample));
-    assert_false(device_watch_judge(&watch, DEVICE_WATCH_SHM, &sample));
 }
 
 /* --- a /proc of our own --------------------------------------------------------------------- */
@@ -212,7 +206,7 @@ static void test_host(void **state) {
     put(root, "13/comm", "lar\033ge\n");
     const struct device_roots roots = {.proc = root, .cgroup = "/nonexistent"};
     struct device_watch_options options = {
-        .roots = &roots, .planned_bytes = 150 * MIB, .is_node = true, .shm = root};
+        .roots = &roots, .planned_bytes = 150 * MIB, .is_node = true};
     struct device_watch_sample sample;
     device_watch_look(&options, &sample);
     assert_int_equal(sample.host.total_bytes, 1024 * MIB);
@@ -220,7 +214,6 @@ static void test_host(void **state) {
     assert_int_equal(sample.host.used_bytes, 200 * MIB);
     assert_int_equal(sample.host.drift_bytes, 50 * MIB);
     assert_int_equal(sample.host.other_bytes, 412 * MIB); /* 512 taken, 100 of them ours */
-    assert_int_not_equal(sample.host.shm_bytes, UINT64_MAX);
     struct device_watch_holder largest;
     device_watch_find_largest(&roots, &largest);
     assert_int_equal(largest.pid, 13);
