@@ -106,6 +106,8 @@ static const struct shape shapes[] = {
      QKV_BIAS, 0, 0},
     {"qwq-32b", MODEL_QWEN2, 64, 5120, 27648, 40, 8, 128, 152064, 40960, 1e6f, 1e-5f, QKV_BIAS,
      0, 0},
+    {"qwq-32b-preview", MODEL_QWEN2, 64, 5120, 27648, 40, 8, 128, 152064, 32768, 1e6f, 1e-5f,
+     QKV_BIAS, 0, 0},
     {"deepseek-r1-distill-qwen-1.5b", MODEL_QWEN2, 28, 1536, 8960, 12, 2, 128, 151936, 131072,
      1e4f, 1e-6f, QKV_BIAS, 0, 0},
     {"deepseek-r1-distill-qwen-7b", MODEL_QWEN2, 28, 3584, 18944, 28, 4, 128, 152064, 131072,
@@ -171,7 +173,7 @@ static bool canonical(const char *name, char out[NAME_BYTES]) {
     /* The longer before what it contains. */
     static const char *const noise[] = {
         "-fp8-dynamic", "-fp8-kv", "-gptq-int4", "-gptq-int8", "-gptq",     "-awq",   "-quantized",
-        ".w4a16",       ".w8a8",   "-w4a16",     "-w8a8",      "-bnb-4bit", "-nvfp4", "-int4",
+        ".w4a16",       ".w8a8",   "-w4a16",     "-w8a8",      "-bnb-4bit", "-nvfp4", "-fp4", "-int4",
         "-int8",        "-4bit",   "-fp8",       "-gguf",      "-bf16",     "-f16",   "-instruct",
         "-thinking",    "-chat",   "-coder",     "-base",      "-hf"};
     for (uint32_t i = 0; i < ARRAY_COUNT(noise); i++) cut_out(out, noise[i]);

@@ -263,13 +263,19 @@ static void compare_lengths(struct checker *checker) {
     bool is_own_cpu = !(component->budget.utilization > 0); /* nothing to take a share of */
     bool holds = is_own_cpu || graph_plan_try(component, 0, 0, (uint32_t) theirs, NULL);
     uint64_t right = holds ? theirs : mine;
-    snprintf(fix, sizeof fix, "write %smax-model-len: %llu", right == mine ? "VllmWorker." : "",
+    snprintf(fix, sizeof fix, "write %smax-model-len: %llu", holds ? "" : "VllmWorker.",
              (unsigned long long) right);
-    problem_add(checker->problems, PROBLEM_WARNING, "len-differs", "PrefillWorker", "max-model-len",
-                mark, fix,
-                "%llu is less than VllmWorker's %llu%s: longer prompts are prefilled by VllmWorker",
-                (unsigned long long) mine, (unsigned long long) theirs,
-                where(checker, decode, OPT_MAX_MODEL_LEN).text);
+    /* Where nobody wrote one it is what the cards hold: worth knowing, and no mistake. */
+    bool is_written = check_is_written(checker, prefill, OPT_MAX_MODEL_LEN) ||
+                      check_is_written(checker, decode, OPT_MAX_MODEL_LEN);
+    problem_add(checker->problems, is_written ? PROBLEM_WARNING : PROBLEM_NOTE, "len-differs",
+                "PrefillWorker", "max-model-len", mark, fix,
+                "%llu%s is less than VllmWorker's %llu%s: longer prompts are prefilled by "
+                "VllmWorker",
+                (unsigned long long) mine,
+                component->plan && component->plan->is_len_shrunk ? ", all that fits," : "",
+                (unsigned long long) theirs,
+                is_written ? where(checker, decode, OPT_MAX_MODEL_LEN).text : "");
 }
 
 /* --- the step ------------------------------------------------------------------------------ */

@@ -79,7 +79,10 @@ bool graph_plan_try(const struct graph_plan_component *component, uint32_t tenso
     struct plan_budget budget = component->budget;
     if (tensor_parallel) options.rank_count = tensor_parallel;
     if (utilization > 0) budget.utilization = utilization;
-    if (model_len) options.model_len_max = model_len;
+    if (model_len) {
+        options.model_len_max = model_len;
+        budget.may_shrink_len = false;
+    }
     budget.available_bytes = 0;
     if (!(budget.utilization > 0)) return false;
     struct plan *plan = alloc_zero(1, sizeof *plan);

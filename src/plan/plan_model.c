@@ -33,6 +33,7 @@ static const struct {
     {"int8", "int8", 8},
     {"modelopt_fp4", "fp4", 4.5},
     {"nvfp4", "fp4", 4.5},
+    {"-fp4", "fp4", 4.5},
     {"modelopt", "fp8", 8},
     {"fp8", "fp8", 8},
     {"compressed-tensors", "fp8", 8},

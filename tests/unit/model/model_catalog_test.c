@@ -56,6 +56,7 @@ static void test_names(void **state) {
         {"neuralmagic/Meta-Llama-3.1-405B-Instruct-FP8", "llama-3.1-405b"},
         {"RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w4a16", "llama-3.1-8b"},
         {"nvidia/Llama-3.1-8B-Instruct-NVFP4", "llama-3.1-8b"},
+        {"nvidia/Llama-3.3-70B-Instruct-FP4", "llama-3.3-70b"},
         {"unsloth/Llama-3.2-1B-Instruct-bnb-4bit", "llama-3.2-1b"},
         {"Qwen/Qwen2.5-32B-Instruct-GPTQ-Int4", "qwen2.5-32b"},
         {"Qwen/Qwen2.5-7B-Instruct-AWQ", "qwen2.5-7b"},

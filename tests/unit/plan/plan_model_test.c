@@ -62,7 +62,7 @@ static void test_formats(void **state) {
 
 /* --- checkpoints of formats that vLLM loads ----------------------------------------------- */
 
-enum stored { PER_TENSOR, PER_ROW, BLOCKS, AWQ, GPTQ, PACKED, NF4 };
+enum stored { PER_TENSOR, PER_ROW, BLOCKS, AWQ, GPTQ, PACKED, NF4, NVFP4 };
 
 /* Bytes of one matrix as its tensors stand in the checkpoint and on the card: weights, scales, zeros,
  * group indexes. */
@@ -75,6 +75,7 @@ static uint64_t stored_bytes(enum stored stored, uint64_t rows, uint64_t columns
     case AWQ: return rows * columns / 2 + groups * rows / 8 * 4 + groups * rows * 2;
     case GPTQ: return rows * columns / 2 + groups * rows / 8 * 4 + groups * rows * 2 + columns * 4;
     case PACKED: return rows * columns / 2 + groups * rows * 2 + 2 * 8;
+    case NVFP4: return rows * columns / 2 + rows * columns / 16 + 2 * 4;
     case NF4: return rows * columns / 2 + rows * columns / 64 * 4;
     }
     return 0;
@@ -195,6 +196,7 @@ static void test_named_formats(void **state) {
         {"Qwen2.5-32B-Instruct-GPTQ-Int4", GPTQ, 128},
         {"Meta-Llama-3.1-8B-Instruct-quantized.w4a16", PACKED, 128},
         {"Llama-3.2-3B-Instruct-bnb-4bit", NF4, 1},
+        {"Llama-3.3-70B-Instruct-FP4", NVFP4, 1},
     };
     for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
         struct plan_model model;
