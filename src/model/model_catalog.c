@@ -172,10 +172,11 @@ static bool canonical(const char *name, char out[NAME_BYTES]) {
     cut_file_suffix(out);
     /* The longer before what it contains. */
     static const char *const noise[] = {
-        "-fp8-dynamic", "-fp8-kv", "-gptq-int4", "-gptq-int8", "-gptq",     "-awq",   "-quantized",
-        ".w4a16",       ".w8a8",   "-w4a16",     "-w8a8",      "-bnb-4bit", "-nvfp4", "-fp4", "-int4",
-        "-int8",        "-4bit",   "-fp8",       "-gguf",      "-bf16",     "-f16",   "-instruct",
-        "-thinking",    "-chat",   "-coder",     "-base",      "-hf"};
+        "-fp8-dynamic", "-fp8-kv", "-gptq-int4", "-gptq-int8", "-gptq",     "-awq",
+        "-quantized",   ".w4a16",  ".w8a8",      "-w4a16",     "-w8a8",     "-bnb-4bit",
+        "-nvfp4",       "-fp4",    "-int4",      "-int8",      "-4bit",     "-fp8",
+        "-gguf",        "-bf16",   "-f16",       "-instruct",  "-thinking", "-chat",
+        "-coder",       "-base",   "-hf"};
     for (uint32_t i = 0; i < ARRAY_COUNT(noise); i++) cut_out(out, noise[i]);
     if (strncmp(out, "meta-", 5) == 0) memmove(out, out + 5, strlen(out + 5) + 1);
     return true;
