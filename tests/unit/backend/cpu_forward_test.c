@@ -327,7 +327,7 @@ static void ways_agree(const char *shape, enum tensor_type type, enum kv_dtype d
         {1, 1, 16, 1, 4096, NULL},       {1, 16, 8, 2, 4096, NULL},
         {1, 17, 32, 3, 4096, NULL},      {1, 512, 64, 2, 100, NULL},
         {1, 512, 128, 3, 7, NULL},       {16, 100, 8, 3, 33, NULL},
-        {1, 40, 16, 1, 4096, "scalar"},  {2, 512, 16, 2, 4096, "scalar"},
+        {1, 40, 16, 2, 4096, "scalar"}, /* once: the slow twin is most of the time */
         {1, 512, 16, 3, 4096, "avx2"},   {7, 40, 16, 2, 4096, "avx2"},
         {1, 512, 16, 1, 4096, "avx512"}, {7, 40, 16, 2, 4096, "avx512"},
     };
