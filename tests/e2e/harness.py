@@ -91,8 +91,9 @@ class Server:
         wait_for(is_ready, "ready")
 
     def log(self):
-        self.log_file.seek(0)
-        return self.log_file.read().decode(errors="replace")
+        # The offset is the writing process's too: it must not be moved.
+        size = os.fstat(self.log_file.fileno()).st_size
+        return os.pread(self.log_file.fileno(), size, 0).decode(errors="replace")
 
     def signal(self, number=signal.SIGTERM):
         self.process.send_signal(number)

@@ -472,8 +472,9 @@ class Process:
                                         stderr=self.log_file, env={**clean_environment(), **(environment or {})})
 
     def log(self):
-        self.log_file.seek(0)
-        return self.log_file.read().decode(errors="replace")
+        # The offset is the writing process's too: it must not be moved.
+        size = os.fstat(self.log_file.fileno()).st_size
+        return os.pread(self.log_file.fileno(), size, 0).decode(errors="replace")
 
     def stop(self, number=signal.SIGTERM):
         if self.process.poll() is None:
