@@ -138,8 +138,7 @@ static void ranks_agree_as(const char *shape, enum tensor_type type, enum kv_dty
     uint32_t compared = 0;
     run_way(model, spec, dtype, numerics, &(struct way){1, 1, 256, NULL}, &want);
     for (size_t i = 0; i < ARRAY_COUNT(ways); i++) {
-        enum cpu_body body;
-        if (cpu_body_choose(ways[i].body, NULL, &body)) continue; /* not this processor's */
+        if (!rig_has_body(ways[i].body)) continue;
         if (!tensor_parallel_is_exact(spec, ways[i].ranks)) continue;
         char name[160];
         snprintf(name, sizeof name, "%s %s kv %s TP %u, %u threads, chunk %u, %s", shape,
