@@ -17,6 +17,11 @@ typedef void *nvml_device;
 struct nvml_memory {
     unsigned long long total, free, used;
 };
+struct nvml_memory_v2 {
+    unsigned version; /* NVML_MEMORY_V2, set by the caller */
+    unsigned long long total, reserved, free, used;
+};
+#define NVML_MEMORY_V2 ((unsigned) sizeof(struct nvml_memory_v2) | 2u << 24)
 struct nvml_process {
     unsigned pid;
     unsigned long long used_bytes; /* all ones: not told */
@@ -40,6 +45,7 @@ struct nvml {
     int (*memory)(nvml_device, struct nvml_memory *);
     int (*capability)(nvml_device, int *, int *);
     /* May be absent in an old driver. */
+    int (*memory_v2)(nvml_device, struct nvml_memory_v2 *);
     int (*mig_mode)(nvml_device, unsigned *, unsigned *);
     int (*processes)(nvml_device, unsigned *, struct nvml_process *);
     int (*p2p_status)(nvml_device, nvml_device, int, int *);
@@ -80,6 +86,7 @@ static bool nvml_open(struct nvml *nvml, const char *library, char *trouble, siz
         dlclose(nvml->library);
         return false;
     }
+    find(nvml, &nvml->memory_v2, "nvmlDeviceGetMemoryInfo_v2");
     find(nvml, &nvml->mig_mode, "nvmlDeviceGetMigMode");
     if (!find(nvml, &nvml->processes, "nvmlDeviceGetComputeRunningProcesses_v3"))
         find(nvml, &nvml->processes, "nvmlDeviceGetComputeRunningProcesses_v2");
@@ -116,13 +123,26 @@ static void look_at_holders(const struct nvml *nvml, nvml_device device, struct 
     }
 }
 
-static bool look_at_card(const struct nvml *nvml, nvml_device device, struct device_gpu *card) {
+/* What programs can have: the driver's own reserve (480 MiB of an H100) is neither in the total, as
+ * cudaMemGetInfo has it, nor used by anybody.  An old driver counts it as used. */
+static bool look_at_memory(const struct nvml *nvml, nvml_device device, struct device_gpu *card) {
+    struct nvml_memory_v2 whole = {.version = NVML_MEMORY_V2};
+    if (nvml->memory_v2 && nvml->memory_v2(device, &whole) == 0 && whole.reserved <= whole.total) {
+        card->total_bytes = whole.total - whole.reserved;
+        card->free_bytes = whole.free;
+        return true;
+    }
     struct nvml_memory memory;
-    int major = 0, minor = 0;
-    unsigned mig = 0, mig_next = 0;
     if (nvml->memory(device, &memory) != 0) return false;
     card->total_bytes = memory.total;
     card->free_bytes = memory.free;
+    return true;
+}
+
+static bool look_at_card(const struct nvml *nvml, nvml_device device, struct device_gpu *card) {
+    int major = 0, minor = 0;
+    unsigned mig = 0, mig_next = 0;
+    if (!look_at_memory(nvml, device, card)) return false;
     if (nvml->name(device, card->name, sizeof card->name) != 0) card->name[0] = '\0';
     if (nvml->uuid(device, card->uuid, sizeof card->uuid) != 0) card->uuid[0] = '\0';
     if (nvml->capability(device, &major, &minor) == 0) {
@@ -191,10 +211,7 @@ struct device_gpu_session *device_gpu_session_open(const char *library, struct d
 void device_gpu_session_look(struct device_gpu_session *session, struct device_gpus *out) {
     for (uint32_t i = 0; i < out->card_count; i++) {
         struct device_gpu *card = &out->cards[i];
-        struct nvml_memory memory;
-        if (session->nvml.memory(session->devices[i], &memory) != 0) continue;
-        card->total_bytes = memory.total;
-        card->free_bytes = memory.free;
+        if (!look_at_memory(&session->nvml, session->devices[i], card)) continue;
         card->holder_count = 0;
         look_at_holders(&session->nvml, session->devices[i], card);
     }

@@ -25,7 +25,7 @@ struct device_gpu_holder {
 struct device_gpu {
     char name[96];                    /* "NVIDIA H100 80GB HBM3" */
     char uuid[96];                    /* "GPU-..." */
-    uint64_t total_bytes, free_bytes; /* as the driver reports them */
+    uint64_t total_bytes, free_bytes; /* as cudaMemGetInfo has them */
     uint32_t capability_major, capability_minor;
     bool is_mig; /* cut into instances: not used as a whole card */
     struct device_gpu_holder holders[DEVICE_GPU_HOLDERS_MAX];

@@ -5,6 +5,10 @@
 struct memory {
     unsigned long long total, free, used;
 };
+struct memory_v2 {
+    unsigned version;
+    unsigned long long total, reserved, free, used;
+};
 struct process {
     unsigned pid;
     unsigned long long used_bytes;
@@ -51,7 +55,16 @@ int nvmlDeviceGetUUID(void *card, char *out, unsigned room) {
 }
 int nvmlDeviceGetMemoryInfo(void *card, struct memory *out);
 int nvmlDeviceGetMemoryInfo(void *card, struct memory *out) {
-    *out = (struct memory){.total = 1000, .free = card == &cards[0] ? 100 : 1000};
+    *out = (struct memory){.total = card == &cards[0] ? 1024 : 1000,
+                           .free = card == &cards[0] ? 100 : 1000};
+    return 0;
+}
+/* The first card's driver knows it and keeps 24 bytes for itself; the second's does not. */
+int nvmlDeviceGetMemoryInfo_v2(void *card, struct memory_v2 *out);
+int nvmlDeviceGetMemoryInfo_v2(void *card, struct memory_v2 *out) {
+    if (card != &cards[0] || out->version != (sizeof *out | 2u << 24)) return 2;
+    *out =
+        (struct memory_v2){out->version, .total = 1024, .reserved = 24, .free = 100, .used = 900};
     return 0;
 }
 int nvmlDeviceGetCudaComputeCapability(void *card, int *major, int *minor);
