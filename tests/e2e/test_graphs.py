@@ -566,6 +566,7 @@ class ByHand(unittest.TestCase):
         self.worker()
         wait_for(lambda: sum(w["state"] == "serving" for w in
                              server.request("GET", "/gramme/status").json()["workers"]) == 2, "two workers")
+        self.ready(server)
         texts = in_parallel(5, lambda i: first.process.kill() if i == 4 else
                             Graph.complete(server, PROMPTS[i], 400))
         self.assertEqual([len(t) > 0 for t in texts[:4]], [True] * 4)
@@ -592,6 +593,7 @@ class ByHand(unittest.TestCase):
         first, second = self.worker(), self.worker()
         wait_for(lambda: sum(w["state"] == "serving" for w in
                              server.request("GET", "/gramme/status").json()["workers"]) == 2, "two workers")
+        self.ready(server)
         wanted = Graph.complete(server, PROMPTS[1], 300)
         def one(i):
             if i < 4:
@@ -611,6 +613,7 @@ class ByHand(unittest.TestCase):
         first, _ = self.worker("--drain-timeout=0.1"), self.worker()
         wait_for(lambda: sum(w["state"] == "serving" for w in
                              server.request("GET", "/gramme/status").json()["workers"]) == 2, "two workers")
+        self.ready(server)
         wanted = watch(server, PROMPTS[1], 600)
         begun = set()
         def one(i):
