@@ -26,4 +26,16 @@ __attribute__((noreturn)) void check_failed(const char *file, int line, const ch
 #define DCHECK(condition) CHECK(condition)
 #endif
 
+/* Whether AddressSanitizer is in this build: for what would take minutes under it. */
+#if defined(__SANITIZE_ADDRESS__)
+#define CHECK_IS_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define CHECK_IS_SANITIZED 1
+#endif
+#endif
+#ifndef CHECK_IS_SANITIZED
+#define CHECK_IS_SANITIZED 0
+#endif
+
 #endif

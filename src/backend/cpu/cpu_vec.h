@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "backend/cpu/cpu_half.h"
+#include "base/check.h"
 
 #ifndef CPU_VEC
 #define CPU_VEC 0
@@ -26,16 +27,7 @@
 /* A function with constants in its arguments, one instance for each set of them.  The scalar body
  * is content with one instance, and so are builds with sanitizers, where dozens of unrolled and
  * instrumented ones would take a minute to compile. */
-#if defined(__SANITIZE_ADDRESS__)
-#define VEC_IS_SMALL 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define VEC_IS_SMALL 1
-#endif
-#endif
-#ifndef VEC_IS_SMALL
-#define VEC_IS_SMALL (CPU_VEC == 0)
-#endif
+#define VEC_IS_SMALL (CHECK_IS_SANITIZED || CPU_VEC == 0)
 #if VEC_IS_SMALL
 #define VEC_UNROLL
 #define VEC_KERNEL static __attribute__((noinline))

@@ -16,6 +16,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/cpu_backend.h"
+#include "base/check.h"
 
 #define RIG_LEN_MAX 2048
 #define RIG_SEATS_MAX 16
@@ -28,22 +29,11 @@ struct rig {
     struct backend_options options;
 };
 
-#if defined(__SANITIZE_ADDRESS__)
-#define RIG_IS_SANITIZED true
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define RIG_IS_SANITIZED true
-#endif
-#endif
-#ifndef RIG_IS_SANITIZED
-#define RIG_IS_SANITIZED false
-#endif
-
 /* Whether whole models can be computed by this body here: it is this processor's, and not the
  * scalar one in a sanitized build, where it takes minutes (cpu_matmul_test has its reads there). */
 static inline bool rig_has_body(const char *name) {
     enum cpu_body body;
-    if (RIG_IS_SANITIZED && name && strcmp(name, "scalar") == 0) return false;
+    if (CHECK_IS_SANITIZED && name && strcmp(name, "scalar") == 0) return false;
     return cpu_body_choose(name, NULL, &body) == ERR_OK;
 }
 
