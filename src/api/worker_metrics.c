@@ -69,6 +69,13 @@ static const struct {
      1e-6},
     {"gramme_transfer_failures_total", "counter", "Transfers that failed.", U64,
      FIELD(transfer_failures), 1},
+    {"gramme_transfer_pairs_shm", "gauge", "Workers connected for KV over shared memory.", U64,
+     FIELD(pairs_shm), 1},
+    {"gramme_transfer_pairs_tcp", "gauge", "Workers connected for KV over TCP.", U64,
+     FIELD(pairs_tcp), 1},
+    {"gramme_transfer_pairs_lost_total", "counter",
+     "Such connections that broke: the worker died, stood still or broke the protocol.", U64,
+     FIELD(pairs_lost), 1},
 #undef FIELD
 };
 

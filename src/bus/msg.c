@@ -294,6 +294,9 @@ static void put_handoff(struct buf *out, const struct msg_load *message) {
     put_u64(out, message->prefills_done);
     put_u64(out, message->prefills_abandoned);
     put_u64(out, message->transfer_failures);
+    put_u64(out, message->pairs_shm);
+    put_u64(out, message->pairs_tcp);
+    put_u64(out, message->pairs_lost);
     put_u64(out, message->device_used_bytes);
     put_u64(out, message->device_other_bytes);
     put_u64(out, message->device_drift_bytes);
@@ -311,6 +314,9 @@ static void get_handoff(struct reader *in, struct msg_load *message) {
     message->prefills_done = get_u64(in);
     message->prefills_abandoned = get_u64(in);
     message->transfer_failures = get_u64(in);
+    message->pairs_shm = get_u64(in);
+    message->pairs_tcp = get_u64(in);
+    message->pairs_lost = get_u64(in);
     message->device_used_bytes = get_u64(in);
     message->device_other_bytes = get_u64(in);
     message->device_drift_bytes = get_u64(in);

@@ -16,7 +16,7 @@
 #include "base/err.h"
 #include "config/sampling.h"
 
-#define MSG_VERSION 2
+#define MSG_VERSION 3
 
 enum msg_kind {
     MSG_WHO = 1,
@@ -87,6 +87,8 @@ struct msg_load {
     uint32_t remote_blocks, quarantined_blocks;
     uint64_t handoff_us, sent_bytes, received_bytes, busy_us, tail_us;
     uint64_t prefills_done, prefills_abandoned, transfer_failures;
+    /* Peers met now, by what carries the blocks; pairs that broke since start. */
+    uint64_t pairs_shm, pairs_tcp, pairs_lost;
     /* Of one device, as HELLO's: used by the worker, taken by others, used beyond its plan.  0: not
      * seen yet. */
     uint64_t device_used_bytes, device_other_bytes, device_drift_bytes;

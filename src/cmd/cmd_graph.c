@@ -12,6 +12,13 @@
 
 #define FILE_BYTES_MAX (4u << 20)
 
+/* Without '=' it is a switch, so a word that no command takes behind it is its value. */
+static enum err check_value(int argc, char **argv, struct err_text *text) {
+    if (strchr(argv[0], '=') || argc < 2 || argv[1][0] == '-') return ERR_OK;
+    return err_set(text, ERR_USAGE, "write %.100s=%.100s: --Section.key takes its value behind '='",
+                   argv[0], argv[1]);
+}
+
 int cmd_graph_read_line(unsigned command, int argc, char **argv, struct cmd_graph_line *out) {
     *out = (struct cmd_graph_line){0};
     char **plain = alloc_zero((size_t) argc + 1, sizeof *plain);
@@ -22,6 +29,8 @@ int cmd_graph_read_line(unsigned command, int argc, char **argv, struct cmd_grap
     bool is_over = false; /* past "--" */
     for (int i = 0; !e && i < argc; i++) {
         is_over |= strcmp(argv[i], "--") == 0;
+        if (!is_over && graph_is_override(argv[i])) e = check_value(argc - i, argv + i, &text);
+        if (e) break;
         if (is_over || !graph_is_override(argv[i])) plain[plain_count++] = argv[i];
         else if (out->override_count == CMD_OVERRIDES_MAX)
             e = err_set(&text, ERR_LIMIT, "more than %d --Section.key options", CMD_OVERRIDES_MAX);

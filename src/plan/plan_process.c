@@ -11,7 +11,6 @@
 #define SERVICE_BYTES (1 * MIB)    /* what eight service threads touch of their stacks */
 #define HEAP_BYTES (8 * MIB)       /* two arenas' slack, options, files' indexes, engine, bus */
 #define FRONTEND_HEAP_BYTES (8 * MIB) /* connections, queue, template */
-#define TRANSFER_BYTES (24 * MIB)     /* the transfer's library, its heap and its rings */
 #define VOCAB_ENTRY_BYTES 512 /* strings, merges, hash tables and word caches of a tokenizer */
 #define TOKEN_BYTES 16        /* an id, its logprob and text, on its way */
 
@@ -24,6 +23,6 @@ uint64_t plan_process_bytes(const struct plan_process *process, const struct mod
     bytes += (uint64_t) options->seat_count * TOKEN_BYTES * 1024;
     if (process->has_frontend)
         bytes += FRONTEND_HEAP_BYTES + (uint64_t) spec->vocab_size * VOCAB_ENTRY_BYTES;
-    if (process->has_transfer) bytes += TRANSFER_BYTES;
+    if (process->has_transfer) bytes += PLAN_PROCESS_TRANSFER_BYTES;
     return bytes;
 }

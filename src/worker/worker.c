@@ -21,7 +21,8 @@
 #include "worker/worker_core.h"
 #include "worker/worker_heart.h"
 
-#define STACK_BYTES (2u << 20)  /* planned: plan_process.c */
+#define STACK_BYTES (2u << 20) /* planned: plan_process.c */
+_Static_assert(PLAN_PROCESS_TRANSFER_BYTES >= XFER_MEMORY_BYTES, "the transfer is planned whole");
 #define MESSAGES_MAX 256u       /* taken between two steps */
 #define STATUS_GAP_US 5000u     /* the load shown to others is at most this old while stepping */
 #define DRAIN_GRACE_US 1000000u /* idle this long, what is finished is taken for heard */

@@ -32,4 +32,7 @@ void worker_load_fill(const struct engine *engine, const struct xfer *xfer,
     out->sent_bytes = counts.sent_bytes;
     out->received_bytes = counts.received_bytes;
     out->busy_us = counts.busy_us;
+    out->pairs_shm = counts.pairs_shm;
+    out->pairs_tcp = counts.pairs_tcp;
+    out->pairs_lost = counts.peers_lost;
 }

@@ -13,10 +13,7 @@
 #include "base/num.h"
 #include "xfer/xfer_body.h"
 
-/* Bounds of what one worker may have open; past them ERR_BUSY. */
-#define WORKS_MAX 4096u
-#define PIECES_MAX 65536u
-#define CONTACTS_MAX 1024u
+#define WORKS_MAX 4096u /* open; past them ERR_BUSY */
 
 enum err xfer_init(struct xfer *xfer, const struct xfer_ops *ops,
                    const struct xfer_options *options) {
@@ -124,8 +121,8 @@ static enum err get_contact(struct xfer *xfer, const char *address, struct xfer_
     uint64_t hash = XXH3_64bits(address, bytes);
     struct xfer_contact *contact = find_contact(xfer, address, hash);
     if (!contact) {
-        if (xfer->contact_count >= CONTACTS_MAX) drop_a_contact(xfer);
-        if (xfer->contact_count >= CONTACTS_MAX) return ERR_BUSY;
+        if (xfer->contact_count >= XFER_CONTACTS_MAX) drop_a_contact(xfer);
+        if (xfer->contact_count >= XFER_CONTACTS_MAX) return ERR_BUSY;
         contact = alloc_zero(1, sizeof *contact);
         if (!contact) return ERR_MEMORY;
         contact->address = alloc_string(address, bytes);
@@ -211,7 +208,7 @@ void xfer_forget(struct xfer *xfer, const struct xfer_id *id) {
 enum err xfer_send(struct xfer *xfer, const char *address, const struct xfer_id *id,
                    uint32_t peer_tp, uint32_t piece, uint32_t block) {
     CHECK(block > 0 && block < xfer->layouts[0].block_count);
-    if (xfer->piece_count >= PIECES_MAX) return ERR_BUSY;
+    if (xfer->piece_count >= XFER_PIECES_MAX) return ERR_BUSY;
     const struct xfer_plan *plan;
     enum err e = find_plan(xfer, XFER_SOURCE, peer_tp, &plan);
     if (e) return e;

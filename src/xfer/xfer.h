@@ -21,6 +21,8 @@
 #include "base/err.h"
 
 #define XFER_ADDRESS_BYTES 1024 /* text with its NUL */
+/* No body takes more of its process, with all peers and pieces that it allows (xfer_ucx.c). */
+#define XFER_MEMORY_BYTES (64u << 20)
 
 struct xfer;
 
@@ -89,7 +91,7 @@ MUST_USE enum err xfer_expect(struct xfer *xfer, const struct xfer_id *id, uint3
 void xfer_forget(struct xfer *xfer, const struct xfer_id *id);
 /* P: sends the block as piece `piece` of the peer's work.  The block stays untouched until SENT or
  * FAILED, one of which follows.  peer_tp: ranks of D.  SENT does not say that the peer wanted it.
- * ERR_BUSY (65,536 pieces under way, 1,024 peers in use), ERR_MEMORY, ERR_UNSUPPORTED (peer_tp),
+ * ERR_BUSY (32,768 pieces under way, 1,024 peers in use), ERR_MEMORY, ERR_UNSUPPORTED (peer_tp),
  * ERR_FORMAT (no address): nothing kept, no event. */
 MUST_USE enum err xfer_send(struct xfer *xfer, const char *address, const struct xfer_id *id,
                             uint32_t peer_tp, uint32_t piece, uint32_t block);

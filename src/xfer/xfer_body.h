@@ -105,6 +105,9 @@ struct xfer_ops {
 };
 
 #define XFER_BUCKETS 256u
+/* Bounds of what one worker may have open; past them ERR_BUSY. */
+#define XFER_PIECES_MAX 32768u
+#define XFER_CONTACTS_MAX 1024u
 
 struct xfer {
     const struct xfer_ops *ops;

@@ -30,8 +30,8 @@
 /* TCP.  Measured with `gramme bench xfer`: 8 parts keep both sides busy, the others are for
  * scheduling gaps. */
 #define XFER_UCX_PEER_MESSAGES_MAX 14u
-#define XFER_UCX_SLOTS 16u /* of XFER_PART_BYTES, for each direction */
-#define XFER_UCX_PEERS_MAX 1024u
+#define XFER_UCX_SLOTS 16u            /* of XFER_PART_BYTES, for each direction */
+#define XFER_UCX_PEERS_MAX 64u        /* an endpoint to each, whose buffers UCX keeps */
 #define XFER_UCX_DIRECT_BYTES 65536u  /* shorter runs are packed, several to a message */
 #define XFER_UCX_PATTERN_BYTES 65536u /* of a HELLO: many fragments */
 /* Both ways; past these a pair goes over TCP, so that the rings' memory is bounded. */

@@ -17,7 +17,7 @@
 #define CONTROL_ID 0u
 #define JOIN_TRIES 16u
 /* Closed peers are kept a while for what is known of them; past these the idle ones go. */
-#define PEERS_KEPT 64u
+#define PEERS_KEPT 32u
 
 static const char *const peer_gone = "the peer is gone";
 static const char *const peer_silent = "the peer does not answer within the transfer timeout";
@@ -60,8 +60,11 @@ struct xfer_ucx_peer *xfer_ucx_get_peer(struct xfer_ucx *ucx, const char *text, 
         return NULL;
     }
     struct xfer_wire_address address;
-    if (xfer_wire_read_address(text, &address)) {
-        *reason = "the peer's transfer address is not of this program's UCX body";
+    enum err e = xfer_wire_read_address(text, &address);
+    if (e) {
+        *reason = e == ERR_UNSUPPORTED
+                      ? "the peer's transfer address is of another version of the program"
+                      : "the peer's transfer address is not of this program's UCX body";
         return NULL;
     }
     peer = alloc_zero(1, sizeof *peer);

@@ -11,7 +11,8 @@
 #include "base/err.h"
 #include "xfer/xfer.h"
 
-#define XFER_WIRE_VERSION 1u
+/* 2: shared memory is our own ring, where 1 had an address of UCX. */
+#define XFER_WIRE_VERSION 2u
 #define XFER_WIRE_LANES 2u
 enum xfer_lane_kind { XFER_LANE_SHM, XFER_LANE_TCP };
 

@@ -1,5 +1,5 @@
 /* Goal: the memory of a worker's device is told in six figures a worker, and that of the node's
- * cards in three a card; names are labels whatever they hold; without cards not a word of them. */
+ * cards in three a card, the transfer's pairs by lane; names are labels whatever they hold; without cards not a word of them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -35,6 +35,22 @@ static void test_devices(void **state) {
     buf_release(&out);
 }
 
+static void test_pairs(void **state) {
+    (void) state;
+    const struct msg_load load = {.pairs_shm = 3, .pairs_tcp = 5, .pairs_lost = 7};
+    const struct worker_metrics_row row = {"VllmWorker.0", &load, 1000, 800, 700};
+    struct buf out;
+    buf_init(&out, 0);
+    worker_metrics_render(&row, 1, false, &out);
+    expect(&out, "# TYPE gramme_transfer_pairs_shm gauge\n");
+    expect(&out, "\ngramme_transfer_pairs_shm{worker=\"VllmWorker.0\",engine=\"0\"} 3\n");
+    expect(&out, "# TYPE gramme_transfer_pairs_tcp gauge\n");
+    expect(&out, "\ngramme_transfer_pairs_tcp{worker=\"VllmWorker.0\",engine=\"0\"} 5\n");
+    expect(&out, "# TYPE gramme_transfer_pairs_lost_total counter\n");
+    expect(&out, "\ngramme_transfer_pairs_lost_total{worker=\"VllmWorker.0\",engine=\"0\"} 7\n");
+    buf_release(&out);
+}
+
 static void test_cards(void **state) {
     (void) state;
     static struct device_watch_sample sample = {.card_count = 2,
@@ -58,7 +74,7 @@ static void test_cards(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_devices),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_devices), cmocka_unit_test(test_pairs),
                                        cmocka_unit_test(test_cards)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

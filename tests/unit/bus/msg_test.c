@@ -167,6 +167,9 @@ static struct msg_load random_load(struct arena *arena) {
     load.prefills_done = random_u64();
     load.prefills_abandoned = random_u64();
     load.transfer_failures = random_u64();
+    load.pairs_shm = random_u64();
+    load.pairs_tcp = random_u64();
+    load.pairs_lost = random_u64();
     load.device_used_bytes = random_u64();
     load.device_other_bytes = random_u64();
     load.device_drift_bytes = random_u64();
