@@ -12,9 +12,11 @@
 
 #define FILE_BYTES_MAX (4u << 20)
 
-/* Without '=' it is a switch, so a word that no command takes behind it is its value. */
+/* Without '=' it is a switch: a word behind it is its value, but for a graph's name or a file. */
 static enum err check_value(int argc, char **argv, struct err_text *text) {
     if (strchr(argv[0], '=') || argc < 2 || argv[1][0] == '-') return ERR_OK;
+    enum graph_kind kind;
+    if (graph_kind_of(argv[1], &kind) || access(argv[1], F_OK) == 0) return ERR_OK;
     return err_set(text, ERR_USAGE, "write %.100s=%.100s: --Section.key takes its value behind '='",
                    argv[0], argv[1]);
 }

@@ -15,7 +15,7 @@
 #define PLAN_PROCESS "process" /* the line that is no buffer of the backend */
 /* Stacks of the service threads (bus, transfer, signals, the pool): explicit, hardly touched. */
 #define PLAN_PROCESS_STACK_BYTES ((uint64_t) 2 << 20)
-/* Of the transfer of KV, whatever the peers: XFER_MEMORY_BYTES of xfer.h, which worker.c asserts. */
+/* Of the transfer of KV, whatever its peers; worker.c asserts that xfer takes no more. */
 #define PLAN_PROCESS_TRANSFER_BYTES ((uint64_t) 64 << 20)
 
 /* What runs in it beside the engine. */
