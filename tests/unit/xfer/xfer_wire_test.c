@@ -90,7 +90,7 @@ static void test_hellos(void **state) {
     bytes[1] = 9;
     assert_int_equal(xfer_wire_read_hello(bytes, size, &again), ERR_FORMAT);
     bytes[1] = XFER_HELLO;
-    bytes[0] = 2;
+    bytes[0] = XFER_WIRE_VERSION - 1;
     assert_int_equal(xfer_wire_read_hello(bytes, size, &again), ERR_UNSUPPORTED);
 }
 
